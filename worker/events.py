@@ -1,0 +1,234 @@
+"""The wire: what is read from and written to Kafka, as pydantic models.
+
+The JSON schemas in `config/schemas/` are exported from these models (`python -m worker schemas`),
+and a test compares them. Changing a field here changes the users' contract.
+"""
+
+import hashlib
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+
+from worker.errors import DeadLetterReason, UnscreenedReason
+
+ATTRIBUTES_BYTES = 8 * 1024
+MATCHES_SHOWN = 20
+
+Identifier = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+ImageUrl = Annotated[
+    str, StringConstraints(pattern=r"^(https?|s3|gs|az)://[^\s\x00-\x1f]+$", max_length=8192)
+]
+
+Severity = Literal["low", "medium", "high", "critical"]
+Action = Literal["log", "review", "hold", "block"]
+Outcome = Literal["match", "no_match", "unscreened"]
+
+
+class Event(BaseModel):
+    """Base of all wire models: frozen, and unknown fields are an error in what we write."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+
+class UploadEvent(Event):
+    """One upload, as a platform publishes it. Unknown fields are ignored: they are the platform's."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    upload_id: Identifier
+    image_url: ImageUrl | None = None
+    image_base64: str | None = None
+    tenant: Identifier | None = None
+    uploaded_at: AwareDatetime | None = None
+    sha256: Sha256 | None = None
+    attributes: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_image(self) -> Self:
+        if (self.image_url is None) == (self.image_base64 is None):
+            raise ValueError("exactly one of image_url and image_base64 is required")
+        return self
+
+    @model_validator(mode="after")
+    def _small_attributes(self) -> Self:
+        size = sum(len(k.encode()) + len(v.encode()) for k, v in self.attributes.items())
+        if size > ATTRIBUTES_BYTES:
+            raise ValueError(f"attributes hold {size} bytes, {ATTRIBUTES_BYTES} at most")
+        return self
+
+
+class Source(Event):
+    """Coordinates of the upload's record."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class ModelStamp(Event):
+    """The model that described the upload."""
+
+    name: str
+    sha256: str
+    dims: int
+    preprocessing: str
+
+
+class HotSetStamp(Event):
+    """The version of the hot set that the upload was compared with."""
+
+    epoch: int
+    seq: int
+
+
+class ImageStamp(Event):
+    """What the worker saw of the image. `sha256` is computed here, never the event's."""
+
+    format: str
+    width: int
+    height: int
+    frames: int
+    bytes: int
+    sha256: str
+    truncated: bool
+
+
+class Match(Event):
+    """One reference that the upload is a likeness of.
+
+    `cosine` and `euclidean` are raw, `score` is after calibration; `threshold` is in scores.
+    `match_id` is the same over replays: count strikes by it.
+    """
+
+    match_id: str
+    reference_id: str
+    bank: str
+    label: str
+    severity: Severity
+    cosine: float
+    euclidean: float
+    score: float
+    threshold: float | None
+    false_matches_per_million: float | None
+    action: Action
+    view: str
+    frame: int
+
+
+class Suppressed(Match):
+    """A match that an allow reference overruled: the worker says which, and its score."""
+
+    suppressed_by: str
+    suppressed_by_bank: str
+    suppressed_by_score: float
+
+
+class Envelope(Event):
+    """What every result says: whose it is, what it was made with, when."""
+
+    verdict_id: str
+    upload_id: str
+    tenant: str | None
+    model: ModelStamp
+    hot_set: HotSetStamp | None
+    calibration: str | None
+    views: list[str]
+    image: ImageStamp | None
+    source: Source
+    uploaded_at: AwareDatetime | None
+    received_at: AwareDatetime
+    screened_at: AwareDatetime
+    attributes: dict[str, str]
+
+
+class MatchEvent(Envelope):
+    """For `image.matches` (enforcing banks) and `image.matches.shadow` (shadow banks, canaries)."""
+
+    matches: list[Match] = Field(max_length=MATCHES_SHOWN)
+    matches_total: int
+    suppressed: list[Suppressed] = Field(max_length=MATCHES_SHOWN)
+
+
+class Verdict(Envelope):
+    """The one terminal result of an upload. `outcome` comes from enforcing banks only."""
+
+    outcome: Outcome
+    reason: UnscreenedReason | None = None
+    detail: str | None = None
+    matches: list[Match] = Field(max_length=MATCHES_SHOWN)
+    matches_total: int
+    suppressed: list[Suppressed] = Field(max_length=MATCHES_SHOWN)
+
+    @model_validator(mode="after")
+    def _reason_goes_with_unscreened(self) -> Self:
+        if (self.outcome == "unscreened") != (self.reason is not None):
+            raise ValueError("a reason is given for unscreened, and only there")
+        return self
+
+
+class DeadLetter(Event):
+    """A record that is no upload event. `value_base64` only where the value is small."""
+
+    reason: DeadLetterReason
+    detail: str
+    source: Source
+    timestamp: AwareDatetime
+    failed_at: AwareDatetime
+    key_base64: str | None
+    value_base64: str | None
+    value_bytes: int
+    value_sha256: str | None
+
+
+SCHEMAS: dict[str, type[Event]] = {
+    "upload": UploadEvent,
+    "verdict": Verdict,
+    "match": MatchEvent,
+}
+"""File name (without `.json`) to model, for `config/schemas/`."""
+
+
+def schema(model: type[Event]) -> dict[str, Any]:
+    """The JSON schema of a wire model: as read for `UploadEvent`, as written for the others."""
+    mode: Literal["validation", "serialization"] = (
+        "validation" if model is UploadEvent else "serialization"
+    )
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **model.model_json_schema(mode=mode),
+    }
+
+
+def _digest(*parts: str | int) -> str:
+    """32 hex digits over length-prefixed parts, so that no two lists of parts collide."""
+    digest = hashlib.sha256()
+    for part in parts:
+        text = str(part).encode()
+        digest.update(len(text).to_bytes(8, "big") + text)
+    return digest.hexdigest()[:32]
+
+
+def verdict_id(source: Source, upload_id: str) -> str:
+    """The same for every verdict on one record, so that repeats can be told from new uploads."""
+    return _digest("verdict", source.topic, source.partition, source.offset, upload_id)
+
+
+def match_id(upload_id: str, reference_id: str) -> str:
+    """The same for one upload and one reference, over repeats and replays."""
+    return _digest("match", upload_id, reference_id)
+
+
+def utc(moment: datetime) -> datetime:
+    """Assert awareness at the edge: naive times never reach the wire."""
+    if moment.tzinfo is None:
+        raise ValueError("a time without a zone")
+    return moment

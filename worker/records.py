@@ -1,0 +1,132 @@
+"""The values that flow through the pipeline, in the order in which they arise.
+
+Record -> Upload -> DecodedImage -> Query -> Screened. All are frozen; the heavy parts (`Record.value`,
+`Upload.image`, `Query.pixels`) are let go as soon as the stage that needs them has run.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import numpy as np
+import numpy.typing as npt
+
+from worker.errors import Unscreenable
+
+type Headers = tuple[tuple[str, bytes | None], ...]
+type Pixels = npt.NDArray[np.uint8]
+"""Canonical 8-bit RGB, shape [height, width, 3]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """One record of the input topic as owned in one assignment of its partition.
+
+    `epoch` is the ledger's, a new one at every assignment: what carries an old epoch is dropped.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What Kafka delivered, untouched. `timestamp` and `received_at` are aware UTC."""
+
+    position: Position
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    timestamp: datetime
+    received_at: datetime
+
+    @property
+    def size(self) -> int:
+        """Bytes of key and value."""
+        return len(self.key or b"") + len(self.value or b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One image someone posted: exactly one of `image_url`, `image_base64` and `image` is set."""
+
+    position: Position
+    upload_id: str
+    received_at: datetime
+    image_url: str | None = None
+    image_base64: str | None = None
+    image: bytes | None = None
+    tenant: str | None = None
+    uploaded_at: datetime | None = None
+    sha256: str | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """What is told about an image in its verdict. `sha256` is of the encoded bytes, in hex."""
+
+    format: str
+    width: int
+    height: int
+    frames: int
+    bytes: int
+    sha256: str
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """Bytes in, canonical RGB out: `pixels` has the image's own size after EXIF orientation."""
+
+    info: ImageInfo
+    pixels: Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One upload ready for the device; `pixels` already has the model's input size."""
+
+    upload: Upload
+    info: ImageInfo
+    pixels: Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Names the model that made a descriptor; everything needed to make it again."""
+
+    name: str
+    sha256: str
+    dims: int
+    preprocessing: str
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Version:
+    """Version of the hot set: `epoch` in Unix milliseconds, `seq` counts its changes from 1."""
+
+    epoch: int
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.seq}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Version":
+        """Read `epoch-seq`. Raises ValueError for anything else."""
+        epoch, dash, seq = text.partition("-")
+        if not (dash and epoch.isdecimal() and seq.isdecimal()):
+            raise ValueError(f"not a hot-set version: {text!r} (expected EPOCH-SEQ)")
+        return cls(int(epoch), int(seq))
+
+
+@dataclass(frozen=True, slots=True)
+class Unscreened:
+    """An upload that ends without having been screened. `info` where the header could be read."""
+
+    upload: Upload
+    error: Unscreenable
+    info: ImageInfo | None = None
