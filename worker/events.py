@@ -193,6 +193,7 @@ SCHEMAS: dict[str, type[Event]] = {
     "upload": UploadEvent,
     "verdict": Verdict,
     "match": MatchEvent,
+    "dead_letter": DeadLetter,
 }
 """File name (without `.json`) to model, for `config/schemas/`."""
 

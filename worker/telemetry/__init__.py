@@ -1,0 +1,1 @@
+"""What the worker tells of itself: metrics, health, logs."""

@@ -1,0 +1,52 @@
+"""Structured logs on stderr: JSON for machines, columns for a terminal."""
+
+import logging
+import sys
+
+import structlog
+
+from worker.settings import Log
+
+type Logger = structlog.stdlib.BoundLogger
+
+
+def configure(settings: Log) -> None:
+    """Send structlog's and the libraries' logs to stderr in one format."""
+    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    as_json = settings.format == "json" or (settings.format == "auto" and not sys.stderr.isatty())
+    shared: list[structlog.types.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    renderer: structlog.types.Processor = (
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    # The Kafka client tells of every reconnect at warning level, and of its own retries at info.
+    logging.getLogger("kafka").setLevel(max(level, logging.WARNING))
+    logging.getLogger("PIL").setLevel(max(level, logging.WARNING))
+    logging.getLogger("urllib3").setLevel(max(level, logging.WARNING))
+
+
+def get(name: str) -> Logger:
+    """The logger of a module."""
+    logger: Logger = structlog.stdlib.get_logger(name)
+    return logger

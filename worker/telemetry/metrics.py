@@ -1,0 +1,73 @@
+"""Every metric of the worker. Base units; labels are closed sets, never a URL or an id."""
+
+from prometheus_client import Counter, Gauge, Histogram, Info
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+_SCORES = tuple(round(-0.2 + 0.1 * step, 1) for step in range(13))
+
+BUILD = Info("copysieve_build", "Version of the worker and name of its model")
+
+# -- stream --
+RECORDS = Counter("copysieve_records_total", "Records taken from the input topic")
+RECORD_BYTES = Counter("copysieve_record_bytes_total", "Bytes of keys and values taken")
+SKIPPED = Counter(
+    "copysieve_records_skipped_total", "Records that an earlier owner had finished already"
+)
+LAG = Gauge("copysieve_lag_records", "High water mark less watermark", ["partition"])
+WATERMARK = Gauge("copysieve_watermark_offset", "All below is finished", ["partition"])
+SPAN = Gauge("copysieve_span_records", "Offsets between watermark and last taken", ["partition"])
+ASSIGNED = Gauge("copysieve_partitions_assigned", "Partitions this replica owns")
+GROUP_STABLE = Gauge("copysieve_group_stable", "1 while the member is stable in its group")
+REBALANCES = Counter("copysieve_rebalances_total", "Rebalance callbacks", ["kind"])
+COMMITS = Counter("copysieve_commits_total", "Offset commits", ["result"])
+LAST_POLL = Gauge("copysieve_last_poll_timestamp_seconds", "When poll() last returned")
+LAST_COMMIT = Gauge("copysieve_last_commit_timestamp_seconds", "When a commit last succeeded")
+PUBLISHED = Counter("copysieve_published_total", "Results acknowledged by Kafka", ["kind"])
+DEAD_LETTERS = Counter("copysieve_dead_letters_total", "Dead letters sent", ["reason"])
+DELIVERY_FAILURES = Counter(
+    "copysieve_delivery_failures_total", "Results that Kafka did not take; work starts again"
+)
+DROPPED = Counter(
+    "copysieve_dropped_total", "Work dropped because its partition went to another owner"
+)
+
+# -- pipeline --
+IN_FLIGHT_RECORDS = Gauge("copysieve_in_flight_records", "Records taken and not finished")
+IN_FLIGHT_BYTES = Gauge("copysieve_in_flight_bytes", "Encoded bytes of records in flight")
+DECODED_BYTES = Gauge("copysieve_in_flight_decoded_bytes", "Bytes reserved for decoded pictures")
+PAUSED = Gauge("copysieve_paused", "1 while taking is paused", ["why"])
+QUEUE = Gauge("copysieve_queue_depth", "Uploads waiting for a stage", ["stage"])
+STAGE_SECONDS = Histogram(
+    "copysieve_stage_seconds", "Time in one stage", ["stage"], buckets=_SECONDS
+)
+END_TO_END = Histogram(
+    "copysieve_end_to_end_seconds",
+    "From taking a record to Kafka's acknowledgement",
+    buckets=_SECONDS,
+)
+BATCH_SIZE = Histogram("copysieve_batch_size", "Uploads in a batch", buckets=_BATCH)
+BATCH_CLOSED = Counter("copysieve_batches_total", "Batches by what closed them", ["reason"])
+DEVICE_BUSY = Counter("copysieve_device_busy_seconds_total", "Time the model and search took")
+UPLOADS = Counter("copysieve_uploads_total", "Terminal results", ["outcome"])
+UNSCREENED = Counter("copysieve_unscreened_total", "Uploads not screened", ["reason"])
+FETCHES = Counter("copysieve_fetches_total", "Fetches of linked images", ["result"])
+FETCHED_BYTES = Counter("copysieve_fetched_bytes_total", "Bytes fetched")
+DECODES = Counter("copysieve_decodes_total", "Decoded pictures", ["format"])
+MATCHES = Counter("copysieve_matches_total", "Matches by bank", ["bank", "mode"])
+SUPPRESSED = Counter("copysieve_suppressed_total", "Matches overruled by an allow bank", ["bank"])
+TOP_SCORE = Histogram("copysieve_top_score", "Best score of each screened upload", buckets=_SCORES)
+
+# -- hot set --
+REFERENCES = Gauge("copysieve_hotset_references", "References in the mirror")
+ROWS = Gauge("copysieve_hotset_rows", "Rows of the index")
+EPOCH = Gauge("copysieve_hotset_epoch", "Epoch of the mirror")
+SEQ = Gauge("copysieve_hotset_seq", "Last change applied")
+SYNCED = Gauge("copysieve_hotset_synced_timestamp_seconds", "When the mirror last was up to date")
+STALE = Gauge("copysieve_hotset_stale", "1 while Redis is away for longer than allowed")
+SHRUNK = Gauge("copysieve_hotset_shrunk", "1 while a shrunken store awaits `hotset accept`")
+RESYNCS = Counter("copysieve_hotset_resyncs_total", "Snapshot loads", ["reason"])
+REJECTED = Counter("copysieve_hotset_rejected_total", "Entries of Redis that were not usable")
+CHANGE_SECONDS = Histogram(
+    "copysieve_hotset_change_seconds", "From writing a change to applying it", buckets=_SECONDS
+)
