@@ -1,3 +1,3 @@
-"""copysieve: screens image uploads from Kafka against known-bad references, and says so on a topic."""
+"""copysieve screens image uploads from Kafka against known-bad references."""
 
 __version__ = "0.1.0"

@@ -10,7 +10,7 @@ CopysieveError                    one clear line for a person; `exit_code` for t
 ├── Unscreenable                  one upload ends as `unscreened`, with an `UnscreenedReason`
 │   ├── FetchError                its bytes could not be had
 │   └── DecodeError               its bytes are no picture that can be screened
-└── BadEvent                      one record is no upload event: a dead letter, with a `DeadLetterReason`
+└── BadEvent                      one record is no upload event: a dead letter, with its reason
 
 The messages of `Unscreenable` and `BadEvent` are published and logged, so they never hold image
 bytes, descriptors, or a URL's path and query.

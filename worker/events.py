@@ -40,7 +40,7 @@ class Event(BaseModel):
 
 
 class UploadEvent(Event):
-    """One upload, as a platform publishes it. Unknown fields are ignored: they are the platform's."""
+    """One upload, as a platform publishes it. Fields unknown here are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

@@ -1,7 +1,7 @@
 """The values that flow through the pipeline, in the order in which they arise.
 
-Record -> Upload -> DecodedImage -> Query -> Screened. All are frozen; the heavy parts (`Record.value`,
-`Upload.image`, `Query.pixels`) are let go as soon as the stage that needs them has run.
+Record -> Upload -> DecodedImage -> Query -> Screened. All are frozen; the heavy parts
+(`Record.value`, `Upload.image`, `Query.pixels`) go as soon as the stage that needs them has run.
 """
 
 from collections.abc import Mapping

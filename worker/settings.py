@@ -1,8 +1,8 @@
 """All settings, and the only reader of the environment.
 
-Sources, strongest first: keyword arguments, environment variables (`COPYSIEVE_KAFKA__GROUP_ID`), the
-YAML file (`--config`, else `COPYSIEVE_CONFIG`), the defaults below. `config/worker.yaml` shows every
-setting with its default and is held to this module by a test.
+Sources, strongest first: keyword arguments, environment variables (`COPYSIEVE_KAFKA__GROUP_ID`),
+the YAML file (`--config`, else `COPYSIEVE_CONFIG`), the defaults below. `config/worker.yaml` shows
+every setting with its default and is held to this module by a test.
 """
 
 import json
@@ -311,8 +311,8 @@ class Settings(BaseSettings):
 def load(config: Path | None = None, **overrides: Any) -> Settings:
     """Read the settings.
 
-    Raises SettingsError, whose one line names the setting, for a value that is wrong, a name that is
-    unknown (in the file or the environment), and a file that cannot be read.
+    Raises SettingsError, whose one line names the setting, for a value that is wrong, a name that
+    is unknown (in the file or the environment), and a file that cannot be read.
     """
     path = config or (Path(found) if (found := os.environ.get(f"{PREFIX}CONFIG")) else None)
     if path is not None and not path.is_file():

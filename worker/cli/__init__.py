@@ -1,0 +1,1 @@
+"""The `copysieve` command: wiring and words; the work is done in the rooms."""

@@ -1,0 +1,1 @@
+"""The demonstration: real uploads through real replicas, and a report a person can look at."""

@@ -1,0 +1,1 @@
+"""From pixels to descriptors: the SSCD network, its published files, and what runs them."""

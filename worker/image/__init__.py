@@ -1,0 +1,1 @@
+"""Bytes in, canonical 8-bit RGB out: fetch, decode, preprocess."""

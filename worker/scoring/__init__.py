@@ -1,0 +1,1 @@
+"""From similarity to decision: scores, calibration, policy."""

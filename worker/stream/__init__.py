@@ -1,0 +1,1 @@
+"""Kafka, and the only importer of its client: consumer, ledger, publisher, admin."""

@@ -1,0 +1,31 @@
+"""The `copysieve` command and its subcommands."""
+
+from typing import Annotated
+
+import typer
+
+import worker
+
+app = typer.Typer(
+    name="copysieve",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Screens image uploads from Kafka against known-bad references, and says so on a topic.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"copysieve {worker.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    del version
