@@ -7,6 +7,7 @@ Record -> Upload -> DecodedImage -> Query -> Screened. All are frozen; the heavy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -92,6 +93,18 @@ class Query:
     upload: Upload
     info: ImageInfo
     pixels: Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How canonical RGB becomes a model's input: an antialiased resize straight to a square.
+
+    `name` stands in every verdict and determines the other two.
+    """
+
+    name: str
+    size: int
+    interpolation: Literal["bilinear", "bicubic"]
 
 
 @dataclass(frozen=True, slots=True)
