@@ -1,0 +1,219 @@
+"""The ledger driven by chance: deliver, finish, acknowledge, fail, revoke, lose, reassign, abort.
+
+Two replicas with a ledger each share one "Kafka": a log with gaps and a store of commits.
+"""
+
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from worker.records import Position
+from worker.stream.ledger import (
+    METADATA_BYTES,
+    Commit,
+    Ledger,
+    Partition,
+    decode_runs,
+    encode_runs,
+)
+
+TP = Partition("uploads", 0)
+
+
+@dataclass
+class Replica:
+    ledger: Ledger = field(default_factory=Ledger)
+    epoch: int | None = None
+    cursor: int = 0
+    taken: list[Position] = field(default_factory=list)
+    sent: list[Position] = field(default_factory=list)
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """`acknowledged` is the truth: the offsets whose results Kafka has."""
+
+    @initialize(gaps=st.lists(st.integers(0, 3), min_size=5, max_size=40))
+    def start(self, gaps):
+        self.log, offset = [], 0
+        for gap in gaps:
+            offset += gap
+            self.log.append(offset)
+            offset += 1
+        self.committed: Commit | None = None
+        self.acknowledged: set[int] = set()
+        self.may_repeat: set[int] = set()
+        self.stale: list[tuple[Replica, Position]] = []
+        self.replicas = [Replica(), Replica()]
+        self.owner: Replica | None = None
+
+    def owned(self):
+        return self.owner is not None
+
+    @precondition(lambda self: self.owner is None)
+    @rule(which=st.integers(0, 1))
+    def reassign(self, which):
+        self.owner = self.replicas[which]
+        start = self.committed or Commit(0, "", -1)
+        self.owner.epoch = self.owner.ledger.assign(TP, start.offset, start.metadata)
+        self.owner.cursor = start.offset
+
+    @precondition(owned)
+    @rule()
+    def deliver(self):
+        owner = self.owner
+        offset = next((o for o in self.log if o >= owner.cursor), None)
+        if offset is None:
+            return
+        position = Position(*TP, offset, owner.epoch)
+        owner.cursor = offset + 1
+        if owner.ledger.take(position, size=10):
+            owner.taken.append(position)
+            repeated = offset in self.acknowledged and offset not in self.may_repeat
+            assert not repeated, "finished twice after a clean hand-over"
+        else:
+            assert offset in self.acknowledged, "skipped what nobody finished"
+
+    @precondition(lambda self: self.owned() and self.owner.taken)
+    @rule(data=st.data())
+    def finish(self, data):
+        owner = self.owner
+        position = data.draw(st.sampled_from(owner.taken))
+        owner.taken.remove(position)
+        assert owner.ledger.release(position)
+        assert not owner.ledger.release(position), "released twice"
+        owner.sent.append(position)
+
+    @precondition(lambda self: self.owned() and self.owner.sent)
+    @rule(data=st.data())
+    def acknowledge(self, data):
+        position = data.draw(st.sampled_from(self.owner.sent))
+        self.owner.sent.remove(position)
+        self._ack(position)
+
+    def _ack(self, position):
+        assert self.owner.ledger.acknowledge(position)
+        self.acknowledged.add(position.offset)
+
+    def _arrive(self, positions):
+        """Kafka has them, but the ledger never learns of it: they will be sent again."""
+        self.acknowledged |= {position.offset for position in positions}
+        self.may_repeat |= {position.offset for position in positions}
+
+    def _committed_offsets(self):
+        if self.committed is None:
+            return set()
+        done = set(range(self.committed.offset))
+        for start, stop in decode_runs(self.committed.offset, self.committed.metadata):
+            done.update(range(start, stop))
+        return done
+
+    @precondition(owned)
+    @rule(taken=st.booleans())
+    def commit(self, taken):
+        commits = self.owner.ledger.commits()
+        if commits and taken:
+            self.committed = commits[TP]
+            self.owner.ledger.committed(commits)
+
+    @precondition(owned)
+    @rule()
+    def revoke_cleanly(self):
+        owner = self.owner
+        owner.ledger.revoke([TP])
+        for position in owner.taken:
+            assert not owner.ledger.release(position), "released while revoking"
+        while owner.sent:
+            self._ack(owner.sent.pop())
+        assert owner.ledger.unacknowledged([TP]) == 0
+        self.committed = owner.ledger.commits().get(TP, self.committed)
+        self._gone()
+
+    @precondition(owned)
+    @rule()
+    def lose(self):
+        # What was sent may yet arrive: those offsets may be finished again by the next owner.
+        self._arrive(self.owner.sent)
+        self.may_repeat |= set(self.acknowledged) - self._committed_offsets()
+        self._gone()
+
+    def _gone(self):
+        self.stale += [(self.owner, p) for p in self.owner.taken + self.owner.sent]
+        self.owner.taken, self.owner.sent = [], []
+        self.owner.ledger.drop([TP])
+        assert self.owner.ledger.in_flight_records == 0
+        assert self.owner.ledger.in_flight_bytes == 0
+        self.owner = None
+
+    @precondition(owned)
+    @rule(sent_arrives=st.booleans())
+    def abort(self, sent_arrives):
+        """A delivery failed: new epochs at the watermark."""
+        owner = self.owner
+        if sent_arrives:
+            self._arrive(owner.sent)
+        self.stale += [(owner, position) for position in owner.taken + owner.sent]
+        owner.taken, owner.sent = [], []
+        owner.cursor = owner.ledger.restart()[TP]
+        owner.epoch = owner.ledger.epoch(TP)
+
+    @invariant()
+    def nothing_of_an_old_epoch_passes(self):
+        for replica, position in getattr(self, "stale", []):
+            assert not replica.ledger.release(position)
+            assert not replica.ledger.acknowledge(position)
+
+    @invariant()
+    def nothing_unacknowledged_is_committed(self):
+        if getattr(self, "committed", None):
+            assert (self._committed_offsets() & set(self.log)) <= self.acknowledged
+
+    @invariant()
+    def the_count_is_right(self):
+        owner = getattr(self, "owner", None)
+        if owner:
+            assert owner.ledger.in_flight_records == len(owner.taken) + len(owner.sent)
+            assert owner.ledger.in_flight_bytes == 10 * owner.ledger.in_flight_records
+
+
+LedgerMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+TestLedger = LedgerMachine.TestCase
+
+
+@st.composite
+def runs(draw):
+    watermark = draw(st.integers(0, 10**12))
+    cursor, found = watermark, []
+    for _ in range(draw(st.integers(0, 30))):
+        start = cursor + draw(st.integers(1, 1000))
+        cursor = start + draw(st.integers(1, 1000))
+        found.append((start, cursor))
+    return watermark, found
+
+
+@given(runs())
+def test_runs_survive_the_metadata(case):
+    watermark, found = case
+    text, full = encode_runs(watermark, iter(found))
+    assert not full
+    assert decode_runs(watermark, text) == found
+
+
+def test_what_does_not_fit_counts_as_not_finished():
+    found = [(start, start + 1) for start in range(1, 10_000, 2)]
+    text, full = encode_runs(0, iter(found))
+    assert full
+    assert len(text) <= METADATA_BYTES
+    assert decode_runs(0, text) == found[: len(decode_runs(0, text))]
+
+
+@given(st.text(max_size=40) | st.from_regex(r"r1:[0-9,-]{0,20}", fullmatch=True))
+def test_foreign_metadata_is_no_error(text):
+    assert all(start <= stop for start, stop in decode_runs(7, text))
