@@ -231,8 +231,10 @@ class Ledger:
         with self._lock:
             return {p: (a.watermark, a.end) for p, a in self._assignments.items()}
 
-    def commits(self, partitions: Collection[Partition] | None = None) -> dict[Partition, Commit]:
-        """What differs from the last successful commit, of all or of the given partitions."""
+    def commits(
+        self, partitions: Collection[Partition] | None = None, *, changed: bool = True
+    ) -> dict[Partition, Commit]:
+        """What to commit, of all or of the given partitions; `changed`: since the last commit."""
         due: dict[Partition, Commit] = {}
         with self._lock:
             for partition, assignment in self._assignments.items():
@@ -242,7 +244,7 @@ class Ledger:
                     assignment.watermark, assignment.finished_runs()
                 )
                 commit = Commit(assignment.watermark, metadata, assignment.leader_epoch)
-                if commit[:2] != assignment.committed[:2]:
+                if not changed or commit[:2] != assignment.committed[:2]:
                     due[partition] = commit
         return due
 

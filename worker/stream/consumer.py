@@ -1,0 +1,385 @@
+"""The consumer: one thread that polls, takes, pauses, commits; and its rebalance listener.
+
+Facts that shape it: the client's own thread runs the listener, and only while this thread is inside
+`poll`; the listener must not block, so it waits by awaiting commits; a member that stops polling
+freezes its whole group, so draining goes on polling with everything paused; `poll(0)` can wedge the
+member for good, so it is never called.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.coordinator.assignors.cooperative_sticky_assignor import CooperativeStickyAssignor
+from kafka.structs import MemberState
+
+from worker.errors import StageDied
+from worker.records import Position, Record
+from worker.settings import Settings
+from worker.stream import client
+from worker.stream.ledger import Commit, Ledger, Partition
+from worker.telemetry import log, metrics
+
+POLL_MS = 100
+COMMIT_SECONDS = 0.5
+COMMIT_LOST_SECONDS = 30.0
+REVOKE_SECONDS = 5.0
+UNSTABLE_SLACK_SECONDS = 30.0
+RESUME_SHARE = 0.75
+"""Taking resumes when what is in flight is below this share of its limit."""
+
+logger = log.get(__name__)
+
+
+class UploadConsumer:
+    """Takes records of the input topic as there is room, and commits what is finished."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        admit: Callable[[Record], None],
+        held_back: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        """`admit` gets every record that was taken, and must not block.
+
+        `held_back` names a reason of the pipeline's to take nothing for now (None: there is none).
+        Raises StreamError where Kafka does not answer.
+        """
+        self._settings = settings
+        self._ledger = ledger
+        self._admit = admit
+        self._held_back = held_back
+        self._stopping = threading.Event()
+        self._abandon = threading.Event()
+        self._restart = threading.Event()
+        self._commit_results: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
+        self._commit_sent: float | None = None
+        self._commit_due = 0.0
+        self._paused_for: str | None = None
+        self._stable_since = self._polled = time.monotonic()
+        self._consumer = _connect(settings)
+
+    @property
+    def seconds_since_poll(self) -> float:
+        """How long ago poll() last returned: for liveness."""
+        return time.monotonic() - self._polled
+
+    def stop(self) -> None:
+        """Take nothing more; `run` returns when what is in flight is finished and committed."""
+        self._stopping.set()
+
+    def abandon(self) -> None:
+        """Return from `run` now, with what is finished committed and the rest left for others."""
+        self._stopping.set()
+        self._abandon.set()
+
+    def restart(self) -> None:
+        """Some results could not be delivered: begin again at what is finished."""
+        self._restart.set()
+
+    def run(self) -> None:
+        """The thread's body: until `stop`, then until drained. Fatal errors are raised."""
+        self._consumer.subscribe([self._settings.kafka.topics.uploads], listener=_Listener(self))
+        try:
+            while not self._stopping.is_set() or self._draining():
+                self._turn()
+        finally:
+            self._close()
+
+    def _turn(self) -> None:
+        """Pause or resume, poll, take, commit, watch."""
+        if self._restart.is_set():
+            self._begin_again()
+        room = self._make_room()
+        polled = self._poll(room)
+        self._adopt(polled)
+        for at, records in polled.items():
+            self._take(Partition(at.topic, at.partition), records)
+        self._advance()
+        self._commit()
+        self._watch()
+
+    def _draining(self) -> bool:
+        return self._ledger.in_flight_records > 0 and not self._abandon.is_set()
+
+    def _make_room(self) -> int:
+        """How many records may be taken now, at least 1: polling with all paused takes none."""
+        limits, ledger = self._settings.limits, self._ledger
+        share = 1.0 if self._paused_for is None else RESUME_SHARE
+        why = "stopping" if self._stopping.is_set() else self._held_back()
+        if why is None and ledger.in_flight_records >= share * limits.in_flight_records:
+            why = "records"
+        if why is None and ledger.in_flight_bytes >= share * limits.in_flight_bytes:
+            why = "bytes"
+        if why != self._paused_for:
+            if self._paused_for:
+                metrics.PAUSED.labels(self._paused_for).set(0)
+            if why:
+                metrics.PAUSED.labels(why).set(1)
+            self._paused_for = why
+        assigned = self._consumer.assignment()
+        full = {TopicPartition(*p) for p in ledger.full()}
+        wanted = assigned if why else assigned & full
+        if pause := wanted - self._consumer.paused():
+            self._consumer.pause(*pause)
+        if resume := (self._consumer.paused() & assigned) - wanted:
+            self._consumer.resume(*resume)
+        return max(1, limits.in_flight_records - ledger.in_flight_records)
+
+    def _poll(self, room: int) -> dict[TopicPartition, list[Any]]:
+        try:
+            polled: dict[TopicPartition, list[Any]] = self._consumer.poll(
+                timeout_ms=POLL_MS, max_records=room
+            )
+        except client.FATAL:
+            raise
+        except kafka_errors.KafkaError as error:
+            if isinstance(error.__cause__, client.FATAL):
+                raise
+            logger.warning("poll_failed", error=type(error).__name__, detail=str(error))
+            time.sleep(POLL_MS / 1000)
+            polled = {}
+        self._polled = time.monotonic()
+        metrics.LAST_POLL.set_to_current_time()
+        return polled
+
+    def _adopt(self, polled: dict[TopicPartition, list[Any]]) -> None:
+        """Begin an epoch for every partition that is newly ours, from its commit's metadata."""
+        assigned = self._consumer.assignment()
+        metrics.ASSIGNED.set(len(assigned))
+        for at in assigned:
+            partition = Partition(at.topic, at.partition)
+            if self._ledger.epoch(partition) is not None:
+                continue
+            try:
+                committed = self._consumer.committed(at, metadata=True, timeout_ms=10_000)
+                start = self._consumer.position(at, timeout_ms=10_000)
+            except client.FATAL:
+                raise
+            except kafka_errors.KafkaError as error:
+                logger.warning("no_committed_offset", partition=at.partition, error=str(error))
+                if records := polled.pop(at, None):
+                    self._consumer.seek(at, records[0].offset)
+                continue
+            if records := polled.get(at):
+                start = records[0].offset
+            if committed is not None and committed.offset <= start:
+                epoch = self._ledger.assign(partition, committed.offset, committed.metadata or "")
+            else:
+                epoch = self._ledger.assign(partition, start)
+            logger.info("partition_assigned", partition=at.partition, offset=start, epoch=epoch)
+
+    def _take(self, partition: Partition, records: list[Any]) -> None:
+        epoch = self._ledger.epoch(partition)
+        if epoch is None:
+            return
+        now = datetime.now(UTC)
+        for raw in records:
+            if raw.offset < self._ledger.expected(partition):
+                # Kafka went back, after data loss or a reset of the offsets: all of it is new work.
+                logger.error("offset_went_back", partition=partition.number, offset=raw.offset)
+                epoch = self._ledger.assign(partition, raw.offset)
+            position = Position(partition.topic, partition.number, raw.offset, epoch)
+            size = len(raw.key or b"") + len(raw.value or b"")
+            if not self._ledger.take(position, size, _leader_epoch(raw)):
+                metrics.SKIPPED.inc()
+                continue
+            metrics.RECORDS.inc()
+            metrics.RECORD_BYTES.inc(size)
+            self._admit(
+                Record(
+                    position=position,
+                    key=raw.key,
+                    value=raw.value,
+                    headers=tuple(raw.headers),
+                    timestamp=datetime.fromtimestamp(max(raw.timestamp, 0) / 1000, UTC),
+                    received_at=now,
+                )
+            )
+
+    def _advance(self) -> None:
+        """Offsets of control records are never delivered: step over them when nothing is left."""
+        for partition, (watermark, end) in self._ledger.watermarks().items():
+            at = TopicPartition(*partition)
+            if watermark == end and at in self._consumer.assignment():
+                self._ledger.advance(partition, self._consumer.position(at, timeout_ms=1000) or 0)
+
+    def _begin_again(self) -> None:
+        self._restart.clear()
+        for partition, offset in self._ledger.restart().items():
+            self._consumer.seek(TopicPartition(*partition), offset)
+        logger.warning("started_again_at_watermarks")
+
+    def _commit(self) -> None:
+        """Commit twice a second, with one commit outstanding."""
+        self._settle_commits()
+        now = time.monotonic()
+        if now < self._commit_due:
+            return
+        if self._commit_sent is not None:
+            if now - self._commit_sent < COMMIT_LOST_SECONDS:
+                return
+            metrics.COMMITS.labels("lost").inc()
+        self._commit_due = now + COMMIT_SECONDS
+        self._commit_sent = None
+        self._tell_lag()
+        if commits := self._ledger.commits():
+            self._commit_sent = now
+            self._consumer.commit_async(_offsets(commits), callback=self._on_commit)
+
+    def _on_commit(self, offsets: Any, result: Any) -> None:
+        """May run on the client's thread: only enqueue."""
+        error = result if isinstance(result, Exception) else None
+        self._commit_results.put((offsets, error))
+
+    def _settle_commits(self) -> None:
+        while not self._commit_results.empty():
+            offsets, error = self._commit_results.get()
+            self._commit_sent = None
+            if error is None:
+                metrics.COMMITS.labels("ok").inc()
+                metrics.LAST_COMMIT.set_to_current_time()
+                self._ledger.committed(_commits(offsets))
+            elif isinstance(error, client.FATAL):
+                raise error
+            else:
+                # Lost membership or a broker away: the group, or the next commit, sorts it out.
+                metrics.COMMITS.labels("failed").inc()
+                logger.warning("commit_failed", error=type(error).__name__)
+
+    def _tell_lag(self) -> None:
+        for partition, (watermark, end) in self._ledger.watermarks().items():
+            label = str(partition.number)
+            metrics.WATERMARK.labels(label).set(watermark)
+            metrics.SPAN.labels(label).set(end - watermark)
+            high = self._consumer.highwater(TopicPartition(*partition))
+            if high is not None:
+                metrics.LAG.labels(label).set(max(0, high - watermark))
+
+    def _watch(self) -> None:
+        """A member can be wedged for ever without an error: then the process must end."""
+        now = time.monotonic()
+        stable = self._consumer.group_metadata().state == MemberState.STABLE
+        metrics.GROUP_STABLE.set(stable)
+        limit = self._settings.kafka.max_poll_interval_ms / 1000 + UNSTABLE_SLACK_SECONDS
+        # Without a broker nobody can join a group: that is waited for, however long.
+        if stable or not self._consumer.bootstrap_connected():
+            self._stable_since = now
+        elif now - self._stable_since > limit:
+            raise StageDied(f"consumer: not stable in its group for {limit:.0f} s")
+
+    def _close(self) -> None:
+        """Commit what is finished, leave the group."""
+        try:
+            if commits := self._ledger.commits():
+                self._consumer.commit(_offsets(commits), timeout_ms=5_000)
+                self._ledger.committed(commits)
+        except kafka_errors.KafkaError as error:
+            logger.warning("last_commit_failed", error=type(error).__name__)
+        finally:
+            self._consumer.close(autocommit=False, timeout_ms=5_000)
+
+    async def revoked(self, partitions: list[Partition]) -> None:
+        """Another owner comes: stop sending, wait for what is sent, commit, forget."""
+        metrics.REBALANCES.labels("revoked").inc()
+        self._ledger.revoke(partitions)
+        deadline = time.monotonic() + REVOKE_SECONDS
+        while True:
+            waiting = self._ledger.unacknowledged(partitions)
+            try:
+                # Awaiting a commit is the only way to wait here that keeps the heartbeats going.
+                commits = self._ledger.commits(partitions, changed=False)
+                await self._consumer.commit_async(_offsets(commits))
+            except client.FATAL:
+                raise
+            except kafka_errors.KafkaError as error:
+                logger.warning("commit_on_revoke_failed", error=type(error).__name__)
+                break
+            if waiting == 0 or time.monotonic() > deadline:
+                break
+        dropped = self._ledger.drop(partitions)
+        logger.info(
+            "partitions_revoked",
+            partitions=[p.number for p in partitions],
+            dropped=dropped,
+            unacknowledged=waiting,
+        )
+
+    def lost(self, partitions: list[Partition]) -> None:
+        """Another owner is there already: only forget."""
+        metrics.REBALANCES.labels("lost").inc()
+        dropped = self._ledger.drop(partitions)
+        logger.warning(
+            "partitions_lost", partitions=[p.number for p in partitions], dropped=dropped
+        )
+
+
+class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
+    """Runs on the client's thread, while the consumer's thread is inside poll()."""
+
+    def __init__(self, owner: UploadConsumer) -> None:
+        self._owner = owner
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        if revoked:  # the first join revokes nothing
+            await self._owner.revoked(_partitions(revoked))
+
+    async def on_partitions_lost(self, lost: set[TopicPartition]) -> None:
+        self._owner.lost(_partitions(lost))
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        """Offsets are read after poll() returns: here nothing may block."""
+        del assigned
+        metrics.REBALANCES.labels("assigned").inc()
+
+
+def _connect(settings: Settings) -> KafkaConsumer:
+    kafka, limits = settings.kafka, settings.limits
+    try:
+        return KafkaConsumer(
+            **client.connection(kafka, kafka.bootstrap_servers),
+            client_id=settings.replica.name,
+            group_id=kafka.group_id,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            allow_auto_create_topics=False,
+            partition_assignment_strategy=[CooperativeStickyAssignor()],
+            session_timeout_ms=kafka.session_timeout_ms,
+            heartbeat_interval_ms=min(3_000, kafka.session_timeout_ms // 3),
+            max_poll_interval_ms=kafka.max_poll_interval_ms,
+            fetch_max_bytes=limits.record_bytes,
+            max_partition_fetch_bytes=min(limits.record_bytes, 4 * 1024 * 1024),
+            fetch_max_wait_ms=100,
+        )
+    except (*client.FATAL, kafka_errors.KafkaError) as error:
+        client.unreachable(kafka.bootstrap_servers, error)
+
+
+def _partitions(at: set[TopicPartition]) -> list[Partition]:
+    return sorted(Partition(p.topic, p.partition) for p in at)
+
+
+def _offsets(commits: dict[Partition, Commit]) -> dict[TopicPartition, OffsetAndMetadata]:
+    return {
+        TopicPartition(*partition): OffsetAndMetadata(*commit)
+        for partition, commit in commits.items()
+    }
+
+
+def _commits(offsets: dict[TopicPartition, OffsetAndMetadata]) -> dict[Partition, Commit]:
+    return {
+        Partition(at.topic, at.partition): Commit(o.offset, o.metadata, o.leader_epoch)
+        for at, o in offsets.items()
+    }
+
+
+def _leader_epoch(raw: Any) -> int:
+    epoch = raw.leader_epoch
+    return -1 if epoch is None else int(epoch)

@@ -1,0 +1,73 @@
+"""Dead letters: records that are no upload event, kept so that a person can look and replay.
+
+The value is a `DeadLetter`; the headers are the original ones and, in Kafka Connect's dialect
+(`__connect.errors.*`, UTF-8 strings), where the record came from and what was wrong with it.
+"""
+
+import base64
+import hashlib
+from datetime import UTC, datetime
+
+from worker.errors import BadEvent
+from worker.events import DeadLetter, Source
+from worker.records import Headers, Record
+from worker.stream.publisher import Outgoing
+
+VALUE_BYTES = 64 * 1024
+"""A larger value is told by its size and digest: no poison pill, no pictures where nobody looks."""
+HEADERS_BYTES = 64 * 1024
+_HEADER_OVERHEAD = 8
+
+
+def dead_letter(record: Record, error: BadEvent, topic: str, stage: str) -> Outgoing:
+    """What is published for `record`. `stage` names where the error arose."""
+    at, value, key = record.position, record.value, record.key
+    letter = DeadLetter(
+        reason=error.reason,
+        detail=str(error)[:500],
+        source=Source(topic=at.topic, partition=at.partition, offset=at.offset),
+        timestamp=record.timestamp,
+        failed_at=datetime.now(UTC),
+        key_base64=_small_base64(key),
+        value_base64=_small_base64(value),
+        value_bytes=len(value or b""),
+        value_sha256=None if value is None else hashlib.sha256(value).hexdigest(),
+    )
+    context = {
+        "__connect.errors.topic": at.topic,
+        "__connect.errors.partition": str(at.partition),
+        "__connect.errors.offset": str(at.offset),
+        "__connect.errors.stage": stage,
+        "__connect.errors.class.name": type(error).__name__,
+        "__connect.errors.exception.class.name": error.reason.value,
+        "__connect.errors.exception.message": letter.detail,
+    }
+    return Outgoing(
+        kind="dead_letter",
+        topic=topic,
+        key=key if key is not None and len(key) <= VALUE_BYTES else None,
+        value=letter.model_dump_json().encode(),
+        headers=_bounded(record.headers)
+        + tuple((name, text.encode()) for name, text in context.items()),
+    )
+
+
+def _small_base64(data: bytes | None) -> str | None:
+    if data is None or len(data) > VALUE_BYTES:
+        return None
+    return base64.b64encode(data).decode("ascii")
+
+
+def _bounded(headers: Headers) -> tuple[tuple[str, bytes], ...]:
+    """The original headers; what does not fit is named in a header of ours."""
+    kept: list[tuple[str, bytes]] = []
+    room, dropped = HEADERS_BYTES, 0
+    for name, value in headers:
+        room -= len(name.encode()) + len(value or b"") + _HEADER_OVERHEAD
+        if room < 0:
+            dropped += 1
+        else:
+            kept.append((name, value or b""))
+    if dropped:
+        kept.append(("copysieve.headers.dropped", str(dropped).encode()))
+    return tuple(kept)
