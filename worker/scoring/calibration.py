@@ -1,0 +1,110 @@
+"""Calibration: what is learnt from the platform's own benign images.
+
+It turns a cosine into a score, and a score into a rate of false matches. The score is normalised on
+the query's side, as in SSCD's evaluation (Pizzi et al., arXiv 2202.10261, section 5):
+
+    score(q, r) = cos(q, r) - beta * mean(the k highest cos(q, b) over the background b)
+
+so an upload that resembles everything has to resemble a reference more than that.
+"""
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from worker.errors import StoreError
+
+MILLION = 1_000_000
+SUPPORTED_BY = 3.0
+"""With no exceedance in m images the rate is below 3/m with 95% confidence (the rule of three)."""
+
+_NULL = "null."
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Background and null of one model.
+
+    `background`: float32 [m, d], L2-normalised. `nulls`: for each bank the best score of every null
+    image against it, float32 [n] ascending. `id` is the digest of the stored artefact.
+    """
+
+    id: str
+    model_sha256: str
+    background: torch.Tensor
+    k: int = 3
+    beta: float = 0.5
+    nulls: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+
+    def offsets(self, queries: torch.Tensor) -> torch.Tensor:
+        """What to take off each query's cosines: float32 [n, d] -> [n], on the queries' device."""
+        background = self.background.to(queries.device)
+        best = (queries @ background.T).topk(min(self.k, len(background)), dim=1).values
+        return self.beta * best.mean(dim=1)
+
+    def false_matches_per_million(self, bank: str, score: float) -> float | None:
+        """Benign uploads in a million that score at least `score` against the bank.
+
+        None where the null was not measured on the bank, or holds too few images to tell.
+        """
+        null = self.nulls.get(bank)
+        if null is None or not len(null):
+            return None
+        exceedances = len(null) - int(np.searchsorted(null, score, side="left"))
+        return MILLION * exceedances / len(null) if exceedances else None
+
+    def threshold(self, bank: str, false_matches_per_million: float) -> float | None:
+        """The lowest score whose rate is within the budget; None: not supported by the data."""
+        null = self.nulls.get(bank)
+        rate = false_matches_per_million / MILLION
+        if null is None or rate < SUPPORTED_BY / max(1, len(null)):
+            return None
+        allowed = int(rate * len(null))
+        # The (allowed + 1)-th highest must fall below: just above it.
+        return float(np.nextafter(null[len(null) - allowed - 1], np.float32(np.inf)))
+
+    def dump(self) -> bytes:
+        """The artefact that the store keeps, an .npz without pickles; `id` is not part of it."""
+        buffer = io.BytesIO()
+        arrays: dict[str, npt.NDArray[np.generic]] = {
+            "model_sha256": np.array(self.model_sha256),
+            "background": self.background.cpu().numpy().astype(np.float16),
+            "k": np.array(self.k),
+            "beta": np.array(self.beta),
+        }
+        arrays |= {f"{_NULL}{bank}": null for bank, null in self.nulls.items()}
+        np.savez(buffer, allow_pickle=False, **arrays)
+        return buffer.getvalue()
+
+
+@lru_cache(maxsize=2)
+def parse(artefact: bytes) -> Calibration:
+    """Read what `Calibration.dump` wrote. Raises StoreError for anything else."""
+    try:
+        with np.load(io.BytesIO(artefact), allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        background = torch.from_numpy(arrays["background"].astype(np.float32))
+        rows, dims = background.shape
+        if not (rows and dims and background.isfinite().all()):
+            raise ValueError("its background is empty or not finite")
+        return Calibration(
+            id=hashlib.sha256(artefact).hexdigest()[:16],
+            model_sha256=str(arrays["model_sha256"]),
+            background=torch.nn.functional.normalize(background, dim=1),
+            k=int(arrays["k"]),
+            beta=float(arrays["beta"]),
+            nulls={
+                name.removeprefix(_NULL): np.sort(values.astype(np.float32).ravel())
+                for name, values in arrays.items()
+                if name.startswith(_NULL)
+            },
+        )
+    except (ValueError, KeyError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise StoreError(f"the store's calibration cannot be used: {error}") from None
