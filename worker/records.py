@@ -2,6 +2,7 @@
 
 Record -> Upload -> DecodedImage -> Query -> Screened. All are frozen; the heavy parts
 (`Record.value`, `Upload.image`, `Query.pixels`) go as soon as the stage that needs them has run.
+(`Screened` holds hits of the hot set, so it lives in `results.py`.)
 """
 
 from collections.abc import Mapping
@@ -11,8 +12,6 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-
-from worker.errors import Unscreenable
 
 type Headers = tuple[tuple[str, bytes | None], ...]
 type Pixels = npt.NDArray[np.uint8]
@@ -88,11 +87,15 @@ class DecodedImage:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One upload ready for the device; `pixels` already has the model's input size."""
+    """One upload ready for the device: `pixels` of the model's input size, or a descriptor.
+
+    `descriptor`, float32 [dims], is there where the same bytes were described a moment ago.
+    """
 
     upload: Upload
     info: ImageInfo
-    pixels: Pixels
+    pixels: Pixels | None = None
+    descriptor: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +137,3 @@ class Version:
         if not (dash and epoch.isdecimal() and seq.isdecimal()):
             raise ValueError(f"not a hot-set version: {text!r} (expected EPOCH-SEQ)")
         return cls(int(epoch), int(seq))
-
-
-@dataclass(frozen=True, slots=True)
-class Unscreened:
-    """An upload that ends without having been screened. `info` where the header could be read."""
-
-    upload: Upload
-    error: Unscreenable
-    info: ImageInfo | None = None

@@ -113,6 +113,9 @@ class Publisher:
             delivery.done(False)
             return
         records = delivery.make()
+        if not records:  # settings may ask for no event on this outcome
+            delivery.done(self._ledger.acknowledge(delivery.position))
+            return
         sent = _Sent(delivery, waiting=len(records))
         self._outstanding.add(sent)
         for record in records:

@@ -1,0 +1,122 @@
+"""Policy: from hits in the hot set to what is enforced, what is only shown, what is suppressed."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from worker.hotset.types import Bank, Hit, Reference
+from worker.scoring.calibration import Calibration
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One hit with its score. `threshold` is None for hits of allow banks."""
+
+    hit: Hit
+    score: float
+    threshold: float | None = None
+    false_matches_per_million: float | None = None
+
+    @property
+    def bank(self) -> Bank:
+        """The hit's bank."""
+        return self.hit.bank
+
+    @property
+    def reference(self) -> Reference:
+        """The hit's reference."""
+        return self.hit.reference
+
+
+@dataclass(frozen=True, slots=True)
+class Overruled:
+    """A match that an allow reference overruled, and by which."""
+
+    match: Scored
+    by: Scored
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """All lists best first, each reference once. `best_score` is None where nothing was compared."""
+
+    enforced: Sequence[Scored] = ()
+    shadow: Sequence[Scored] = ()
+    suppressed: Sequence[Overruled] = ()
+    best_score: float | None = None
+
+
+def threshold_of(bank: Bank, calibration: Calibration | None) -> float | None:
+    """The bank's threshold in scores. None: it has no rule that can be applied now.
+
+    A budget needs a calibration whose data support it; a block bank without a threshold is never
+    enforced, and `check` says so.
+    """
+    if bank.threshold is not None:
+        return bank.threshold
+    if calibration is None or bank.max_false_matches_per_million is None:
+        return None
+    return calibration.threshold(bank.name, bank.max_false_matches_per_million)
+
+
+def decide(
+    hits: Iterable[Hit], offset: float = 0.0, calibration: Calibration | None = None
+) -> Decision:
+    """Apply the banks' policies to one upload's hits. `offset` is `Calibration.offsets` of it.
+
+    Without a calibration `score = cosine`.
+    """
+    scored = [Scored(hit, hit.cosine - offset) for hit in hits]
+    allow = [one for one in scored if one.bank.kind == "allow"]
+    thresholds: dict[str, float | None] = {}
+    matched: dict[str, Scored] = {}
+    overruled: dict[str, Overruled] = {}
+    for one in sorted(scored, key=_best_first):
+        bank = one.bank
+        if bank.kind == "allow":
+            continue
+        if bank.name not in thresholds:
+            thresholds[bank.name] = threshold_of(bank, calibration)
+        threshold = thresholds[bank.name]
+        if threshold is None or one.score < threshold:
+            continue
+        match = Scored(one.hit, one.score, threshold, _rate(one, calibration))
+        reference = one.reference.reference_id
+        if by := _suppressor(match, allow):
+            overruled.setdefault(reference, Overruled(match, by))
+        else:
+            matched.setdefault(reference, match)
+    return Decision(
+        enforced=[m for m in matched.values() if _enforced(m)],
+        shadow=[m for m in matched.values() if not _enforced(m)],
+        suppressed=[o for reference, o in overruled.items() if reference not in matched],
+        best_score=max((one.score for one in scored), default=None),
+    )
+
+
+def _best_first(one: Scored) -> tuple[float, str, str]:
+    return -one.score, one.reference.reference_id, one.hit.view
+
+
+def _enforced(match: Scored) -> bool:
+    return match.bank.mode == "enforce" and not match.reference.canary
+
+
+def _suppressor(match: Scored, allow: Sequence[Scored]) -> Scored | None:
+    """The best allow reference that names the bank and scores higher on the same view."""
+    if match.bank.severity == "critical" or match.reference.severity == "critical":
+        return None
+    stronger = (
+        one
+        for one in allow
+        if match.bank.name in one.bank.suppresses
+        and one.hit.view == match.hit.view
+        and one.score > match.score
+    )
+    return min(stronger, key=_best_first, default=None)
+
+
+def _rate(one: Scored, calibration: Calibration | None) -> float | None:
+    if calibration is None:
+        return None
+    return calibration.false_matches_per_million(one.bank.name, one.score)
+
