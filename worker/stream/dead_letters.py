@@ -19,8 +19,8 @@ HEADERS_BYTES = 64 * 1024
 _HEADER_OVERHEAD = 8
 
 
-def dead_letter(record: Record, error: BadEvent, topic: str, stage: str) -> Outgoing:
-    """What is published for `record`. `stage` names where the error arose."""
+def dead_letter(record: Record, error: BadEvent, topic: str) -> Outgoing:
+    """What is published for `record`."""
     at, value, key = record.position, record.value, record.key
     letter = DeadLetter(
         reason=error.reason,
@@ -37,7 +37,6 @@ def dead_letter(record: Record, error: BadEvent, topic: str, stage: str) -> Outg
         "__connect.errors.topic": at.topic,
         "__connect.errors.partition": str(at.partition),
         "__connect.errors.offset": str(at.offset),
-        "__connect.errors.stage": stage,
         "__connect.errors.class.name": type(error).__name__,
         "__connect.errors.exception.class.name": error.reason.value,
         "__connect.errors.exception.message": letter.detail,

@@ -1,0 +1,340 @@
+"""THE data path: admit -> fetch -> decode -> describe -> match -> decide -> publish -> commit.
+
+Read it from top to bottom. Each stage hands an `Admitted` upload on to the next; whatever happens
+to it, it ends in exactly one `Delivery` to the publisher, which ends it in the ledger:
+
+    consumer thread   admit(record)            bounded by limits.in_flight_*
+    admit thread      _admit                   bytes -> Upload, or a dead letter
+    fetch pool        _fetch                   linked images
+    decode pool       _decode                  bytes -> canonical pixels of the model's size
+    device thread     _describe_and_match      pixels -> descriptor -> hits, in batches
+    publisher thread  decision -> events -> Kafka's acknowledgement -> ledger
+
+What an upload's own bytes cause is an `Unscreenable` or a `BadEvent`, and ends that upload alone.
+Any other error is ours: the stage dies, and the process with it.
+"""
+
+import contextlib
+import hashlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import torch
+
+from worker.descriptor.batcher import Batcher
+from worker.descriptor.embedders import Embedder
+from worker.descriptor.recent import Described, Recent
+from worker.errors import BadEvent, Unscreenable, UnscreenedReason
+from worker.hotset.mirror import Mirror
+from worker.image.budget import ByteBudget
+from worker.image.decode import decode
+from worker.image.fetch import Fetcher
+from worker.image.preprocess import resize
+from worker.records import Query, Record, Upload
+from worker.results import Results, Screened, Unscreened
+from worker.scoring import calibration as calibrations
+from worker.scoring.policy import decide
+from worker.settings import Settings
+from worker.stream import admission
+from worker.stream.ledger import Ledger
+from worker.stream.publisher import Delivery, Outgoing, Publisher
+from worker.stream.turnstile import Turnstile
+from worker.telemetry import metrics
+
+CANDIDATES = 256
+"""Best rows of the hot set that are looked at for one upload."""
+RECENT_ENTRIES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """An upload on its way, with the record it came in."""
+
+    record: Record
+    upload: Upload
+
+
+class Pipeline:
+    """All stages between the consumer and the publisher."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        publisher: Publisher,
+        embedder: Embedder,
+        mirror: Mirror,
+        on_failure: Callable[[str, BaseException], None],
+    ) -> None:
+        """`on_failure` is told which stage died of what."""
+        self._limits = settings.limits
+        self._ledger = ledger
+        self._publisher = publisher
+        self._embedder = embedder
+        self._mirror = mirror
+        self._on_failure = on_failure
+        self._results = Results(settings, embedder.model)
+        self._fetcher = Fetcher(settings.fetch, settings.limits.image_bytes)
+        self._turnstile: Turnstile[Admitted] = Turnstile()
+        self._recent = Recent(RECENT_ENTRIES)
+        self._decoded = ByteBudget(settings.limits.in_flight_decoded_bytes)
+        self._arrived: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
+        self._fetch_pool = ThreadPoolExecutor(settings.fetch.workers, "fetch")
+        self._decode_pool = ThreadPoolExecutor(settings.decode.workers, "decode")
+        self._batcher: Batcher[tuple[Admitted, Query]] = Batcher(
+            settings.batch.max_size, settings.batch.max_delay_ms / 1000
+        )
+        self._threads = [
+            threading.Thread(target=self._guarded("admit", self._admit_all), name="admit"),
+            threading.Thread(target=self._guarded("device", self._screen_all), name="device"),
+        ]
+
+    def start(self) -> None:
+        """Start the stages; the embedder is warm and the mirror loaded already."""
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """End the stages; what is still in flight is left to the next owner."""
+        self._arrived.put(None)
+        self._batcher.close()
+        for pool in (self._fetch_pool, self._decode_pool):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the stages' threads run: for liveness."""
+        return all(thread.is_alive() for thread in self._threads)
+
+    # -- admit ---------------------------------------------------------------------------------
+
+    def admit(self, record: Record) -> None:
+        """Take one record in. Called by the consumer's thread; never blocks."""
+        self._arrived.put(record)
+
+    def _admit_all(self) -> None:
+        """One thread, so that uploads with the same id keep their order."""
+        while (record := self._arrived.get()) is not None:
+            metrics.QUEUE.labels("admit").set(self._arrived.qsize())
+            try:
+                upload = admission.read(record, self._limits.record_bytes)
+            except BadEvent as error:
+                self._end_as_dead_letter(record, error)
+                continue
+            admitted = Admitted(record, upload)
+            if self._turnstile.enter(upload.upload_id, admitted):
+                self._begin(admitted)
+
+    def _begin(self, admitted: Admitted) -> None:
+        pool, stage = (
+            (self._fetch_pool, self._fetch)
+            if admitted.upload.image_url
+            else (self._decode_pool, self._decode_inline)
+        )
+        # A pool that is shut down belongs to a worker that ends: the next owner begins anew.
+        with contextlib.suppress(RuntimeError):
+            pool.submit(self._guarded(stage.__name__.strip("_"), stage), admitted)
+
+    # -- fetch ---------------------------------------------------------------------------------
+
+    def _fetch(self, admitted: Admitted) -> None:
+        if not self._still_ours(admitted):
+            return
+        with self._ending(admitted), _timed("fetch"):
+            data = self._fetcher.fetch(admitted.upload.image_url or "")
+            with contextlib.suppress(RuntimeError):
+                self._decode_pool.submit(
+                    self._guarded("decode", self._decode_fetched), admitted, data
+                )
+
+    # -- decode --------------------------------------------------------------------------------
+
+    def _decode_inline(self, admitted: Admitted) -> None:
+        if not self._still_ours(admitted):
+            return
+        with self._ending(admitted):
+            self._decode(admitted, admission.image_bytes(admitted.upload))
+
+    def _decode_fetched(self, admitted: Admitted, data: bytes) -> None:
+        if not self._still_ours(admitted):
+            return
+        with self._ending(admitted):
+            self._decode(admitted, data)
+
+    def _decode(self, admitted: Admitted, data: bytes) -> None:
+        """Bytes to a query; bytes seen lately bring their descriptor along."""
+        if known := self._recent.get(hashlib.sha256(data).hexdigest()):
+            query = Query(admitted.upload, known.info, descriptor=known.descriptor)
+        else:
+            with _timed("decode"):
+                image = decode(
+                    data,
+                    self._limits,
+                    target=self._embedder.preprocessing.size,
+                    reserve=self._decoded.reserve,
+                )
+                pixels = resize(image.pixels, self._embedder.preprocessing)
+            query = Query(admitted.upload, image.info, pixels=pixels)
+        self._batcher.put((admitted, query))
+
+    # -- describe, match -----------------------------------------------------------------------
+
+    def _screen_all(self) -> None:
+        while batch := self._batcher.take():
+            metrics.QUEUE.labels("describe").set(len(self._batcher))
+            ours = [pair for pair in batch if self._still_ours(pair[0])]
+            if not ours:
+                continue
+            admitted, queries = zip(*ours, strict=True)
+            for one, outcome in zip(admitted, self._describe_and_match(queries), strict=True):
+                self._end(one, outcome)
+
+    def _describe_and_match(self, queries: Sequence[Query]) -> Iterator[Screened | Unscreened]:
+        """One outcome for each query, in order."""
+        started = time.monotonic()
+        with _timed("describe"):
+            described = self._describe(queries)
+        good = [i for i, one in enumerate(described) if isinstance(one, torch.Tensor)]
+        screened: dict[int, Screened] = {}
+        if good:
+            with _timed("match"):
+                vectors = torch.stack([described[i] for i in good])  # type: ignore[misc]
+                screened = dict(
+                    zip(good, self._match([queries[i] for i in good], vectors), strict=True)
+                )
+        metrics.DEVICE_BUSY.inc(time.monotonic() - started)
+        for i, (query, one) in enumerate(zip(queries, described, strict=True)):
+            if isinstance(one, Unscreenable):
+                yield Unscreened(query.upload, one, query.info)
+            else:
+                yield screened[i]
+
+    def _describe(self, queries: Sequence[Query]) -> list[torch.Tensor | Unscreenable]:
+        """Descriptors on the device, [dims] each, or why there is none."""
+        found: list[torch.Tensor | Unscreenable | None] = [
+            None
+            if q.descriptor is None
+            else torch.from_numpy(q.descriptor).to(self._embedder.device)
+            for q in queries
+        ]
+        new = [i for i, one in enumerate(found) if one is None]
+        for i, one in zip(new, self._bisect([queries[i] for i in new]), strict=True):
+            found[i] = one
+            if isinstance(one, torch.Tensor):
+                self._recent.put(Described(queries[i].info, one.cpu().numpy()))
+        return [one for one in found if one is not None]
+
+    def _bisect(self, queries: Sequence[Query]) -> list[torch.Tensor | Unscreenable]:
+        """Describe a batch; one that fails is halved until the culprit is alone."""
+        if not queries:
+            return []
+        try:
+            return list(
+                self._embedder.describe(
+                    np.stack([q.pixels for q in queries if q.pixels is not None])
+                )
+            )
+        except Exception as error:  # noqa: BLE001 - each runtime has errors of its own
+            if len(queries) > 1:
+                half = len(queries) // 2
+                return self._bisect(queries[:half]) + self._bisect(queries[half:])
+            self._embedder.warm(1)  # a device that fails on a plain picture is broken: that raises
+            detail = f"the model failed on this picture: {type(error).__name__}"
+            return [Unscreenable(UnscreenedReason.DESCRIBE_FAILED, detail)]
+
+    def _match(self, queries: Sequence[Query], vectors: torch.Tensor) -> Iterator[Screened]:
+        """Compare with the hot set and apply the banks' policies."""
+        found = self._mirror.search(vectors, [q.upload.tenant for q in queries], CANDIDATES)
+        calibration = calibrations.parse(found.calibration) if found.calibration else None
+        offsets = calibration.offsets(vectors).tolist() if calibration else [0.0] * len(queries)
+        for query, hits, offset in zip(queries, found.hits, offsets, strict=True):
+            yield Screened(
+                upload=query.upload,
+                info=query.info,
+                decision=decide(hits, offset, calibration),
+                version=found.version,
+                calibration=calibration.id if calibration else None,
+            )
+
+    # -- publish -------------------------------------------------------------------------------
+
+    def _end(self, admitted: Admitted, outcome: Screened | Unscreened | BadEvent) -> None:
+        """Hand the one result of an upload to the publisher."""
+        results, record, upload_id = self._results, admitted.record, admitted.upload.upload_id
+
+        def make() -> Sequence[Outgoing]:
+            match outcome:
+                case Screened():
+                    return results.screened(outcome)
+                case Unscreened():
+                    return results.unscreened(outcome)
+                case BadEvent():
+                    return results.dead_letter(record, outcome)
+
+        def done(finished: bool) -> None:  # noqa: FBT001 - the publisher's callback
+            if finished:
+                waited = datetime.now(UTC) - record.received_at
+                metrics.END_TO_END.observe(waited.total_seconds())
+            self._leave(upload_id)
+
+        self._publisher.submit(Delivery(record.position, make, done))
+
+    def _end_as_dead_letter(self, record: Record, error: BadEvent) -> None:
+        """The result of a record that has no upload id to wait for."""
+        self._publisher.submit(
+            Delivery(
+                record.position,
+                make=lambda: self._results.dead_letter(record, error),
+                done=lambda _finished: None,
+            )
+        )
+
+    def _leave(self, upload_id: str) -> None:
+        """Let the next upload with this id in, if one waits."""
+        while (waiting := self._turnstile.leave(upload_id)) is not None:
+            if self._ledger.owns(waiting.record.position):
+                self._begin(waiting)
+                return
+
+    # -- what all stages share -----------------------------------------------------------------
+
+    def _still_ours(self, admitted: Admitted) -> bool:
+        """False: the partition has another owner now, who will screen the upload."""
+        if self._ledger.owns(admitted.record.position):
+            return True
+        metrics.DROPPED.inc()
+        self._leave(admitted.upload.upload_id)
+        return False
+
+    @contextlib.contextmanager
+    def _ending(self, admitted: Admitted) -> Iterator[None]:
+        """End the upload if the stage finds that it cannot be screened."""
+        try:
+            yield
+        except Unscreenable as error:
+            self._end(admitted, Unscreened(admitted.upload, error))
+        except BadEvent as error:
+            self._end(admitted, error)
+
+    def _guarded[**P](self, stage: str, work: Callable[P, None]) -> Callable[P, None]:
+        """A stage that dies of an error of ours takes the process with it."""
+
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+            try:
+                work(*args, **kwargs)
+            except BaseException as error:  # noqa: BLE001 - reported, and ends the process
+                self._on_failure(stage, error)
+
+        return guarded
+
+
+@contextlib.contextmanager
+def _timed(stage: str) -> Iterator[None]:
+    with metrics.STAGE_SECONDS.labels(stage).time():
+        yield

@@ -1,0 +1,192 @@
+"""From what was found to what is published: the verdict, and the match events beside it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from worker.errors import BadEvent, Unscreenable
+from worker.events import (
+    MATCHES_SHOWN,
+    HotSetStamp,
+    ImageStamp,
+    Match,
+    MatchEvent,
+    ModelStamp,
+    Outcome,
+    Source,
+    Suppressed,
+    Verdict,
+    match_id,
+    verdict_id,
+)
+from worker.records import ImageInfo, Model, Record, Upload, Version
+from worker.scoring.policy import Decision, Overruled, Scored
+from worker.scoring.similarity import euclidean
+from worker.settings import Settings
+from worker.stream.dead_letters import dead_letter
+from worker.stream.publisher import Outgoing
+from worker.telemetry import metrics
+
+FIRST_FRAME = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """An upload that was compared with the hot set at `version`."""
+
+    upload: Upload
+    info: ImageInfo
+    decision: Decision
+    version: Version
+    calibration: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unscreened:
+    """An upload that could not be screened, and why. `info` where the picture could be read."""
+
+    upload: Upload
+    error: Unscreenable
+    info: ImageInfo | None = None
+
+
+class Results:
+    """Makes the events of one replica; counts what it makes."""
+
+    def __init__(self, settings: Settings, model: Model) -> None:
+        self._topics = settings.kafka.topics
+        self._all_verdicts = settings.verdicts.publish == "all"
+        self._model = ModelStamp(**asdict(model))
+        self._views = list(settings.views.uploads)
+
+    def screened(self, screened: Screened) -> list[Outgoing]:
+        """The verdict, and an event for each of the two match topics that has matches."""
+        upload, decision = screened.upload, screened.decision
+        outcome: Outcome = "match" if decision.enforced else "no_match"
+        _count_matches(decision)
+        metrics.UPLOADS.labels(outcome).inc()
+        envelope = self._envelope(upload, screened.info) | {
+            "hot_set": HotSetStamp(epoch=screened.version.epoch, seq=screened.version.seq),
+            "calibration": screened.calibration,
+        }
+        suppressed = [_suppressed(upload, one) for one in decision.suppressed[:MATCHES_SHOWN]]
+        enforced = _matches(upload, decision.enforced) | {"suppressed": suppressed}
+        shadow = _matches(upload, decision.shadow) | {"suppressed": suppressed}
+        events: list[Outgoing] = []
+        if self._all_verdicts or decision.enforced:
+            verdict = Verdict(**envelope, **enforced, outcome=outcome)
+            events.append(_outgoing("verdict", self._topics.verdicts, verdict))
+        if decision.enforced:
+            event = MatchEvent(**envelope, **enforced)
+            events.append(_outgoing("match", self._topics.matches, event))
+        if decision.shadow:
+            event = MatchEvent(**envelope, **shadow)
+            events.append(_outgoing("shadow", self._topics.shadow, event))
+        return events
+
+    def unscreened(self, unscreened: Unscreened) -> list[Outgoing]:
+        """The verdict that says why; it is always published."""
+        upload, error = unscreened.upload, unscreened.error
+        metrics.UPLOADS.labels("unscreened").inc()
+        metrics.UNSCREENED.labels(error.reason.value).inc()
+        verdict = Verdict(
+            **self._envelope(upload, unscreened.info),
+            hot_set=None,
+            calibration=None,
+            outcome="unscreened",
+            reason=error.reason,
+            detail=str(error)[:500],
+            matches=[],
+            matches_total=0,
+            suppressed=[],
+        )
+        return [_outgoing("verdict", self._topics.verdicts, verdict)]
+
+    def dead_letter(self, record: Record, error: BadEvent) -> list[Outgoing]:
+        """The dead letter of a record that is no upload event."""
+        metrics.UPLOADS.labels("dead_letter").inc()
+        metrics.DEAD_LETTERS.labels(error.reason.value).inc()
+        return [dead_letter(record, error, self._topics.dead_letters)]
+
+    def _envelope(self, upload: Upload, info: ImageInfo | None) -> dict[str, Any]:
+        at = upload.position
+        source = Source(topic=at.topic, partition=at.partition, offset=at.offset)
+        return {
+            "verdict_id": verdict_id(source, upload.upload_id),
+            "upload_id": upload.upload_id,
+            "tenant": upload.tenant,
+            "model": self._model,
+            "views": self._views,
+            "image": ImageStamp(**asdict(info)) if info else None,
+            "source": source,
+            "uploaded_at": upload.uploaded_at,
+            "received_at": upload.received_at,
+            "screened_at": datetime.now(UTC),
+            "attributes": dict(upload.attributes),
+        }
+
+
+def _matches(upload: Upload, found: Sequence[Scored]) -> dict[str, Any]:
+    return {
+        "matches": [Match(**_fields(upload, one)) for one in found[:MATCHES_SHOWN]],
+        "matches_total": len(found),
+    }
+
+
+def _suppressed(upload: Upload, one: Overruled) -> Suppressed:
+    return Suppressed(
+        **_fields(upload, one.match),
+        suppressed_by=one.by.reference.reference_id,
+        suppressed_by_bank=one.by.bank.name,
+        suppressed_by_score=round(one.by.score, 6),
+    )
+
+
+def _fields(upload: Upload, one: Scored) -> dict[str, Any]:
+    reference, bank = one.reference, one.bank
+    return {
+        "match_id": match_id(upload.upload_id, reference.reference_id),
+        "reference_id": reference.reference_id,
+        "bank": bank.name,
+        "label": reference.label or bank.label,
+        "severity": reference.severity or bank.severity,
+        "cosine": round(one.hit.cosine, 6),
+        "euclidean": round(euclidean(one.hit.cosine), 6),
+        "score": round(one.score, 6),
+        "threshold": one.threshold,
+        "false_matches_per_million": one.false_matches_per_million,
+        "action": bank.action,
+        "view": one.hit.view,
+        "frame": FIRST_FRAME,
+    }
+
+
+def _count_matches(decision: Decision) -> None:
+    for mode, found in (("enforce", decision.enforced), ("shadow", decision.shadow)):
+        for one in found:
+            metrics.MATCHES.labels(one.bank.name, mode).inc()
+    for overruled in decision.suppressed:
+        metrics.SUPPRESSED.labels(overruled.by.bank.name).inc()
+    if decision.best_score is not None:
+        metrics.TOP_SCORE.observe(decision.best_score)
+
+
+def _outgoing(kind: str, topic: str, event: Verdict | MatchEvent) -> Outgoing:
+    """Key is the upload id; the headers make it a CloudEvent in binary mode."""
+    source = event.source
+    attributes = {
+        "ce_specversion": "1.0",
+        "ce_id": f"{kind}-{event.verdict_id}",
+        "ce_source": f"/copysieve/{source.topic}/{source.partition}",
+        "ce_type": f"copysieve.{kind}.v1",
+        "ce_time": event.screened_at.isoformat(),
+        "content-type": "application/json",
+    }
+    return Outgoing(
+        kind=kind,
+        topic=topic,
+        key=event.upload_id.encode(),
+        value=event.model_dump_json().encode(),
+        headers=tuple((name, value.encode()) for name, value in attributes.items()),
+    )

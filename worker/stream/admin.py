@@ -1,0 +1,90 @@
+"""Topics: what must be there before the worker takes its first record, and who makes them."""
+
+from collections.abc import Iterable
+from typing import Any, Self
+
+from kafka import KafkaAdminClient
+from kafka import errors as kafka_errors
+from kafka.admin import ConfigResource, ConfigResourceType
+
+from worker.errors import StreamError
+from worker.settings import Kafka, Settings
+from worker.stream import client
+from worker.stream.publisher import RESULT_BYTES
+
+_LIMIT = "max.message.bytes"
+
+
+class Admin:
+    """A connection for questions about topics. Raises StreamError where Kafka does not answer."""
+
+    def __init__(self, settings: Kafka, servers: tuple[str, ...]) -> None:
+        self._servers = servers
+        try:
+            self._client = KafkaAdminClient(**client.connection(settings, servers))
+        except (*client.FATAL, kafka_errors.KafkaError) as error:
+            client.unreachable(servers, error)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def topics(self) -> set[str]:
+        """Names of all topics that this login may see."""
+        try:
+            return set(self._client.list_topics())
+        except kafka_errors.KafkaError as error:
+            client.unreachable(self._servers, error)
+
+    def record_limits(self, topics: Iterable[str]) -> dict[str, int]:
+        """`max.message.bytes` of each topic; a topic whose settings may not be read is absent."""
+        wanted = {_LIMIT: None}
+        resources = [ConfigResource(ConfigResourceType.TOPIC, name, wanted) for name in topics]
+        try:
+            described = self._client.describe_configs(resources, config_filter="all")
+        except kafka_errors.KafkaError:
+            return {}
+        by_name: dict[str, Any] = described.get("topic", {})
+        return {name: int(config[_LIMIT]["value"]) for name, config in by_name.items()}
+
+    def create(self, names: Iterable[str], partitions: int, config: dict[str, str]) -> None:
+        """Create the topics that are not there. Replication is the cluster's default."""
+        missing = set(names) - self.topics()
+        if missing:
+            self._client.create_topics(
+                {name: {"num_partitions": partitions, "configs": config} for name in missing},
+                wait_for_metadata=True,
+            )
+
+
+def require_topics(settings: Settings) -> list[str]:
+    """Check the topics before any upload is taken; returns warnings.
+
+    Raises StreamError for a cluster that does not answer, a topic that is missing, and an output
+    topic too small for a result. A group on a missing topic would look stable, and empty, for ever.
+    """
+    kafka, topics = settings.kafka, settings.kafka.topics
+    outputs = [topics.matches, topics.shadow, topics.verdicts, topics.dead_letters]
+    with Admin(kafka, kafka.bootstrap_servers) as admin:
+        _require(admin, [topics.uploads], kafka.bootstrap_servers)
+        uploads_limit = admin.record_limits([topics.uploads]).get(topics.uploads)
+    with Admin(kafka, client.output_servers(kafka)) as admin:
+        _require(admin, outputs, client.output_servers(kafka))
+        limits = admin.record_limits(outputs)
+    for name, limit in sorted(limits.items()):
+        if limit < RESULT_BYTES:
+            raise StreamError(
+                f"topic {name} takes records of {limit} bytes, results may have {RESULT_BYTES}:"
+                " raise its max.message.bytes"
+            )
+    if uploads_limit is not None and uploads_limit > settings.limits.record_bytes:
+        above = f"those above limits.record_bytes ({settings.limits.record_bytes})"
+        return [f"topic {topics.uploads} takes {uploads_limit} bytes; {above} become dead letters"]
+    return []
+
+
+def _require(admin: Admin, names: list[str], servers: tuple[str, ...]) -> None:
+    if missing := sorted(set(names) - admin.topics()):
+        raise StreamError(f"there is no topic {', '.join(missing)} at {','.join(servers)}")
