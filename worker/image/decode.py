@@ -59,8 +59,9 @@ _UPRIGHT = {
 }
 _SWAPS_SIDES = {_UPRIGHT[tag] for tag in (5, 6, 7, 8)}
 
-# Pillow keeps RGB in 4 bytes a pixel; the conversion to an array holds two copies of 3 more.
-_PEAK_BYTES_PER_PIXEL = 10
+# The most that decoding was measured to hold: Pillow's copies at 4 bytes a pixel (with transparency
+# three of them, for WebP two canvases more), or one and what becomes the array, twice 3.
+_PEAK_BYTES_PER_PIXEL = {"JPEG": 10, "PNG": 12, "GIF": 12, "WEBP": 20}
 
 type Reserve = Callable[[int], AbstractContextManager[object]]
 
@@ -86,13 +87,15 @@ def decode(
         frames = _frames(kind, data, image, limits.image_frames)
         _judge(width, height, frames, limits)
         _scale(image, target)
-    peak = image.width * image.height * _PEAK_BYTES_PER_PIXEL
+    peak = image.width * image.height * _PEAK_BYTES_PER_PIXEL[kind]
     with (reserve or nullcontext)(peak), _as_undecodable(kind):
         image, truncated = _load(kind, data, image, target)
         orientation = _orientation(image)
         rgb = _rgb(image)
         del image
-        pixels = np.asarray(rgb if orientation is None else rgb.transpose(orientation))
+        if orientation is not None:
+            rgb = rgb.transpose(orientation)
+        pixels = np.asarray(rgb)
     if orientation in _SWAPS_SIDES:
         width, height = height, width
     metrics.DECODES.labels(kind).inc()
