@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 import worker
+from worker.cli import embed, models
 
 app = typer.Typer(
     name="copysieve",
@@ -29,3 +30,7 @@ def _root(
     ] = False,
 ) -> None:
     del version
+
+
+app.command()(embed.embed)
+app.add_typer(models.app)

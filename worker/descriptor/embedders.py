@@ -1,0 +1,234 @@
+"""What runs a model: uint8 pictures of the model's size in, checked descriptors out."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from worker.descriptor import checkpoints, zoo
+from worker.descriptor.checkpoints import Checkpoint
+from worker.descriptor.network import Network
+from worker.errors import ModelError, Unscreenable, UnscreenedReason
+from worker.records import Model, Preprocessing
+from worker.settings import ModelSettings
+
+type Batch = npt.NDArray[np.uint8]
+"""Canonical RGB at the model's size, [n, size, size, 3]."""
+
+_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# On CUDA a batch is padded to one of these, so that each shape's kernels are chosen once.
+_CUDA_SIZES = (1, 8, 16, 32, 64, 128)
+_NORM_TOLERANCE = 1e-3
+
+
+class Embedder(Protocol):
+    """A loaded model. One thread at a time."""
+
+    model: Model
+    preprocessing: Preprocessing
+    device: torch.device
+
+    def describe(self, pixels: Batch) -> Tensor:
+        """L2-normalised float32 descriptors [n, dims] on `device`, one per picture, in order.
+
+        Raises Unscreenable (`describe_failed`) if one of them is not finite or not of norm 1, so
+        that a batch with a poisonous picture is noticed; ValueError for a batch of another shape.
+        """
+        ...
+
+    def warm(self, batch_size: int) -> None:
+        """Run once every shape that batches of up to `batch_size` pictures will have."""
+        ...
+
+
+def load(settings: ModelSettings) -> Embedder:
+    """Find, verify and load the model. Raises ModelError in one line."""
+    path = zoo.locate(settings)
+    sha256 = zoo.verify(path, settings)
+    if path.suffix == ".onnx":
+        return OnnxEmbedder(path, sha256, settings)
+    checkpoint = checkpoints.read(path)
+    _check_catalogue(path, settings, checkpoint)
+    return TorchEmbedder(checkpoint, sha256, settings)
+
+
+def _check_catalogue(path: Path, settings: ModelSettings, checkpoint: Checkpoint) -> None:
+    """A file under a name of the catalogue, pinned by `model.sha256`, must be that model."""
+    entry = zoo.CATALOGUE.get(settings.name)
+    if entry is None:
+        return
+    expected = (entry.architecture, entry.dims, entry.preprocessing.size)
+    found = (checkpoint.architecture.name, checkpoint.dims, checkpoint.size)
+    if found != expected:
+        raise ModelError(
+            f"{path}: expected {entry.name}, {expected}, found {found}: give it another model.name"
+        )
+
+
+class TorchEmbedder:
+    """The SSCD network on the CPU or on one CUDA device."""
+
+    def __init__(self, checkpoint: Checkpoint, sha256: str, settings: ModelSettings) -> None:
+        self.preprocessing = zoo.preprocessing("bicubic", checkpoint.size)
+        self.model = Model(settings.name, sha256, checkpoint.dims, self.preprocessing.name)
+        self.device = _device(settings.device)
+        self._cuda = self.device.type == "cuda"
+        self._dtype = _dtype(settings.precision, self.device)
+        if self._cuda:
+            torch.backends.cudnn.benchmark = True
+        elif settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        network = Network.with_weights(checkpoint.architecture, checkpoint.dims, checkpoint.weights)
+        network.cast_trunk(self._dtype)
+        self._network = network.to(self.device).to(memory_format=torch.channels_last)
+        self._mean = torch.tensor(checkpoint.mean, device=self.device)
+        self._std = torch.tensor(checkpoint.std, device=self.device)
+
+    @torch.inference_mode()
+    def describe(self, pixels: Batch) -> Tensor:
+        """See `Embedder`."""
+        descriptors = self._network.descriptor(self._input(pixels))
+        return _checked(descriptors[: len(pixels)], len(pixels), self.model.dims)
+
+    @torch.inference_mode()
+    def embedding(self, pixels: Batch) -> Tensor:
+        """The pooled features before the head, float32 [n, 2048] on `device`."""
+        return self._network.embedding(self._input(pixels))[: len(pixels)]
+
+    @torch.inference_mode()
+    def feature_maps(self, pixels: Batch) -> dict[str, Tensor]:
+        """Float32 [n, channels, height, width] of stage1 to stage4 on `device`."""
+        maps = self._network.feature_maps(self._input(pixels))
+        return {name: stage[: len(pixels)].float() for name, stage in maps.items()}
+
+    def warm(self, batch_size: int) -> None:
+        """See `Embedder`."""
+        side = self.preprocessing.size
+        for size in sorted({self._padded(n) for n in range(1, batch_size + 1)}):
+            self.describe(np.full((size, side, side, 3), 127, np.uint8))
+
+    def _input(self, pixels: Batch) -> Tensor:
+        """The batch on the device: copied as bytes, padded, and only then made float."""
+        _check_shape(pixels, self.preprocessing.size)
+        shape = (self._padded(len(pixels)), *pixels.shape[1:])
+        # The padding's values don't matter: pictures don't mix, and its rows are cut off.
+        host = torch.empty(shape, dtype=torch.uint8, pin_memory=self._cuda)
+        host.numpy()[: len(pixels)] = pixels
+        batch = host.to(self.device, non_blocking=True)
+        return normalise(batch, self._mean, self._std).to(self._dtype)
+
+    def _padded(self, count: int) -> int:
+        if not self._cuda:
+            return count
+        largest = _CUDA_SIZES[-1]
+        return next((size for size in _CUDA_SIZES if size >= count), -(-count // largest) * largest)
+
+
+def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Make uint8 [n, height, width, 3] float32 [n, 3, height, width], in channels_last memory."""
+    return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+class OnnxEmbedder:
+    """A graph for ONNX Runtime on the CPU: `uint8 [n, height, width, 3]` in, float `[n, dims]` out.
+
+    It normalises inside, and its precision is its own.
+    """
+
+    def __init__(self, path: Path, sha256: str, settings: ModelSettings) -> None:
+        if settings.device.startswith("cuda"):
+            raise ModelError(f"model.device {settings.device}: {path.name} runs on the CPU only")
+        if settings.precision != "auto":
+            raise ModelError(f"model.precision: {path.name} has its own, set it to auto")
+        self._session = _session(path, settings.threads)
+        self.preprocessing = zoo.preprocessing("bilinear", 320)
+        self._input_name, dims = _dims(path, self._session, self.preprocessing.size)
+        self.model = Model(settings.name, sha256, dims, self.preprocessing.name)
+        self.device = torch.device("cpu")
+
+    def describe(self, pixels: Batch) -> Tensor:
+        """See `Embedder`."""
+        _check_shape(pixels, self.preprocessing.size)
+        (descriptors,) = self._session.run(None, {self._input_name: pixels})
+        return _checked(torch.from_numpy(descriptors), len(pixels), self.model.dims)
+
+    def warm(self, batch_size: int) -> None:
+        """See `Embedder`. The CPU has no shapes to learn: one picture and one full batch."""
+        side = self.preprocessing.size
+        for size in {1, batch_size}:
+            self.describe(np.full((size, side, side, 3), 127, np.uint8))
+
+
+def _session(path: Path, threads: int | None) -> Any:
+    try:
+        import onnxruntime  # noqa: PLC0415 - an extra of the distribution
+    except ImportError:
+        raise ModelError(
+            f"{path.name} needs ONNX Runtime: install the extra copysieve[onnx]"
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or 0  # 0: one per core
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 - its errors have no common base
+        kind = type(error).__name__
+        raise ModelError(f"{path}: ONNX Runtime cannot load it ({kind})") from None
+
+
+def _dims(path: Path, session: Any, size: int) -> tuple[str, int]:
+    """The input's name and the descriptor's length, of a graph with the one known interface."""
+    inputs = [(node.type, node.shape) for node in session.get_inputs()]
+    outputs = [(node.type, node.shape) for node in session.get_outputs()]
+    match inputs, outputs:
+        case [("tensor(uint8)", [_, height, width, 3])], [("tensor(float)", [_, int(dims)])]:
+            if all(side == size or not isinstance(side, int) for side in (height, width)):
+                return session.get_inputs()[0].name, dims
+    raise ModelError(
+        f"{path}: expected uint8 [n, {size}, {size}, 3] to float [n, dims], "
+        f"found {inputs} to {outputs}"
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ModelError(
+            f"model.device {name}: torch sees {torch.cuda.device_count()} CUDA devices"
+        )
+    return device
+
+
+def _dtype(precision: str, device: torch.device) -> torch.dtype:
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" else "fp32"
+    return _PRECISIONS[precision]
+
+
+def _check_shape(pixels: Batch, size: int) -> None:
+    if pixels.dtype != np.uint8 or pixels.shape[1:] != (size, size, 3) or not len(pixels):
+        raise ValueError(
+            f"expected uint8 [n, {size}, {size}, 3], found {pixels.dtype} {list(pixels.shape)}"
+        )
+
+
+def _checked(descriptors: Tensor, count: int, dims: int) -> Tensor:
+    """As many rows as pictures, all finite and of norm 1."""
+    if descriptors.shape != (count, dims):
+        found = list(descriptors.shape)
+        raise Unscreenable(
+            UnscreenedReason.DESCRIBE_FAILED, f"{found} descriptors of {count} pictures"
+        )
+    # A NaN or an infinite value makes the norm so too, and neither compares as near.
+    good = (descriptors.norm(dim=1) - 1).abs() <= _NORM_TOLERANCE
+    bad = count - int(good.sum())
+    if bad:
+        raise Unscreenable(
+            UnscreenedReason.DESCRIBE_FAILED, f"{bad} of {count} descriptors are not of norm 1"
+        )
+    return descriptors
