@@ -1,8 +1,8 @@
 """Which IP addresses an image may be fetched from.
 
-A name in an upload event can resolve to anything, so it is the address that is judged. Nothing ever
-opens link-local, metadata, multicast, unspecified and reserved addresses; what is not reachable from
-the whole internet (private, loopback, shared, unique-local) needs `fetch.allow_private_addresses`.
+A name in an upload event can resolve to anything, so it is the address that is judged. No setting
+opens link-local, metadata, multicast, unspecified and reserved addresses; what the internet cannot
+reach (private, loopback, shared, unique-local) needs `fetch.allow_private_addresses`.
 """
 
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
@@ -25,6 +25,7 @@ _METADATA = {
 }
 _THIS_NETWORK = ip_network("0.0.0.0/8")
 
+_GLOBAL_UNICAST = IPv6Network("2000::/3")
 _UNSPECIFIED, _LOOPBACK = IPv6Address("::"), IPv6Address("::1")
 # Prefixes whose last four bytes are an IPv4 address: IPv4-compatible, and NAT64.
 _ENDS_IN_IPV4 = (IPv6Network("::/96"), IPv6Network("64:ff9b::/96"))
@@ -40,9 +41,9 @@ def check(address: str, *, allow_private: bool) -> None:
         raise FetchError(UnscreenedReason.FETCH_DENIED, "not an IP address") from None
     for judged in _ends(outer):
         if kind := _never(judged):
-            raise FetchError(UnscreenedReason.FETCH_DENIED, f"a {kind} address")
-        if not (judged.is_global or allow_private):
-            raise FetchError(UnscreenedReason.FETCH_DENIED, "a private address")
+            raise FetchError(UnscreenedReason.FETCH_DENIED, f"{kind} address")
+        if not (_is_public(judged) or allow_private):
+            raise FetchError(UnscreenedReason.FETCH_DENIED, "private address")
 
 
 def _ends(address: Address) -> tuple[Address, ...]:
@@ -63,16 +64,18 @@ def _ends(address: Address) -> tuple[Address, ...]:
 
 def _never(address: Address) -> str | None:
     """Names what makes an address one that no setting opens."""
-    if address in _METADATA:
-        return "metadata"
     if address.is_loopback:  # Python calls ::1 reserved as well
         return None
-    if address.is_link_local:
-        return "link-local"
-    if address.is_multicast:
-        return "multicast"
-    if address.is_unspecified or address in _THIS_NETWORK:
-        return "unspecified"
-    if address.is_reserved:
-        return "reserved"
-    return None
+    kinds = {
+        "metadata": address in _METADATA,
+        "link-local": address.is_link_local,
+        "multicast": address.is_multicast,
+        "unspecified": address.is_unspecified or address in _THIS_NETWORK,
+        "reserved": address.is_reserved,
+    }
+    return next((kind for kind, applies in kinds.items() if applies), None)
+
+
+def _is_public(address: Address) -> bool:
+    """Reachable for the whole internet; of IPv6, only what was ever given out for that."""
+    return address.is_global and (isinstance(address, IPv4Address) or address in _GLOBAL_UNICAST)

@@ -11,8 +11,8 @@ from worker.telemetry import metrics
 class ByteBudget:
     """Hands out at most `limit` bytes at a time, first come, first served.
 
-    A request above the whole limit waits until nothing is reserved, and passes alone. Small requests
-    do not overtake a large one that waits, or it might wait forever.
+    A request above the whole limit waits until nothing is reserved, and passes alone. Small ones do
+    not overtake a large one that waits, or it might wait forever.
     """
 
     def __init__(self, limit: int) -> None:

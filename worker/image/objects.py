@@ -1,0 +1,114 @@
+"""Images in object stores: `s3://bucket/key`, `gs://bucket/key`, `az://container/key`.
+
+Endpoint and credentials are the operator's, through the platform's usual chain (environment, web
+identity, instance metadata); only bucket and key come from the event. The key is what follows the
+bucket, letter by letter: nothing in it is decoded, `?` and `#` belong to it.
+"""
+
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import lru_cache
+from typing import Any
+
+import obstore
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import AzureStore, ClientConfig, GCSStore, S3Store
+
+from worker.errors import FetchError, UnscreenedReason
+from worker.settings import Fetch
+
+type _Store = S3Store | GCSStore | AzureStore
+
+_STORES: dict[str, Callable[..., _Store]] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
+SCHEMES = frozenset(_STORES)
+
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,221}")
+_CHUNK_BYTES = 64 * 1024
+_STORES_KEPT = 64
+
+
+def host_is_allowed(host: str, allowed: tuple[str, ...]) -> bool:
+    """Whether a host or bucket is named, or lies below a `*.suffix`. No names allow all."""
+    host = host.rstrip(".").lower()
+    names = [name.lower() for name in allowed]
+    return not names or any(
+        host.endswith(name[1:]) if name.startswith("*.") else host == name for name in names
+    )
+
+
+class ObjectFetcher:
+    """Fetches objects for many threads. `config` overrides the stores' environment."""
+
+    def __init__(
+        self, settings: Fetch, image_bytes: int, config: dict[str, Any] | None = None
+    ) -> None:
+        self._settings = settings
+        self._image_bytes = image_bytes
+        self._config = config or {}
+        self._store = lru_cache(_STORES_KEPT)(self._new_store)
+        self._threads = ThreadPoolExecutor(settings.workers, "fetch-object")
+
+    def fetch(self, url: str) -> bytes:
+        """Fetch one object; blocks until `fetch.deadline_seconds` at most. Raises FetchError."""
+        scheme, bucket, key = self._admit(url)
+        # The client's timeouts are for one request, and finding credentials takes several: so the
+        # wait is bounded here, and the client ends what is left of it a little later.
+        reading = self._threads.submit(self._read, scheme, bucket, key)
+        try:
+            return reading.result(timeout=self._settings.deadline_seconds)
+        except TimeoutError:
+            reading.cancel()
+            raise FetchError(UnscreenedReason.FETCH_TIMEOUT, f"{bucket}: too slow") from None
+        except FileNotFoundError:
+            raise FetchError(UnscreenedReason.FETCH_NOT_FOUND, f"{bucket}: no such key") from None
+        except (PermissionDeniedError, UnauthenticatedError) as error:
+            detail = f"{bucket}: {type(error).__name__}"
+            raise FetchError(UnscreenedReason.FETCH_DENIED, detail) from None
+        except (BaseError, OSError, ValueError) as error:
+            detail = f"{bucket}: {type(error).__name__}"
+            raise FetchError(UnscreenedReason.FETCH_FAILED, detail) from None
+
+    def close(self) -> None:
+        """Let the threads end as their requests do."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _admit(self, url: str) -> tuple[str, str, str]:
+        scheme, _, rest = url.partition("://")
+        bucket, _, key = rest.partition("/")
+        denied = UnscreenedReason.FETCH_DENIED
+        if scheme.lower() not in self._settings.allowed_schemes:
+            raise FetchError(denied, "the scheme is not allowed")
+        if not _BUCKET.fullmatch(bucket):
+            raise FetchError(denied, "not the name of a bucket")
+        if not host_is_allowed(bucket, self._settings.allowed_hosts):
+            raise FetchError(denied, f"{bucket}: the bucket is not allowed")
+        if not key:
+            raise FetchError(denied, f"{bucket}: no key")
+        return scheme.lower(), bucket, key
+
+    def _new_store(self, scheme: str, bucket: str) -> _Store:
+        options: ClientConfig = {
+            "allow_http": True,  # only where the operator has set such an endpoint
+            "connect_timeout": timedelta(seconds=self._settings.connect_timeout_seconds),
+            "timeout": timedelta(seconds=self._settings.deadline_seconds),
+        }
+        once = {"max_retries": 0}
+        return _STORES[scheme](
+            bucket, config=self._config, client_options=options, retry_config=once
+        )
+
+    def _read(self, scheme: str, bucket: str, key: str) -> bytes:
+        result = obstore.get(self._store(scheme, bucket), key)
+        too_large = FetchError(
+            UnscreenedReason.TOO_LARGE, f"{bucket}: more than {self._image_bytes} bytes"
+        )
+        if result.meta["size"] > self._image_bytes:
+            raise too_large
+        data = bytearray()
+        for chunk in result.stream(min_chunk_size=_CHUNK_BYTES):
+            data += chunk
+            if len(data) > self._image_bytes:
+                raise too_large
+        return bytes(data)
