@@ -115,7 +115,7 @@ class Kafka(Group):
     group_id: str = "copysieve"
     session_timeout_ms: Positive = 45_000
     max_poll_interval_ms: Positive = 60_000
-    delivery_timeout_ms: Positive = 3_600_000
+    delivery_timeout_ms: Annotated[int, Field(ge=1_000)] = 3_600_000
     topics: Topics = Topics()
     delivery: Literal["at_least_once"] = "at_least_once"
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"

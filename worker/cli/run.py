@@ -88,11 +88,12 @@ class Replica:
 
     def _screen(self) -> None:
         settings, ledger = self._settings, self._ledger
-        publisher = Publisher(settings.kafka, ledger, lambda: consumer.restart())
+        restart = threading.Event()
+        publisher = Publisher(settings.kafka, ledger, restart)
         pipeline = Pipeline(
             settings, ledger, publisher, self._embedder, self._mirror, on_failure=self._died
         )
-        consumer = UploadConsumer(settings, ledger, pipeline.admit, self._held_back)
+        consumer = UploadConsumer(settings, ledger, pipeline.admit, restart, self._held_back)
         self._consumer, self._pipeline = consumer, pipeline
         threads = [
             threading.Thread(target=self._stage("publisher", publisher.run), name="publisher"),

@@ -8,8 +8,8 @@ from worker.errors import StreamError
 from worker.settings import Kafka
 
 FATAL: tuple[type[Exception], ...] = (
-    kafka_errors.AuthenticationFailedError,
     kafka_errors.AuthorizationError,
+    kafka_errors.SaslAuthenticationFailedError,
     kafka_errors.FencedInstanceIdError,
     kafka_errors.InconsistentGroupProtocolError,
     kafka_errors.KafkaConfigurationError,

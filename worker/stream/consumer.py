@@ -15,7 +15,7 @@ from typing import Any
 
 from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
-from kafka.coordinator.assignors.cooperative_sticky_assignor import CooperativeStickyAssignor
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.structs import MemberState
 
 from worker.errors import StageDied
@@ -44,20 +44,22 @@ class UploadConsumer:
         settings: Settings,
         ledger: Ledger,
         admit: Callable[[Record], None],
+        restart: threading.Event,
         held_back: Callable[[], str | None] = lambda: None,
     ) -> None:
         """`admit` gets every record that was taken, and must not block.
 
+        `restart` is set where results could not be delivered: begin again at what is finished.
         `held_back` names a reason of the pipeline's to take nothing for now (None: there is none).
         Raises StreamError where Kafka does not answer.
         """
         self._settings = settings
         self._ledger = ledger
         self._admit = admit
+        self._restart = restart
         self._held_back = held_back
         self._stopping = threading.Event()
         self._abandon = threading.Event()
-        self._restart = threading.Event()
         self._commit_results: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
         self._commit_sent: float | None = None
         self._commit_due = 0.0
@@ -78,10 +80,6 @@ class UploadConsumer:
         """Return from `run` now, with what is finished committed and the rest left for others."""
         self._stopping.set()
         self._abandon.set()
-
-    def restart(self) -> None:
-        """Some results could not be delivered: begin again at what is finished."""
-        self._restart.set()
 
     def run(self) -> None:
         """The thread's body: until `stop`, then until drained. Fatal errors are raised."""

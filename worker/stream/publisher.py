@@ -66,16 +66,14 @@ class _Acknowledged(NamedTuple):
 class Publisher:
     """Sends deliveries in the order of `submit`; `run` is the thread's body."""
 
-    def __init__(
-        self, settings: Kafka, ledger: Ledger, on_delivery_failure: Callable[[], None]
-    ) -> None:
-        """`on_delivery_failure` makes the consumer start again from what is finished.
+    def __init__(self, settings: Kafka, ledger: Ledger, restart: threading.Event) -> None:
+        """`restart` is set where a delivery failed, and read by the consumer.
 
         Raises StreamError where Kafka does not answer.
         """
         self._settings = settings
         self._ledger = ledger
-        self._on_delivery_failure = on_delivery_failure
+        self._restart = restart
         self._inbox: queue.SimpleQueue[Delivery | _Acknowledged | None] = queue.SimpleQueue()
         self._abandon = threading.Event()
         self._outstanding: set[_Sent] = set()
@@ -165,7 +163,7 @@ class Publisher:
         metrics.DELIVERY_FAILURES.inc()
         logger.error("delivery_failed", error=type(error).__name__, detail=str(error))
         self._ledger.revoke(self._ledger.assigned())
-        self._on_delivery_failure()
+        self._restart.set()
         self._producer.close(timeout=0)
         given_up, self._outstanding = self._outstanding, set()
         for sent in given_up:
@@ -190,7 +188,7 @@ def producer(settings: Kafka) -> KafkaProducer:
             enable_idempotence=True,
             acks="all",
             delivery_timeout_ms=settings.delivery_timeout_ms,
-            request_timeout_ms=min(30_000, settings.delivery_timeout_ms),
+            request_timeout_ms=min(30_000, settings.delivery_timeout_ms // 2),
             linger_ms=5,
             batch_size=256 * 1024,
             compression_type="lz4",

@@ -1,0 +1,176 @@
+"""Consumer, ledger and publisher together on a real Apache Kafka; screening is an echo."""
+
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from tests.fixtures.stream import make_stream
+from worker.embedded.kafka import kafka_broker as own_broker
+from worker.stream.admin import require_topics
+from worker.stream.consumer import UploadConsumer
+from worker.stream.ledger import Ledger, decode_runs
+from worker.stream.publisher import Delivery, Outgoing, Publisher
+
+pytestmark = pytest.mark.kafka
+
+
+class Echo:
+    """A replica whose screening is an echo; `hold` keeps records until `let_go`."""
+
+    def __init__(self, settings, hold=lambda _value: False):
+        self.settings, self.hold = settings, hold
+        self.ledger, self.restart = Ledger(), threading.Event()
+        self.held, self.errors = [], []
+        self.publisher = Publisher(settings.kafka, self.ledger, self.restart)
+        self.consumer = UploadConsumer(settings, self.ledger, self.admit, self.restart)
+        self.threads = [
+            threading.Thread(target=self._guarded, args=(body,), daemon=True)
+            for body in (self.publisher.run, self.consumer.run)
+        ]
+        for thread in self.threads:
+            thread.start()
+
+    def _guarded(self, body):
+        try:
+            body()
+        except Exception as error:  # noqa: BLE001 - the test looks at them
+            self.errors.append(error)
+
+    def admit(self, record):
+        if self.hold(record.value):
+            self.held.append(record)
+        else:
+            self.finish(record)
+
+    def finish(self, record):
+        topic = self.settings.kafka.topics.verdicts
+        echo = Outgoing("verdict", topic, record.key, record.value)
+        self.publisher.submit(Delivery(record.position, lambda: [echo], lambda _finished: None))
+
+    def let_go(self):
+        held, self.held = self.held, []
+        for record in held:
+            self.finish(record)
+
+    def stop(self, *, abandon=False):
+        self.consumer.abandon() if abandon else self.consumer.stop()
+        self.threads[1].join(30)
+        self.publisher.close(abandon=abandon)
+        self.threads[0].join(30)
+        assert not any(thread.is_alive() for thread in self.threads)
+        assert not self.errors
+
+
+def eventually(check, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.05)
+
+
+def numbered(count, start=0):
+    return [(str(n).encode(), str(n).encode(), ()) for n in range(start, start + count)]
+
+
+def seen(stream):
+    return Counter(int(record.value) for record in stream.read(stream.topics.verdicts))
+
+
+def test_everything_is_echoed_once_and_committed(stream):
+    stream.produce(numbered(500))
+    replica = Echo(stream.settings)
+    eventually(lambda: sum(seen(stream).values()) >= 500)
+    replica.stop()
+    assert seen(stream) == Counter(range(500))
+    assert sum(commit.offset for commit in stream.committed().values()) == 500
+
+
+def test_one_slow_record_holds_only_the_watermark_and_the_next_owner_skips_the_rest(stream):
+    stream.produce(numbered(200))
+    first = Echo(stream.settings, hold=lambda value: value in {b"7", b"80"})
+    eventually(lambda: sum(seen(stream).values()) == 198)
+    first.stop(abandon=True)
+
+    commits = stream.committed()
+    beyond = sum(
+        stop - start
+        for commit in commits.values()
+        for start, stop in decode_runs(commit.offset, commit.metadata)
+    )
+    assert sum(commit.offset for commit in commits.values()) + beyond == 198
+
+    second = Echo(stream.replica())
+    eventually(lambda: sum(seen(stream).values()) >= 200)
+    second.stop()
+    assert seen(stream) == Counter(range(200))
+
+
+def test_a_joining_and_a_leaving_member_repeat_nothing(stream):
+    first = Echo(stream.settings)
+    stream.produce(numbered(300))
+    eventually(first.ledger.assigned)
+    second = Echo(stream.replica())
+    stream.produce(numbered(300, start=300))
+    eventually(second.ledger.assigned)
+    stream.produce(numbered(300, start=600))
+    first.stop()
+    stream.produce(numbered(300, start=900))
+    eventually(lambda: sum(seen(stream).values()) >= 1200)
+    second.stop()
+    assert seen(stream) == Counter(range(1200))
+
+
+def test_what_is_in_flight_stays_below_the_limit(stream):
+    settings = stream.replica(limits={"in_flight_records": 20})
+    stream.produce(numbered(300))
+    replica = Echo(settings, hold=lambda _value: True)
+    eventually(lambda: len(replica.held) >= 20)
+    time.sleep(0.5)
+    assert len(replica.held) == 20
+    deadline = time.monotonic() + 60
+    while sum(seen(stream).values()) < 300 and time.monotonic() < deadline:
+        replica.let_go()
+        assert replica.ledger.in_flight_records <= 20
+        time.sleep(0.05)
+    replica.stop()
+    assert seen(stream) == Counter(range(300))
+
+
+def test_a_record_of_the_largest_size_is_followed_by_others(stream):
+    large = b"0" * (15 * 1024 * 1024)
+    stream.produce([(b"k", b"1", ()), (b"k", large, ()), (b"k", b"2", ())])
+    sizes = []
+    replica = Echo(stream.settings, hold=lambda value: sizes.append(len(value)) or True)
+    eventually(lambda: len(sizes) == 3)
+    replica.stop(abandon=True)
+    assert sizes == [1, len(large), 1]
+
+
+def test_results_that_kafka_did_not_take_are_made_again():
+    with own_broker() as broker:
+        stream = make_stream(broker, kafka={"delivery_timeout_ms": 3_000})
+        stream.produce(numbered(50))
+        replica = Echo(stream.settings, hold=lambda value: int(value) > 5)
+        eventually(lambda: len(replica.held) == 44 and len(seen(stream)) == 6)
+        broker.kill()
+        replica.hold = lambda _value: False
+        replica.let_go()
+        eventually(replica.restart.is_set, seconds=60)
+        broker.restart()
+        eventually(lambda: set(seen(stream)) == set(range(50)), seconds=60)
+        replica.stop()
+        assert sum(commit.offset for commit in stream.committed().values()) == 50
+
+
+def test_a_missing_topic_is_named(stream):
+    missing = stream.topics.model_dump() | {"shadow": "nowhere"}
+    with pytest.raises(Exception, match="no topic nowhere at"):
+        require_topics(stream.replica(kafka={"topics": missing}))
+    assert require_topics(stream.settings) == [
+        (
+            f"topic {stream.topics.uploads} takes 20971520 bytes; those above limits.record_bytes"
+            " (16777216) become dead letters"
+        )
+    ]
