@@ -28,7 +28,6 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
-    LocationParseError,
     NewConnectionError,
 )
 from urllib3.exceptions import TimeoutError as HTTPTimeoutError

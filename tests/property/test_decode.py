@@ -1,0 +1,84 @@
+"""Whatever the bytes are: a picture, or a DecodeError."""
+
+import io
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from worker.errors import DecodeError
+from worker.image.decode import decode
+from worker.records import DecodedImage
+from worker.settings import Limits
+
+LIMITS = Limits(image_pixels=1_000_000, image_frames=5)
+
+
+def _samples() -> list[bytes]:
+    """Every format, with metadata, palettes, animation and interlacing in it."""
+    noise = np.random.default_rng(5).integers(0, 256, (24, 32, 3), np.uint8)
+    image = Image.fromarray(noise)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    variants: list[tuple[Image.Image, str, dict[str, object]]] = [
+        (image, "JPEG", {"exif": exif, "quality": 90}),
+        (image, "JPEG", {"progressive": True}),
+        (image.convert("CMYK"), "JPEG", {}),
+        (image, "PNG", {"exif": exif}),
+        (image.convert("P"), "PNG", {"transparency": 3}),
+        (image.convert("RGBA"), "PNG", {"save_all": True, "append_images": [image.rotate(90)]}),
+        (image, "GIF", {"save_all": True, "append_images": [image.rotate(90)]}),
+        (image, "WEBP", {"lossless": True, "exif": exif}),
+        (image, "WEBP", {"save_all": True, "append_images": [image.rotate(90)]}),
+    ]
+    encoded = []
+    for picture, kind, options in variants:
+        stream = io.BytesIO()
+        picture.save(stream, kind, **options)
+        encoded.append(stream.getvalue())
+    return encoded
+
+
+SAMPLES = st.sampled_from(_samples())
+SIGNATURES = st.sampled_from(
+    [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF\0\0\0\0WEBPVP8L"]
+)
+
+
+def attempt(data: bytes) -> DecodedImage | None:
+    try:
+        decoded = decode(data, LIMITS, target=8)
+    except DecodeError:
+        return None
+    assert decoded.pixels.dtype == np.uint8
+    assert decoded.pixels.ndim == 3
+    assert decoded.info.width * decoded.info.height <= LIMITS.image_pixels
+    assert decoded.info.bytes == len(data)
+    return decoded
+
+
+@given(SAMPLES, st.floats(0, 1, exclude_max=True))
+def test_a_cut_anywhere(data: bytes, at: float) -> None:
+    cut = data[: int(len(data) * at)]
+    decoded = attempt(cut)
+    if decoded is not None and decoded.info.format == "JPEG":
+        assert decoded.info.truncated
+
+
+@given(SAMPLES, st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=20))
+def test_damage_anywhere(data: bytes, changes: list[tuple[int, int]]) -> None:
+    damaged = bytearray(data)
+    for at, value in changes:
+        damaged[at % len(damaged)] = value
+    attempt(bytes(damaged))
+
+
+@given(SAMPLES, SAMPLES, st.floats(0, 1), st.floats(0, 1))
+def test_one_grafted_onto_another(head: bytes, tail: bytes, end: float, start: float) -> None:
+    attempt(head[: int(len(head) * end)] + tail[int(len(tail) * start) :])
+
+
+@given(SIGNATURES, st.binary(max_size=2000))
+def test_random_bytes(signature: bytes, rest: bytes) -> None:
+    attempt(signature + rest)
