@@ -26,18 +26,22 @@ def list_models(config: ConfigOption = None, as_json: JsonOption = False) -> Non
     if as_json:
         emit(rows)
         return
-    table = Table("model", "architecture", "dims", "preprocessing", "licence", "source", "file")
+    table = Table(box=None, pad_edge=False)
+    for heading in ("model", "architecture", "dims", "preprocessing", "file"):
+        table.add_column(heading, no_wrap=True)
     for row in rows:
         table.add_row(
-            row["name"] + (" (in use)" if row["in_use"] else ""),
+            row["name"],
             row["architecture"],
             str(row["dims"]),
             row["preprocessing"],
-            row["licence"],
-            row["source"],
-            row["path"] or "absent",
+            "present" if row["path"] else "absent",
         )
     stdout.print(table)
+    for row in rows:
+        origin = row["path"] or row["source"]
+        use = " (in use)" if row["in_use"] else ""
+        stdout.print(f"\n{row['name']}{use}: {row['licence']}\n  {origin}", highlight=False)
 
 
 def _row(entry: zoo.Entry, settings: ModelSettings) -> dict[str, Any]:

