@@ -1,7 +1,7 @@
 """The wire: what is read from and written to Kafka, as pydantic models.
 
-The JSON schemas in `config/schemas/` are exported from these models (`python -m worker schemas`),
-and a test compares them. Changing a field here changes the users' contract.
+The JSON schemas in `config/schemas/` are exported from these models (`make schemas`), and
+`make check` compares them. Changing a field here changes the users' contract.
 """
 
 import hashlib

@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Print worker/embedded/kafka_jars.txt: every jar of one Kafka release, with its SHA-256.
 
-Usage: .ci/kafka-jars VERSION    (run by `make lock`; needs the packages of the `demo` extra)
+Run by `make kafka-jars`; the argument is the version.
 """
 
 import hashlib
@@ -23,7 +22,7 @@ def main(version: str) -> None:
         binding = maven.create_dependency(f"org.apache.logging.log4j:log4j-slf4j-impl:{log4j}")
         for part in [kafka, binding, *sorted(parts, key=lambda part: part.artifact.key)]:
             digest = hashlib.sha256(part.artifact.resolve().read_bytes()).hexdigest()
-            sys.stdout.write(f"{part.groupId}:{part.artifactId}:{part.version} {digest}\n")
+            print(f"{part.groupId}:{part.artifactId}:{part.version} {digest}")
 
 
 if __name__ == "__main__":
