@@ -1,0 +1,252 @@
+"""The hot set's layout in Redis: its keys, and how each value is written and read back.
+
+All keys begin with one hash tag, `{namespace}`, so they share a slot of a cluster and a script may
+touch them together:
+
+    {ns}:head                 hash    epoch (Unix ms), seq, mark of the last change, accepted
+    {ns}:changes              stream  one entry a change, ids `epoch-seq` without gaps
+    {ns}:banks                hash    name -> Bank (JSON)
+    {ns}:references:B         hash    reference id -> Reference (JSON)
+    {ns}:descriptors:SHA:B    hash    reference id -> descriptors by the model of that digest
+    {ns}:models               hash    digest -> name of each model that has descriptors here
+    {ns}:removed              hash    reference id -> Tombstone (JSON)
+    {ns}:calibration          hash    id, blob
+    {ns}:replicas             set     names of replicas
+    {ns}:replica:NAME         string  Heartbeat (JSON), expires
+
+`B` is one of 256 buckets, by the reference id: about 400 fields each at 100,000 references, so
+that a snapshot is read in a few hundred replies of a comfortable size. Descriptors are the names of
+their views, comma-separated, a newline, and fp16 rows [views, dims], little-endian.
+
+An entry of the stream is complete: whoever has applied all before it needs nothing else. It has
+`kind`, `at` (the writer's clock, Unix seconds), `mark` (unique) and `previous` (the mark before),
+and by kind: `row` (reference, bank), `model` and `descriptors` (reference, if they changed),
+`id` (removed, bank_removed, calibration), `blob` (calibration).
+
+What is read back is held to the same rules as what comes in from outside. A value that breaks them
+is `Unusable`: it is left out and told of, by key and field, never by content.
+"""
+
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from worker.errors import StoreError
+from worker.hotset.types import (
+    Accepted,
+    Bank,
+    BankPut,
+    BankRemoved,
+    Calibration,
+    CalibrationPut,
+    Change,
+    Descriptors,
+    Entry,
+    Head,
+    Reference,
+    ReferencePut,
+    ReferenceRemoved,
+    Strict,
+    View,
+    Views,
+)
+from worker.records import Model, Version
+from worker.telemetry import log, metrics
+
+logger = log.get(__name__)
+
+BUCKETS = 256
+_VIEWS: TypeAdapter[tuple[View, ...]] = TypeAdapter(Views)
+# fp16 rounds a unit vector's norm by far less; zeros and foreign data are caught.
+_NORM_TOLERANCE = 0.01
+
+
+class Unusable(StoreError):
+    """One value in Redis breaks the rules; names it and its field, never its content."""
+
+    def __init__(self, what: str, name: str, field: str) -> None:
+        super().__init__(f"{what} {name[:128]!a} in Redis cannot be used: {field}")
+        self.what = what
+        self.name = name
+        self.field = field
+
+
+def reject(error: Unusable) -> None:
+    """Count an unusable value and name it in the log."""
+    metrics.REJECTED.inc()
+    logger.error("hot_set_value_rejected", what=error.what, name=error.name, field=error.field)
+
+
+class Keys:
+    """All keys of one namespace."""
+
+    def __init__(self, namespace: str) -> None:
+        self._tag = f"{{{namespace}}}"
+        self.head = f"{self._tag}:head"
+        self.changes = f"{self._tag}:changes"
+        self.banks = f"{self._tag}:banks"
+        self.models = f"{self._tag}:models"
+        self.removed = f"{self._tag}:removed"
+        self.calibration = f"{self._tag}:calibration"
+        self.replicas = f"{self._tag}:replicas"
+
+    def references(self, bucket: int) -> str:
+        """Rows of the references of a bucket."""
+        return f"{self._tag}:references:{bucket}"
+
+    def descriptors(self, model_sha256: str, bucket: int) -> str:
+        """Descriptors, by one model, of the references of a bucket."""
+        return f"{self._tag}:descriptors:{model_sha256}:{bucket}"
+
+    def replica(self, name: str) -> str:
+        """A replica's heartbeat."""
+        return f"{self._tag}:replica:{name}"
+
+
+def bucket_of(reference_id: str) -> int:
+    """The bucket that holds a reference."""
+    return zlib.crc32(reference_id.encode()) % BUCKETS
+
+
+def read_row[Row: Strict](model: type[Row], name: str, raw: bytes) -> Row:
+    """Read a row as JSON. Raises Unusable."""
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"] if isinstance(part, int | str))
+        raise Unusable(model.__name__.lower(), name, field or first["type"]) from None
+
+
+def read_bank(name: str, raw: bytes) -> Bank:
+    """Read the row of a bank. Raises Unusable."""
+    bank = read_row(Bank, name, raw)
+    if bank.name != name:
+        raise Unusable("bank", name, "name")
+    return bank
+
+
+def read_reference(reference_id: str, raw: bytes) -> Reference:
+    """Read the row of a reference. Raises Unusable."""
+    reference = read_row(Reference, reference_id, raw)
+    if reference.reference_id != reference_id:
+        raise Unusable("reference", reference_id, "reference_id")
+    return reference
+
+
+def text(raw: bytes) -> str:
+    """Read a name; what is no UTF-8 stays tellable and equals no valid name."""
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def write_descriptors(descriptors: Descriptors) -> bytes:
+    """Return the descriptors as stored."""
+    rows = np.ascontiguousarray(descriptors.rows, dtype="<f2")
+    return ",".join(descriptors.views).encode() + b"\n" + rows.tobytes()
+
+
+def read_descriptors(reference_id: str, raw: bytes, dims: int) -> Descriptors:
+    """Read descriptors of a model with `dims`. Raises Unusable."""
+    names, _, data = raw.partition(b"\n")
+    try:
+        views = _VIEWS.validate_python(tuple(text(names).split(",")))
+    except ValidationError:
+        raise Unusable("descriptors", reference_id, "views") from None
+    if len(data) != 2 * len(views) * dims:
+        raise Unusable("descriptors", reference_id, "length")
+    rows = np.frombuffer(data, dtype="<f2").reshape(len(views), dims)
+    wide = rows.astype(np.float32)
+    norms = np.sqrt(np.einsum("vd,vd->v", wide, wide))
+    if not (np.abs(norms - 1) <= _NORM_TOLERANCE).all():  # also what is not finite
+        raise Unusable("descriptors", reference_id, "norm")
+    return Descriptors(views, rows)
+
+
+def read_head(raw: Mapping[bytes, bytes]) -> Head | None:
+    """Read the head; None before the first change. Raises Unusable."""
+    if not raw:
+        return None
+    try:
+        version = Version.parse(f"{text(raw[b'epoch'])}-{text(raw[b'seq'])}")
+        return Head(version, text(raw[b"mark"]), text(raw.get(b"accepted", b"")))
+    except (KeyError, ValueError):
+        raise Unusable("head", "head", "epoch, seq or mark") from None
+
+
+def read_calibration(raw: Mapping[bytes, bytes]) -> Calibration | None:
+    """Read the current calibration. Raises Unusable."""
+    if not raw:
+        return None
+    if raw.keys() != {b"id", b"blob"}:
+        raise Unusable("calibration", "calibration", "id or blob")
+    return Calibration(text(raw[b"id"]), raw[b"blob"])
+
+
+type Fields = list[bytes | str]
+"""Names and values of an entry, in turn."""
+
+
+def write_change(change: Change, at: float, model_sha256: str = "") -> Fields:
+    """Return an entry's fields but its marks; `model_sha256` goes with a put's descriptors."""
+    fields: Fields = ["at", f"{at:.3f}", "kind"]
+    match change:
+        case ReferencePut(reference, descriptors):
+            fields += ["reference", "row", reference.model_dump_json()]
+            if descriptors is not None:
+                fields += ["model", model_sha256, "descriptors", write_descriptors(descriptors)]
+        case ReferenceRemoved(reference_id):
+            fields += ["removed", "id", reference_id]
+        case BankPut(bank):
+            fields += ["bank", "row", bank.model_dump_json()]
+        case BankRemoved(name):
+            fields += ["bank_removed", "id", name]
+        case CalibrationPut(None):
+            fields += ["calibration"]
+        case CalibrationPut(Calibration(calibration_id, blob)):
+            fields += ["calibration", "id", calibration_id, "blob", blob]
+        case Accepted():
+            fields += ["accepted"]
+    return fields
+
+
+def read_entry(entry_id: bytes, raw: Mapping[bytes, bytes], model: Model) -> Entry:
+    """Read an entry as seen by one model: descriptors by another are left out. Raises Unusable."""
+    name = text(entry_id)
+    try:
+        return Entry(
+            Version.parse(name),
+            mark=text(raw[b"mark"]),
+            previous=text(raw[b"previous"]),
+            at=float(raw[b"at"]),
+            change=_read_change(name, raw, model),
+        )
+    except KeyError as error:
+        raise Unusable("change", name, text(error.args[0])) from None
+    except ValueError:
+        raise Unusable("change", name, "id or at") from None
+
+
+def _read_change(name: str, raw: Mapping[bytes, bytes], model: Model) -> Change:
+    change: Change
+    match raw[b"kind"]:
+        case b"reference":
+            reference, descriptors = read_row(Reference, name, raw[b"row"]), None
+            if raw.get(b"model") == model.sha256.encode():
+                descriptors = read_descriptors(name, raw[b"descriptors"], model.dims)
+            change = ReferencePut(reference, descriptors)
+        case b"removed":
+            change = ReferenceRemoved(text(raw[b"id"]))
+        case b"bank":
+            change = BankPut(read_row(Bank, name, raw[b"row"]))
+        case b"bank_removed":
+            change = BankRemoved(text(raw[b"id"]))
+        case b"calibration":
+            one = Calibration(text(raw[b"id"]), raw[b"blob"]) if b"blob" in raw else None
+            change = CalibrationPut(one)
+        case b"accepted":
+            change = Accepted()
+        case _:
+            raise KeyError(b"kind")
+    return change

@@ -1,0 +1,262 @@
+"""The hot set's values: banks and references, and the changes that make one hot set of another.
+
+What people write (`Bank`, `Reference`) and what replicas tell (`Heartbeat`) are strict pydantic
+models, held to the same rules when read back from Redis; what only flows inside is a dataclass.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+
+from worker.events import Action, Identifier, Severity, Sha256
+from worker.records import Version
+
+type View = Literal["plain", "inverted"]
+"""A picture derived from a reference that is described as well; `inverted` has its colours so."""
+
+
+def _distinct[T](values: tuple[T, ...]) -> tuple[T, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("must not repeat a value")
+    return values
+
+
+Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+ReferenceId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+Pdq = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Tenants = Annotated[tuple[Identifier, ...], Field(min_length=1), AfterValidator(_distinct)]
+Views = Annotated[tuple[View, ...], Field(min_length=1), AfterValidator(_distinct)]
+Score = Annotated[float, Field(allow_inf_nan=False)]
+PerMillion = Annotated[float, Field(gt=0, le=1_000_000)]
+
+
+class Strict(BaseModel):
+    """Base of all that is read back from Redis: frozen, nothing unknown, nothing converted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Bank(Strict):
+    """A named group of references with one policy.
+
+    `threshold` is in scores and is pinned to the `calibration` it was set for (None: raw cosine).
+    A block bank with neither threshold nor budget stays in shadow. An allow bank has `suppresses`
+    instead of action, threshold and budget: its `action` stays at the default and means nothing.
+    """
+
+    name: Slug
+    label: Label
+    severity: Severity
+    action: Action = "review"
+    kind: Literal["block", "allow"] = "block"
+    mode: Literal["enforce", "shadow"] = "enforce"
+    threshold: Score | None = None
+    calibration: Identifier | None = None
+    max_false_matches_per_million: PerMillion | None = None
+    tenants: Tenants | None = None
+    views: Views = ("plain", "inverted")
+    enabled: bool = True
+    suppresses: Annotated[tuple[Slug, ...], AfterValidator(_distinct)] = ()
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if self.threshold is not None and self.max_false_matches_per_million is not None:
+            raise ValueError("threshold and max_false_matches_per_million exclude each other")
+        if self.calibration is not None and self.threshold is None:
+            raise ValueError("calibration goes with a threshold")
+        return self
+
+    @model_validator(mode="after")
+    def _allow_banks_suppress(self) -> Self:
+        if self.kind == "block":
+            if self.suppresses:
+                raise ValueError("only an allow bank suppresses")
+            return self
+        if not self.suppresses:
+            raise ValueError("an allow bank must name the banks it suppresses")
+        if self.name in self.suppresses:
+            raise ValueError("an allow bank cannot suppress itself")
+        if self.action != "review":
+            raise ValueError("an allow bank has no action")
+        if self.threshold is not None or self.max_false_matches_per_million is not None:
+            raise ValueError("an allow bank has no threshold and no budget")
+        return self
+
+
+class Reference(Strict):
+    """One known image. `label` and `severity` are the bank's where None; times are aware."""
+
+    reference_id: ReferenceId
+    bank: Slug
+    label: Label | None = None
+    severity: Severity | None = None
+    source: Text | None = None
+    added_by: Text
+    added_at: AwareDatetime
+    expires_at: AwareDatetime | None = None
+    enabled: bool = True
+    canary: bool = False
+    note: Text | None = None
+    sha256: Sha256 | None = None
+    pdq: Pdq | None = None
+
+
+class Tombstone(Strict):
+    """What a removed reference leaves: what it was, and who removed it when."""
+
+    reference: Reference
+    removed_by: Text
+    removed_at: AwareDatetime
+
+
+type State = Literal["waiting", "loading", "following", "away", "shrunk"]
+"""What a replica's mirror does.
+
+`waiting` for the store to have an epoch, `loading` a snapshot, `following` the changes, or keeping
+what it has: Redis is `away`, or its set is `shrunk` and not yet accepted.
+"""
+
+
+class Heartbeat(Strict):
+    """What a replica tells about its mirror. `unusable` references are held but cannot match."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
+    state: State
+    version: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,20}-[0-9]{1,20}$")] | None
+    references: Annotated[int, Field(ge=0)]
+    rows: Annotated[int, Field(ge=0)]
+    unusable: Annotated[int, Field(ge=0)]
+    model: Sha256
+    at: AwareDatetime
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One row of the index that is among a query's best."""
+
+    reference: Reference
+    bank: Bank
+    view: str
+    cosine: float
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptors:
+    """A reference as one model sees it: `rows` is fp16 [views, dims], L2-normalised."""
+
+    views: tuple[View, ...]
+    rows: npt.NDArray[np.float16]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What scoring learnt from the background; opaque here."""
+
+    calibration_id: str
+    blob: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReferencePut:
+    """A reference was added or changed. Without `descriptors` those it has stay."""
+
+    reference: Reference
+    descriptors: Descriptors | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceRemoved:
+    """A reference was removed, with its descriptors."""
+
+    reference_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class BankPut:
+    """A bank was added, or its policy changed."""
+
+    bank: Bank
+
+
+@dataclass(frozen=True, slots=True)
+class BankRemoved:
+    """A bank was removed."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationPut:
+    """Another calibration is current; None: none is."""
+
+    calibration: Calibration | None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A person accepted the store as it is, however few references it has left."""
+
+
+type Change = ReferencePut | ReferenceRemoved | BankPut | BankRemoved | CalibrationPut | Accepted
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where the store's history stands.
+
+    `mark` names the last change uniquely, where two histories (a failover lost some) may have used
+    the same version twice. `accepted` is the mark of the last acceptance, or empty.
+    """
+
+    version: Version
+    mark: str
+    accepted: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of the change stream: `change` led from the mark `previous` to `version`, `mark`.
+
+    `at` is the writer's clock in Unix seconds.
+    """
+
+    version: Version
+    mark: str
+    previous: str
+    at: float
+    change: Change
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All of a hot set as seen by one model, at `head` or up to a few changes later.
+
+    `unusable` are the references that could not be read; they are not in `references`.
+    """
+
+    head: Head
+    banks: Mapping[str, Bank]
+    references: Mapping[str, Reference]
+    descriptors: Mapping[str, Descriptors]
+    unusable: frozenset[str]
+    calibration: Calibration | None
+
+    @property
+    def usable(self) -> int:
+        """How many references have descriptors and a bank."""
+        described = (self.references[name] for name in self.descriptors)
+        return sum(reference.bank in self.banks for reference in described)
