@@ -42,8 +42,9 @@ from worker.image.objects import ObjectFetcher, host_is_allowed
 from worker.settings import Fetch
 from worker.telemetry import metrics
 
-# It names whole URLs, at debug level and in warnings.
-logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+# They name whole URLs, in warnings too. At their own level, for the settings' may be lower.
+for _talkative in ("urllib3.connection", "urllib3.connectionpool"):
+    logging.getLogger(_talkative).setLevel(logging.ERROR)
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _FIRST_FREE_PORT = 1024  # below, only the web's own: the others belong to services of the system
@@ -244,6 +245,8 @@ class Fetcher:
             if len(data) > self._image_bytes:
                 raise _too_large(self._image_bytes)
         watch.left()  # a connection cut at the deadline can look like the end of a body
+        if not data:
+            raise FetchError(UnscreenedReason.FETCH_FAILED, "an empty body")
         return bytes(data)
 
 
@@ -267,7 +270,8 @@ def _as_fetch_error(host: str, watch: Watch) -> Iterator[None]:
     except FetchError as error:
         raise FetchError(error.reason, f"{host}: {error}") from None
     except (HTTPError, HTTPException, OSError, ValueError) as error:
-        if watch.expired or isinstance(error, (TimeoutError, HTTPTimeoutError)):
+        slow = isinstance(error, (TimeoutError, HTTPTimeoutError))
+        if watch.expired or (slow and not isinstance(error, NewConnectionError)):
             raise FetchError(UnscreenedReason.FETCH_TIMEOUT, f"{host}: too slow") from None
         name = type(error).__name__
         raise FetchError(UnscreenedReason.FETCH_FAILED, f"{host}: {name}") from None

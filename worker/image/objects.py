@@ -10,14 +10,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
-from obstore.store import AzureStore, ClientConfig, GCSStore, S3Store
+from obstore.store import AzureStore, GCSStore, S3Store
 
 from worker.errors import FetchError, UnscreenedReason
 from worker.settings import Fetch
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig  # exists for type checkers only
 
 type _Store = S3Store | GCSStore | AzureStore
 
