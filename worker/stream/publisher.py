@@ -5,6 +5,7 @@ its records are made, sent, and once Kafka has acknowledged all of them the ledg
 producer's callbacks run on its own thread and only enqueue.
 """
 
+import contextlib
 import queue
 import threading
 import time
@@ -89,7 +90,10 @@ class Publisher:
         return self._inbox.qsize()
 
     def close(self, *, abandon: bool = False) -> None:
-        """End `run` after what is in the inbox; `abandon` gives up on what Kafka does not take."""
+        """End `run` after what is in the inbox; `abandon`: now. What is not acknowledged is lost.
+
+        Nothing is lost that was committed; close after the ledger has drained.
+        """
         if abandon:
             self._abandon.set()
         self._inbox.put(None)
@@ -97,13 +101,13 @@ class Publisher:
     def run(self) -> None:
         """Send and settle until `close`. A fatal error of Kafka's is raised."""
         try:
-            while (item := self._inbox.get()) is not None:
+            while (item := self._inbox.get()) is not None and not self._abandon.is_set():
                 if isinstance(item, Delivery):
                     self._send(item)
                 else:
                     self._settle(item)
         finally:
-            self._producer.close(timeout=0 if self._abandon.is_set() else 5)
+            _discard(self._producer)
 
     def _send(self, delivery: Delivery) -> None:
         if not self._ledger.release(delivery.position):
@@ -164,7 +168,7 @@ class Publisher:
         logger.error("delivery_failed", error=type(error).__name__, detail=str(error))
         self._ledger.revoke(self._ledger.assigned())
         self._restart.set()
-        self._producer.close(timeout=0)
+        _discard(self._producer)
         given_up, self._outstanding = self._outstanding, set()
         for sent in given_up:
             sent.delivery.done(False)
@@ -176,6 +180,16 @@ class Publisher:
                 time.sleep(1)
             else:
                 return
+
+
+def _discard(given_up: KafkaProducer) -> None:
+    """Close a producer without another try to deliver; what it still holds fails.
+
+    Its own `close` begins with a flush that raises where Kafka is away, and then stops nothing.
+    """
+    given_up._sender.force_close()  # noqa: SLF001 - there is no public way to give up
+    with contextlib.suppress(kafka_errors.KafkaError):
+        given_up.close(timeout=5)
 
 
 def producer(settings: Kafka) -> KafkaProducer:
