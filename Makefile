@@ -9,7 +9,7 @@ KAFKA := 4.3.1
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: .venv/.complete ## Install everything into .venv (about 5 GB, the first time)
+setup: .venv/.complete ## Install everything into .venv (about 7 GB, the first time)
 
 demo: setup ## Screen uploads end to end on this machine; IMAGES=folder takes your own
 	@$(BIN)/copysieve demo $(if $(IMAGES),--images "$(IMAGES)")
@@ -44,7 +44,7 @@ clean: ## Remove caches and build outputs, but not .venv
 	find worker tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.complete: requirements/dev.txt pyproject.toml
-	@echo "Installing into .venv: about 5 GB the first time, most of it PyTorch with CUDA."
+	@echo "Installing into .venv: about 7 GB the first time, most of it PyTorch with CUDA."
 	@test -x $(BIN)/python || { python=$$(.ci/python) && "$$python" -m venv --clear .venv; }
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
