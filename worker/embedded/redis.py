@@ -76,9 +76,10 @@ class Server:
         Raises StoreError as `redis_server` does.
         """
         self.kill()
-        self._start()
+        self.start()
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start and wait until it answers; `redis_server` has done so. Raises StoreError."""
         log = self._home / "server.log"
         with log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -130,7 +131,7 @@ def redis_server(
     with tempfile.TemporaryDirectory(prefix="redis-", dir=folder) as home:
         server = Server(binary(kind), Path(home), options)
         try:
-            server._start()
+            server.start()
             yield server
         finally:
             server.kill()

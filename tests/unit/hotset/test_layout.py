@@ -1,0 +1,146 @@
+import numpy as np
+import pytest
+
+from tests.fixtures.hot_set import MODEL, NOW, OTHER_MODEL, bank, descriptors, reference
+from worker.hotset import layout
+from worker.hotset.layout import Keys, Unusable
+from worker.hotset.types import (
+    Accepted,
+    BankPut,
+    BankRemoved,
+    Calibration,
+    CalibrationPut,
+    Descriptors,
+    ReferencePut,
+    ReferenceRemoved,
+)
+from worker.records import Version
+
+
+def test_all_keys_share_one_slot():
+    keys = Keys("copysieve")
+    made = [value for value in vars(keys).values() if value.startswith("{copysieve}:")]
+    made += [keys.references(3), keys.descriptors("a" * 64, 3), keys.replica("host-1")]
+    assert len(set(made)) == 10
+    assert {key.partition("}")[0] for key in made} == {"{copysieve"}
+
+
+def test_descriptors_are_the_same_after_storage():
+    rows = descriptors()
+    read = layout.read_descriptors("r1", layout.write_descriptors(rows), MODEL.dims)
+    assert read.views == rows.views
+    np.testing.assert_array_equal(read.rows, rows.rows)
+
+
+def _stored(views=b"plain,inverted", scale=1.0, cut=0, fill=None):
+    rows = descriptors().rows * np.float16(scale)
+    if fill is not None:
+        rows[1, 2] = fill
+    data = rows.astype("<f2").tobytes()
+    return views + b"\n" + data[: len(data) - cut]
+
+
+@pytest.mark.parametrize(
+    ("raw", "field"),
+    [
+        (b"", "views"),
+        (_stored(views=b"plain,sideways"), "views"),
+        (_stored(views=b"plain,plain"), "views"),
+        (_stored(views=b"plain,\xff"), "views"),
+        (_stored(views=b"plain"), "length"),
+        (_stored(cut=1), "length"),
+        (_stored(scale=0.0), "norm"),
+        (_stored(scale=1.2), "norm"),
+        (_stored(fill=np.nan), "norm"),
+        (_stored(fill=np.inf), "norm"),
+    ],
+)
+def test_descriptors_that_break_a_rule_are_unusable(raw, field):
+    with pytest.raises(Unusable) as caught:
+        layout.read_descriptors("r1", raw, MODEL.dims)
+    assert (caught.value.name, caught.value.field) == ("r1", field)
+
+
+@pytest.mark.parametrize(
+    ("raw", "field"),
+    [
+        (b"\xff\xfe", "json_invalid"),
+        (b"[]", "model_type"),
+        (reference().model_dump_json().encode().replace(b'"ann"', b"7"), "added_by"),
+        (reference("r2").model_dump_json().encode(), "reference_id"),
+    ],
+)
+def test_a_row_that_breaks_a_rule_is_named_without_its_content(raw, field):
+    with pytest.raises(Unusable) as caught:
+        layout.read_reference("r1", raw)
+    assert str(caught.value) == f"reference 'r1' in Redis cannot be used: {field}"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ReferencePut(reference(), None),
+        ReferenceRemoved("r1"),
+        BankPut(bank()),
+        BankRemoved("known-bad"),
+        CalibrationPut(Calibration("c1", b"\x00\xff")),
+        CalibrationPut(None),
+        Accepted(),
+    ],
+)
+def test_a_change_is_the_same_after_the_stream(change):
+    entry = _through_stream(change)
+    assert entry.change == change
+    assert (entry.version, entry.mark, entry.previous) == (Version(5, 7), "m7", "m6")
+    assert entry.at == NOW.timestamp()
+
+
+def test_descriptors_in_the_stream_are_for_their_model_only():
+    rows = descriptors()
+    put = _through_stream(ReferencePut(reference(), rows)).change
+    assert isinstance(put.descriptors, Descriptors)
+    np.testing.assert_array_equal(put.descriptors.rows, rows.rows)
+    assert _through_stream(ReferencePut(reference(), rows), OTHER_MODEL).change == ReferencePut(
+        reference(), None
+    )
+
+
+@pytest.mark.parametrize(
+    ("entry_id", "fields"),
+    [
+        (b"x-1", {}),
+        (b"5-7", {b"kind": b"revolution"}),
+        (b"5-7", {b"at": b"yesterday"}),
+        (b"5-7", {b"row": b"{}"}),
+        (b"5-7", {b"descriptors": b"plain\n12"}),
+    ],
+)
+def test_an_entry_that_breaks_a_rule_is_unusable(entry_id, fields):
+    with pytest.raises(Unusable):
+        layout.read_entry(
+            entry_id, _fields(ReferencePut(reference(), descriptors())) | fields, MODEL
+        )
+
+
+def test_an_entry_that_lacks_a_field_is_unusable():
+    fields = _fields(ReferencePut(reference(), descriptors()))
+    for name in fields.keys() - {b"model"}:
+        with pytest.raises(Unusable):
+            layout.read_entry(b"5-7", {k: v for k, v in fields.items() if k != name}, MODEL)
+
+
+def test_a_head_that_breaks_a_rule_is_unusable():
+    assert layout.read_head({}) is None
+    for raw in ({b"epoch": b"5"}, {b"epoch": b"5", b"seq": b"-1", b"mark": b"m"}):
+        with pytest.raises(Unusable):
+            layout.read_head(raw)
+
+
+def _fields(change):
+    flat = ["mark", "m7", "previous", "m6", *layout.write_change(change, NOW.timestamp(), "a" * 64)]
+    raw = [value if isinstance(value, bytes) else value.encode() for value in flat]
+    return dict(zip(raw[::2], raw[1::2], strict=True))
+
+
+def _through_stream(change, model=MODEL):
+    return layout.read_entry(b"5-7", _fields(change), model)

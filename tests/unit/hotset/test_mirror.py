@@ -1,0 +1,171 @@
+from datetime import timedelta
+
+import numpy as np
+import pytest
+import torch
+
+from tests.fixtures.hot_set import MODEL, NOW, VIEWS, bank, descriptors, reference
+from worker.errors import StoreError
+from worker.hotset.mirror import Mirror, Sizes
+from worker.hotset.types import (
+    Accepted,
+    BankPut,
+    BankRemoved,
+    Calibration,
+    CalibrationPut,
+    Entry,
+    Head,
+    ReferencePut,
+    ReferenceRemoved,
+    Snapshot,
+)
+from worker.records import Version
+
+
+class Fixture:
+    """A mirror with a clock of its own and a store's history to move it along."""
+
+    def __init__(self, banks=(), references=(), **snapshot):
+        self.now = NOW
+        self.mirror = Mirror(MODEL.dims, "cpu", clock=lambda: self.now)
+        self.seq = 1
+        described = {r.reference_id: descriptors(seed) for seed, r in enumerate(references)}
+        fields = {
+            "head": Head(Version(5, 1), "m1", ""),
+            "banks": {b.name: b for b in banks},
+            "references": {r.reference_id: r for r in references},
+            "descriptors": described,
+            "unusable": frozenset(),
+            "calibration": None,
+        }
+        self.mirror.load(Snapshot(**fields | snapshot))
+
+    def apply(self, change):
+        self.seq += 1
+        self.mirror.apply(
+            Entry(Version(5, self.seq), f"m{self.seq}", f"m{self.seq - 1}", 0.0, change)
+        )
+
+    def search(self, seed=0, tenant=None, k=10):
+        query = torch.from_numpy(descriptors(seed).rows[:1].astype(np.float32))
+        return self.mirror.search(query, [tenant], k).hits[0]
+
+    def found(self, seed=0, tenant=None, k=10):
+        return {(hit.reference.reference_id, hit.view) for hit in self.search(seed, tenant, k)}
+
+
+def both(*reference_ids):
+    return {(name, view) for name in reference_ids for view in VIEWS}
+
+
+def test_before_it_is_loaded_there_is_nothing_to_search():
+    mirror = Mirror(MODEL.dims, "cpu")
+    assert (mirror.head, mirror.sizes) == (None, Sizes(0, 0, 0))
+    mirror.expire()
+    with pytest.raises(StoreError, match="not loaded"):
+        mirror.search(torch.zeros(1, MODEL.dims), [None], 5)
+
+
+def test_a_search_tells_what_it_compared_with():
+    one = Fixture([bank()], [reference()], calibration=Calibration("c1", b"blob"))
+    result = one.mirror.search(torch.zeros(1, MODEL.dims), [None], 5)
+    assert (result.version, result.calibration) == (Version(5, 1), b"blob")
+    assert result.banks == {"known-bad": bank()}
+    hit = one.search()[0]
+    assert (hit.reference, hit.bank, hit.view) == (reference(), bank(), "plain")
+    assert hit.cosine == pytest.approx(1, abs=2e-3)
+
+
+def test_banks_of_other_tenants_take_no_place_among_the_best():
+    banks = [bank("for-all"), bank("for-t1", tenants=("t1",)), bank("for-t2", tenants=("t2",))]
+    references = [reference(f"{b.name}-{n}", b.name) for b in banks for n in range(20)]
+    one = Fixture(banks, references)
+    for tenant, foreign in [("t1", "for-t2"), ("t2", "for-t1")]:
+        hits = one.search(3, tenant, k=80)
+        assert len(hits) == 80
+        assert foreign not in {hit.bank.name for hit in hits}
+    assert {hit.bank.name for hit in one.search(3, "t3", k=80)} == {"for-all"}
+    assert len(one.search(3, None, k=200)) == 120
+
+
+@pytest.mark.parametrize(
+    ("off", "on"),
+    [
+        (ReferencePut(reference(enabled=False), None), ReferencePut(reference(), None)),
+        (BankPut(bank(enabled=False)), BankPut(bank())),
+        (BankRemoved("known-bad"), BankPut(bank())),
+        (ReferenceRemoved("r1"), ReferencePut(reference(), descriptors(0))),
+    ],
+)
+def test_what_is_switched_off_is_not_found_until_it_is_on_again(off, on):
+    one = Fixture([bank(), bank("other")], [reference(), reference("r2", "other")])
+    before = one.search()
+    one.apply(off)
+    assert one.found() == both("r2")
+    assert one.mirror.sizes.rows == 2
+    one.apply(on)
+    assert one.search() == before
+
+
+def test_a_bank_is_searched_by_the_views_that_it_wants():
+    one = Fixture([bank(views=("inverted",))], [reference()])
+    assert one.found() == {("r1", "inverted")}
+    one.apply(BankPut(bank(views=("plain",))))
+    assert one.found() == {("r1", "plain")}
+    one.apply(BankPut(bank()))
+    assert one.found() == both("r1")
+
+
+def test_new_descriptors_replace_the_old():
+    one = Fixture([bank()], [reference()])
+    one.apply(ReferencePut(reference(), descriptors(77, views=("plain",))))
+    assert one.search(77)[0].cosine == pytest.approx(1, abs=2e-3)
+    assert one.found() == {("r1", "plain")}
+
+
+def test_expiry_needs_no_redis():
+    soon = NOW + timedelta(seconds=10)
+    one = Fixture([bank()], [reference(), reference("r2", expires_at=soon)])
+    one.apply(ReferencePut(reference("r3", expires_at=soon), descriptors(9)))
+    assert one.found() == both("r1", "r2", "r3")
+    one.now = soon
+    assert one.found() == both("r1")
+    assert one.mirror.sizes == Sizes(references=3, rows=2, unusable=0)
+    one.apply(ReferencePut(reference("r2", expires_at=soon + timedelta(days=1)), None))
+    assert one.found() == both("r1", "r2")
+
+
+def test_what_cannot_match_is_counted():
+    one = Fixture([bank()], [reference(), reference("r2", "gone")], unusable=frozenset({"r9"}))
+    assert one.mirror.sizes == Sizes(references=1, rows=2, unusable=2)
+    one.apply(ReferencePut(reference("r3"), None))  # described by another model only
+    assert one.mirror.sizes == Sizes(references=1, rows=2, unusable=3)
+    one.apply(ReferencePut(reference("r3"), descriptors(3)))
+    one.apply(ReferencePut(reference("r9"), descriptors(4)))
+    one.apply(BankPut(bank("gone")))
+    assert one.mirror.sizes == Sizes(references=4, rows=8, unusable=0)
+
+
+def test_the_head_moves_with_the_changes():
+    one = Fixture([bank()])
+    one.apply(CalibrationPut(Calibration("c2", b"two")))
+    assert one.mirror.head == Head(Version(5, 2), "m2", "")
+    one.apply(Accepted())
+    one.apply(CalibrationPut(None))
+    assert one.mirror.head == Head(Version(5, 4), "m4", accepted="m3")
+
+
+def test_a_snapshot_is_swapped_in_whole_with_what_came_meanwhile():
+    one = Fixture([bank()], [reference()])
+    snapshot = Snapshot(
+        Head(Version(8, 3), "x3", ""),
+        {"known-bad": bank()},
+        {"r2": reference("r2")},
+        {"r2": descriptors(2)},
+        frozenset(),
+        None,
+    )
+    entry = Entry(Version(8, 4), "x4", "x3", 0.0, ReferencePut(reference("r3"), descriptors(3)))
+    one.mirror.load(snapshot, [entry])
+    assert one.found() == both("r2", "r3")
+    assert one.mirror.head == Head(Version(8, 4), "x4", "")
