@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import worker
-from worker.cli import embed, models
+from worker.cli import embed, models, run
 
 app = typer.Typer(
     name="copysieve",
@@ -32,5 +32,6 @@ def _root(
     del version
 
 
+app.command()(run.run)
 app.command()(embed.embed)
 app.add_typer(models.app)

@@ -11,12 +11,11 @@ import structlog
 
 import worker
 from worker.cli.common import ConfigOption, load_settings
-from worker.cli.main import app
 from worker.descriptor import embedders
 from worker.descriptor.embedders import Embedder
 from worker.errors import StageDied
-from worker.hotset import store as stores
 from worker.hotset.mirror import Mirror
+from worker.hotset.store import Store, open_store
 from worker.hotset.sync import HotSetSync
 from worker.pipeline import Pipeline
 from worker.settings import Settings
@@ -30,7 +29,6 @@ from worker.telemetry.health import HealthServer
 logger = log.get(__name__)
 
 
-@app.command()
 def run(config: ConfigOption = None) -> None:
     """Run one replica: take uploads, screen them, publish verdicts, until SIGTERM.
 
@@ -42,7 +40,7 @@ def run(config: ConfigOption = None) -> None:
     structlog.contextvars.bind_contextvars(replica=settings.replica.name)
     for warning in require_topics(settings):
         logger.warning("check", detail=warning)
-    store = stores.open_store(settings.redis)
+    store = open_store(settings.redis)
     embedder = embedders.load(settings.model)
     metrics.BUILD.info({"version": worker.__version__, "model": embedder.model.name})
     Replica(settings, store, embedder).run()
@@ -51,7 +49,7 @@ def run(config: ConfigOption = None) -> None:
 class Replica:
     """One running worker."""
 
-    def __init__(self, settings: Settings, store: stores.Store, embedder: Embedder) -> None:
+    def __init__(self, settings: Settings, store: Store, embedder: Embedder) -> None:
         self._settings = settings
         self._embedder = embedder
         self._stop = threading.Event()

@@ -37,7 +37,7 @@ class Overruled:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """All lists best first, each reference once. `best_score` is None where nothing was compared."""
+    """All lists best first, each reference once; `best_score` is None without any hit."""
 
     enforced: Sequence[Scored] = ()
     shadow: Sequence[Scored] = ()
