@@ -1,0 +1,181 @@
+"""Whole replicas as processes on a real Kafka and a real Redis or Valkey."""
+
+import base64
+import json
+import time
+from collections import Counter, defaultdict
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from tests.fixtures.processes import picture
+from worker.events import DeadLetter, MatchEvent, Verdict, schema
+
+pytestmark = [pytest.mark.kafka, pytest.mark.redis, pytest.mark.processes]
+
+RAW = [("content-type", b"image/jpeg")]
+
+
+def event(upload_id, **fields):
+    return upload_id.encode(), json.dumps({"upload_id": upload_id} | fields).encode(), ()
+
+
+def inline(upload_id, image, **fields):
+    return event(upload_id, image_base64=base64.b64encode(image).decode(), **fields)
+
+
+def raw(upload_id, image):
+    return upload_id.encode(), image, RAW
+
+
+def eventually(check, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.2)
+
+
+def test_every_form_of_event_gets_its_verdict(screening):
+    one, other = picture(0), picture(1)
+    cloud_event = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", b"1"),
+        ("ce_type", b"upload"),
+        ("ce_source", b"/app"),
+        ("content-type", b"application/json; charset=utf-8"),
+    ]
+    key, value, _ = inline("cloud", one)
+    screening.stream.produce(
+        [
+            inline("json", one, tenant="t1", attributes={"user": "u1"}),
+            raw("raw", one),
+            (b"a-key", one, [*RAW, ("upload-id", b"by-header")]),
+            (key, value, cloud_event),
+            inline("other", other),
+            inline("text", b"this is no picture"),
+            event("link", image_url="http://169.254.169.254/latest/meta-data/"),
+            (b"k1", b"{not json", ()),
+            event("both", image_base64="AAAA", image_url="https://example.org/a.jpg"),
+            event("b64", image_base64="%%%"),
+            (None, one, RAW),
+            (b"k2", None, ()),
+        ]
+    )
+    worker = screening.start()
+    eventually(lambda: len(screening.verdicts()) == 7)
+    eventually(lambda: len(screening.stream.read(screening.stream.topics.dead_letters)) == 5)
+    assert worker.get("/health/live") == (200, "ok\n")
+    assert worker.get("/health/ready") == (200, "ok\n")
+    assert worker.terminate() == 0
+
+    verdicts = {v["upload_id"]: v for v in screening.verdicts()}
+    outcomes = {upload_id: (v["outcome"], v["reason"]) for upload_id, v in verdicts.items()}
+    assert outcomes == {
+        "json": ("match", None),
+        "raw": ("match", None),
+        "by-header": ("match", None),
+        "cloud": ("match", None),
+        "other": ("no_match", None),
+        "text": ("unscreened", "unsupported_format"),
+        "link": ("unscreened", "fetch_denied"),
+    }
+    match = verdicts["json"]["matches"][0]
+    assert (match["reference_id"], match["bank"], match["action"]) == (
+        "ref-0",
+        "known-bad",
+        "block",
+    )
+    assert match["cosine"] == match["score"] > 0.99
+    assert verdicts["json"]["attributes"] == {"user": "u1"}
+    assert verdicts["json"]["tenant"] == "t1"
+    assert verdicts["json"]["hot_set"]["seq"] >= 2
+
+    letters = screening.stream.read(screening.stream.topics.dead_letters)
+    reasons = Counter(json.loads(letter.value)["reason"] for letter in letters)
+    assert reasons == {
+        "not_json": 1,
+        "invalid_event": 1,
+        "bad_base64": 1,
+        "missing_id": 1,
+        "no_value": 1,
+    }
+    headers = dict(next(r for r in letters if r.key == b"k1").headers)
+    assert headers["__connect.errors.topic"] == screening.stream.topics.uploads.encode()
+
+
+def test_what_is_published_fits_the_schemas(screening):
+    topics = screening.stream.topics
+    screening.stream.produce([raw("a", picture(0)), raw("b", b"no picture"), (b"c", b"[]", ())])
+    screening.start()
+    eventually(lambda: len(screening.stream.read(topics.dead_letters)) == 1)
+    eventually(lambda: len(screening.verdicts()) == 2)
+    models = {topics.verdicts: Verdict, topics.matches: MatchEvent, topics.dead_letters: DeadLetter}
+    for topic, model in models.items():
+        records = screening.stream.read(topic)
+        assert records
+        for record in records:
+            Draft202012Validator(schema(model)).validate(json.loads(record.value))
+            model.model_validate_json(record.value)
+
+
+def test_a_ten_megabyte_picture_inline_is_followed_by_normal_verdicts(screening):
+    large = picture(0, size=600) + bytes(9_900_000)  # a JPEG may be followed by anything
+    screening.stream.produce([raw("first", picture(1)), inline("large", large)])
+    screening.stream.produce([raw("raw", large), raw("last", picture(2))])
+    screening.start()
+    eventually(lambda: len(screening.verdicts()) == 4)
+    outcomes = {v["upload_id"]: v["outcome"] for v in screening.verdicts()}
+    assert outcomes == {
+        "first": "no_match",
+        "large": "match",
+        "raw": "match",
+        "last": "no_match",
+    }
+
+
+UPLOADS = 2000
+
+
+def numbered(start, stop):
+    return [raw(f"u{n}", picture(n)) for n in range(start, stop)]
+
+
+def by_upload(verdicts):
+    found = defaultdict(list)
+    for verdict in verdicts:
+        found[verdict["upload_id"]].append(verdict)
+    return found
+
+
+@pytest.mark.timeout(600)
+def test_a_killed_replica_loses_nothing(screening):
+    screening.stream.produce(numbered(0, UPLOADS))
+    first, second = screening.start(), screening.start()
+    eventually(lambda: len(screening.verdicts()) >= UPLOADS // 2, seconds=240)
+    first.kill()
+    third = screening.start()
+    eventually(lambda: len(by_upload(screening.verdicts())) == UPLOADS, seconds=240)
+    assert third.terminate() == 0
+    assert second.terminate() == 0
+    found = by_upload(screening.verdicts())
+    assert set(found) == {f"u{n}" for n in range(UPLOADS)}
+    for verdicts in found.values():
+        assert len({verdict["verdict_id"] for verdict in verdicts}) == 1
+    assert found["u0"][0]["outcome"] == "match"
+
+
+@pytest.mark.timeout(600)
+def test_a_stopped_replica_repeats_nothing(screening):
+    screening.stream.produce(numbered(0, UPLOADS))
+    first, second = screening.start(), screening.start()
+    eventually(lambda: len(screening.verdicts()) >= UPLOADS // 3, seconds=240)
+    assert first.terminate() == 0
+    third = screening.start()
+    eventually(lambda: len(screening.verdicts()) >= UPLOADS, seconds=240)
+    assert third.terminate() == 0
+    assert second.terminate() == 0
+    assert Counter(v["upload_id"] for v in screening.verdicts()) == {
+        f"u{n}": 1 for n in range(UPLOADS)
+    }
+    committed = screening.stream.committed().values()
+    assert sum(commit.offset for commit in committed) == UPLOADS
