@@ -1,9 +1,12 @@
 """Whole replicas as processes on a real Kafka and a real Redis or Valkey."""
 
 import base64
+import http.server
 import json
+import threading
 import time
 from collections import Counter, defaultdict
+from datetime import datetime
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -152,9 +155,10 @@ def test_a_killed_replica_loses_nothing(screening):
     screening.stream.produce(numbered(0, UPLOADS))
     first, second = screening.start(), screening.start()
     eventually(lambda: len(screening.verdicts()) >= UPLOADS // 2, seconds=240)
-    first.kill()
     third = screening.start()
+    first.kill()
     eventually(lambda: len(by_upload(screening.verdicts())) == UPLOADS, seconds=240)
+    third.wait_for("partition_assigned")
     assert third.terminate() == 0
     assert second.terminate() == 0
     found = by_upload(screening.verdicts())
@@ -169,9 +173,10 @@ def test_a_stopped_replica_repeats_nothing(screening):
     screening.stream.produce(numbered(0, UPLOADS))
     first, second = screening.start(), screening.start()
     eventually(lambda: len(screening.verdicts()) >= UPLOADS // 3, seconds=240)
-    assert first.terminate() == 0
     third = screening.start()
+    assert first.terminate() == 0
     eventually(lambda: len(screening.verdicts()) >= UPLOADS, seconds=240)
+    third.wait_for("partition_assigned")
     assert third.terminate() == 0
     assert second.terminate() == 0
     assert Counter(v["upload_id"] for v in screening.verdicts()) == {
@@ -179,3 +184,65 @@ def test_a_stopped_replica_repeats_nothing(screening):
     }
     committed = screening.stream.committed().values()
     assert sum(commit.offset for commit in committed) == UPLOADS
+
+
+class SlowHost(http.server.BaseHTTPRequestHandler):
+    """`/slow/...` answers after 8 s."""
+
+    def do_GET(self):
+        if self.path.startswith("/slow"):
+            time.sleep(8)
+        body = picture(int(self.path.rsplit("/", 1)[1]))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def slow_host():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), SlowHost) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def latencies(screening, ids):
+    """Seconds from an upload's arrival at the worker to its verdict, by upload."""
+    return {
+        v["upload_id"]: (
+            datetime.fromisoformat(v["screened_at"]) - datetime.fromisoformat(v["received_at"])
+        ).total_seconds()
+        for v in screening.verdicts()
+        if v["upload_id"] in ids
+    }
+
+
+def test_a_slow_image_host_delays_only_its_own_upload(screening, slow_host, capsys):
+    worker = screening.start()
+    worker.wait_for("partition_assigned")
+
+    def send(prefix, slow):
+        ids = {f"{prefix}{n}" for n in range(100)}
+        links = [event(f"{prefix}{n}", image_url=f"{slow_host}/{n}") for n in range(100)]
+        if slow:
+            links.insert(0, event("slow", image_url=f"{slow_host}/slow/7"))
+        screening.stream.produce(links)
+        eventually(lambda: len(latencies(screening, ids)) == 100)
+        return sorted(latencies(screening, ids).values())
+
+    without, beside = send("a", slow=False), send("b", slow=True)
+    assert "slow" not in {v["upload_id"] for v in screening.verdicts()}
+    eventually(lambda: latencies(screening, {"slow"}))
+    assert worker.terminate() == 0
+    own = latencies(screening, {"slow"})["slow"]
+    with capsys.disabled():
+        print(
+            f"\nmedian (largest) latency of 100 uploads: {without[50]:.2f} s ({without[-1]:.2f} s)"
+            f" alone, {beside[50]:.2f} s ({beside[-1]:.2f} s) beside one whose host took 8 s;"
+            f" that one: {own:.2f} s"
+        )
+    assert sum(c.offset for c in screening.stream.committed().values()) == 201
