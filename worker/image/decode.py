@@ -9,9 +9,9 @@ Rules:
 - EXIF orientation is applied, transparency is put on white, 16 bits keep their high byte. CMYK is
   read as Adobe writes it (inverted), as browsers do whether or not the file says so.
 - A JPEG that ends early is closed with an end marker and decoded once more: what there is gets
-  screened, as `truncated`. Unless nothing but filler comes out: then it is undecodable, like every
-  other format that ends early. No global switch of Pillow is touched for it, so threads cannot
-  disturb each other.
+  screened, as `truncated`. Unless 99% of what comes out is filler: then it is undecodable, like
+  every other format that ends early. No global switch of Pillow is touched for it, so threads
+  cannot disturb each other.
 """
 
 import hashlib
@@ -45,6 +45,8 @@ _READERS: dict[str, type[ImageFile]] = {
     "WEBP": WebPImageFile,
 }
 _END_OF_JPEG = b"\xff\xd9"
+_FILLER = (127, 128)
+_LEAST_VISIBLE = 0.01
 _PNG_BIT_DEPTH, _DEEP = 24, 16
 _GIF_HEADER_BYTES, _GIF_IMAGE, _GIF_EXTENSION = 13, 0x2C, 0x21
 
@@ -193,12 +195,21 @@ def _load(kind: str, data: bytes, image: ImageFile, target: int | None) -> tuple
             # Pixels cut to 8 bits cannot be told from a transparent colour of 16: hide none.
             image.info.pop("transparency", None)
         return image, False
-    image = JpegImageFile(BytesIO(data + _END_OF_JPEG))
+    stream = BytesIO(data + _END_OF_JPEG)
+    image = JpegImageFile(stream)
+    first_scan = stream.tell()  # the reader stops where its data begin
     _scale(image, target)
     image.load()
-    if not np.ptp(np.asarray(image), axis=(0, 1)).any():
-        raise DecodeError(UnscreenedReason.UNDECODABLE, "the JPEG ends before its first pixel")
+    if len(data) <= first_scan or _visible(image) < _LEAST_VISIBLE:
+        raise DecodeError(UnscreenedReason.UNDECODABLE, "the JPEG ends before there is a picture")
     return image, True
+
+
+def _visible(image: ImageFile) -> float:
+    """The fraction of a JPEG that is not filler, which is mid-grey in all bands."""
+    levels = np.asarray(image)
+    painted = (levels < _FILLER[0]) | (levels > _FILLER[1])
+    return float(painted.reshape(*painted.shape[:2], -1).any(axis=-1).mean())
 
 
 def _orientation(image: ImageFile) -> Image.Transpose | None:

@@ -6,6 +6,7 @@ bucket, letter by letter: nothing in it is decoded, `?` and `#` belong to it.
 """
 
 import re
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -58,18 +59,20 @@ class ObjectFetcher:
         scheme, bucket, key = self._admit(url)
         # The client's timeouts are for one request, and finding credentials takes several: so the
         # wait is bounded here, and the client ends what is left of it a little later.
+        deadline = time.monotonic() + self._settings.deadline_seconds
         reading = self._threads.submit(self._read, scheme, bucket, key)
         try:
-            return reading.result(timeout=self._settings.deadline_seconds)
-        except TimeoutError:
-            reading.cancel()
-            raise FetchError(UnscreenedReason.FETCH_TIMEOUT, f"{bucket}: too slow") from None
+            return reading.result(timeout=deadline - time.monotonic())
         except FileNotFoundError:
             raise FetchError(UnscreenedReason.FETCH_NOT_FOUND, f"{bucket}: no such key") from None
         except (PermissionDeniedError, UnauthenticatedError) as error:
             detail = f"{bucket}: {type(error).__name__}"
             raise FetchError(UnscreenedReason.FETCH_DENIED, detail) from None
         except (BaseError, OSError, ValueError) as error:
+            reading.cancel()
+            # The client's own timeouts have no type that tells them from other failures.
+            if isinstance(error, TimeoutError) or time.monotonic() >= deadline:
+                raise FetchError(UnscreenedReason.FETCH_TIMEOUT, f"{bucket}: too slow") from None
             detail = f"{bucket}: {type(error).__name__}"
             raise FetchError(UnscreenedReason.FETCH_FAILED, detail) from None
 

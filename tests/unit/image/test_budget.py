@@ -2,7 +2,7 @@
 
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -13,9 +13,10 @@ from worker.telemetry import metrics
 class Holder:
     """Reserves in a thread of its own, until told to let go."""
 
-    def __init__(self, pool: ThreadPoolExecutor, budget: ByteBudget, nbytes: int) -> None:
+    def __init__(self, budget: ByteBudget, nbytes: int) -> None:
         self.holding, self._release = threading.Event(), threading.Event()
-        self._done: Future[None] = pool.submit(self._hold, budget, nbytes)
+        self._thread = threading.Thread(target=self._hold, args=(budget, nbytes), daemon=True)
+        self._thread.start()
 
     def _hold(self, budget: ByteBudget, nbytes: int) -> None:
         with budget.reserve(nbytes):
@@ -24,13 +25,16 @@ class Holder:
 
     def release(self) -> None:
         self._release.set()
-        self._done.result()
+        self._thread.join()
 
 
 def queued(budget: ByteBudget, count: int) -> None:
     """Return once so many wait."""
-    while len(budget._waiting) != count:
+    for _ in range(5000):
+        if len(budget._waiting) == count:
+            return
         time.sleep(0.001)
+    raise AssertionError(f"{len(budget._waiting)} wait, not {count}")
 
 
 def test_what_fits_passes_and_the_gauge_follows() -> None:
@@ -44,37 +48,36 @@ def test_what_fits_passes_and_the_gauge_follows() -> None:
 def test_first_come_first_served() -> None:
     """A small request that would fit does not overtake a large one that waits."""
     budget = ByteBudget(10)
-    with ThreadPoolExecutor(3) as pool:
-        first = Holder(pool, budget, 6)
-        first.holding.wait()
-        large = Holder(pool, budget, 8)
-        queued(budget, 1)
-        small = Holder(pool, budget, 1)
-        queued(budget, 2)
-        assert not small.holding.is_set()
-        first.release()
-        large.holding.wait()
-        small.holding.wait()
-        large.release()
-        small.release()
+    first = Holder(budget, 6)
+    first.holding.wait()
+    large = Holder(budget, 10)
+    queued(budget, 1)
+    small = Holder(budget, 1)
+    queued(budget, 2)
+    first.release()
+    large.holding.wait()
+    queued(budget, 1)
+    assert not small.holding.is_set()
+    large.release()
+    small.holding.wait()
+    small.release()
 
 
 def test_one_oversized_request_passes_alone() -> None:
     budget = ByteBudget(10)
-    with ThreadPoolExecutor(3) as pool:
-        first = Holder(pool, budget, 1)
-        first.holding.wait()
-        oversized = Holder(pool, budget, 1000)
-        queued(budget, 1)
-        assert not oversized.holding.is_set()
-        first.release()
-        oversized.holding.wait()
-        after = Holder(pool, budget, 1)
-        queued(budget, 1)
-        assert not after.holding.is_set()
-        oversized.release()
-        after.holding.wait()
-        after.release()
+    first = Holder(budget, 1)
+    first.holding.wait()
+    oversized = Holder(budget, 1000)
+    queued(budget, 1)
+    assert not oversized.holding.is_set()
+    first.release()
+    oversized.holding.wait()
+    after = Holder(budget, 1)
+    queued(budget, 1)
+    assert not after.holding.is_set()
+    oversized.release()
+    after.holding.wait()
+    after.release()
 
 
 def test_an_error_inside_gives_the_bytes_back() -> None:

@@ -340,12 +340,23 @@ def test_a_jpeg_cut_in_its_data_is_screened_as_truncated(*, progressive: bool) -
 
 @pytest.mark.parametrize("progressive", [False, True])
 def test_filler_is_never_taken_for_a_picture(*, progressive: bool) -> None:
-    """All that ends before the data of the first scan; a scan header is 2 + 12 bytes here."""
-    data = encode(photo(), "JPEG", quality=95, progressive=progressive)
-    first_scan = data.index(b"\xff\xda")
-    for cut in range(3, first_scan + 12):
-        assert reason(data[:cut]) is UnscreenedReason.UNDECODABLE
-        assert reason(data[:cut] + b"\xff\xd9") is UnscreenedReason.UNDECODABLE
+    """The decoder makes grey, and noise in one corner, of what ends before its first data."""
+    for image in (photo(), photo(800, 600)):
+        data = encode(image, "JPEG", quality=95, progressive=progressive)
+        scan = data.index(b"\xff\xda")
+        first_data = scan + 2 + int.from_bytes(data[scan + 2 : scan + 4])
+        for cut in (*range(3, scan, 7), *range(scan, first_data + 1)):
+            assert reason(data[:cut]) is UnscreenedReason.UNDECODABLE
+        assert decode(data[: first_data + 2000], LIMITS).info.truncated
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_sliver_of_a_picture_is_no_picture(mode: str) -> None:
+    image = photo(1600, 1600).convert(mode)
+    data = encode(image, "JPEG", quality=95)
+    first_data = data.index(b"\xff\xda") + 20
+    assert reason(data[: first_data + 20]) is UnscreenedReason.UNDECODABLE
+    assert decode(data[: len(data) // 10], LIMITS).info.truncated
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP"])
