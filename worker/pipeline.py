@@ -37,7 +37,7 @@ from worker.image.decode import decode
 from worker.image.fetch import Fetcher
 from worker.image.preprocess import resize
 from worker.records import Query, Record, Upload
-from worker.results import Results, Screened, Unscreened
+from worker.results import Compared, Results, Screened, Unscreened
 from worker.scoring import calibration as calibrations
 from worker.scoring.policy import decide
 from worker.settings import Settings
@@ -58,6 +58,24 @@ class Admitted:
 
     record: Record
     upload: Upload
+
+
+def compare(
+    mirror: Mirror, vectors: torch.Tensor, tenants: Sequence[str | None]
+) -> Iterator[Compared]:
+    """Compare descriptors, float32 [n, dims], with the hot set, and apply the banks' policies.
+
+    A tenant of None is screened against all banks.
+    """
+    found = mirror.search(vectors, tenants, CANDIDATES)
+    calibration = calibrations.parse(found.calibration) if found.calibration else None
+    offsets = calibration.offsets(vectors).tolist() if calibration else [0.0] * len(vectors)
+    for hits, offset in zip(found.hits, offsets, strict=True):
+        yield Compared(
+            decision=decide(hits, offset, calibration),
+            version=found.version,
+            calibration=calibration.id if calibration else None,
+        )
 
 
 class Pipeline:
@@ -201,19 +219,18 @@ class Pipeline:
         with _timed("describe"):
             described = self._describe(queries)
         good = [i for i, one in enumerate(described) if isinstance(one, torch.Tensor)]
-        screened: dict[int, Screened] = {}
+        compared: dict[int, Compared] = {}
         if good:
             with _timed("match"):
                 vectors = torch.stack([described[i] for i in good])  # type: ignore[misc]
-                screened = dict(
-                    zip(good, self._match([queries[i] for i in good], vectors), strict=True)
-                )
+                tenants = [queries[i].upload.tenant for i in good]
+                compared = dict(zip(good, compare(self._mirror, vectors, tenants), strict=True))
         metrics.DEVICE_BUSY.inc(time.monotonic() - started)
         for i, (query, one) in enumerate(zip(queries, described, strict=True)):
             if isinstance(one, Unscreenable):
                 yield Unscreened(query.upload, one, query.info)
             else:
-                yield screened[i]
+                yield Screened(query.upload, query.info, compared[i])
 
     def _describe(self, queries: Sequence[Query]) -> list[torch.Tensor | Unscreenable]:
         """Descriptors on the device, [dims] each, or why there is none."""
@@ -247,20 +264,6 @@ class Pipeline:
             self._embedder.warm(1)  # a device that fails on a plain picture is broken: that raises
             detail = f"the model failed on this picture: {type(error).__name__}"
             return [Unscreenable(UnscreenedReason.DESCRIBE_FAILED, detail)]
-
-    def _match(self, queries: Sequence[Query], vectors: torch.Tensor) -> Iterator[Screened]:
-        """Compare with the hot set and apply the banks' policies."""
-        found = self._mirror.search(vectors, [q.upload.tenant for q in queries], CANDIDATES)
-        calibration = calibrations.parse(found.calibration) if found.calibration else None
-        offsets = calibration.offsets(vectors).tolist() if calibration else [0.0] * len(queries)
-        for query, hits, offset in zip(queries, found.hits, offsets, strict=True):
-            yield Screened(
-                upload=query.upload,
-                info=query.info,
-                decision=decide(hits, offset, calibration),
-                version=found.version,
-                calibration=calibration.id if calibration else None,
-            )
 
     # -- publish -------------------------------------------------------------------------------
 

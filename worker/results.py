@@ -32,14 +32,21 @@ FIRST_FRAME = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Screened:
-    """An upload that was compared with the hot set at `version`."""
+class Compared:
+    """What came of comparing one descriptor with the hot set at `version`."""
 
-    upload: Upload
-    info: ImageInfo
     decision: Decision
     version: Version
     calibration: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """An upload that was compared with the hot set."""
+
+    upload: Upload
+    info: ImageInfo
+    compared: Compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +69,14 @@ class Results:
 
     def screened(self, screened: Screened) -> list[Outgoing]:
         """The verdict, and an event for each of the two match topics that has matches."""
-        upload, decision = screened.upload, screened.decision
+        upload, compared = screened.upload, screened.compared
+        decision = compared.decision
         outcome: Outcome = "match" if decision.enforced else "no_match"
         _count_matches(decision)
         metrics.UPLOADS.labels(outcome).inc()
         envelope = self._envelope(upload, screened.info) | {
-            "hot_set": HotSetStamp(epoch=screened.version.epoch, seq=screened.version.seq),
-            "calibration": screened.calibration,
+            "hot_set": HotSetStamp(epoch=compared.version.epoch, seq=compared.version.seq),
+            "calibration": compared.calibration,
         }
         suppressed = [_suppressed(upload, one) for one in decision.suppressed[:MATCHES_SHOWN]]
         enforced = _matches(upload, decision.enforced) | {"suppressed": suppressed}

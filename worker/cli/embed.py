@@ -140,14 +140,14 @@ def _embed_all(
 ) -> Embedded:
     """Batch by batch, so that only one batch of pictures is in memory."""
     found = Embedded()
-    read = partial(_read, limits=settings.limits, preprocessing=preprocessing)
+    prepare = partial(read, limits=settings.limits, preprocessing=preprocessing)
     with (
         ThreadPoolExecutor(settings.decode.workers) as pool,
         Progress(console=stderr, transient=True) as progress,
     ):
         for batch in batched(progress.track(files, description="images"), settings.batch.max_size):
             pictures: list[Pixels] = []
-            for file, picture in zip(batch, pool.map(read, batch), strict=True):
+            for file, picture in zip(batch, pool.map(prepare, batch), strict=True):
                 if isinstance(picture, Unscreenable):
                     found.skipped.append(Skipped(str(file), picture.reason, str(picture)))
                 else:
@@ -158,7 +158,7 @@ def _embed_all(
     return found
 
 
-def _read(file: Path, limits: Limits, preprocessing: Preprocessing) -> Pixels | Unscreenable:
+def read(file: Path, limits: Limits, preprocessing: Preprocessing) -> Pixels | Unscreenable:
     """One picture at the model's size, or why there is none."""
     try:
         if file.stat().st_size > limits.image_bytes:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import worker
-from worker.cli import embed, models, run
+from worker.cli import check, embed, models, run, schemas, screen
 
 app = typer.Typer(
     name="copysieve",
@@ -33,5 +33,8 @@ def _root(
 
 
 app.command()(run.run)
+app.command()(check.check)
+app.command()(screen.screen)
+app.command(hidden=True)(schemas.schemas)
 app.command()(embed.embed)
 app.add_typer(models.app)

@@ -1,0 +1,110 @@
+"""`copysieve check`: settings, Kafka, Redis, banks and model, and what would go wrong."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import typer
+from rich.table import Table
+
+from worker.cli.common import ConfigOption, JsonOption, emit, load_settings, stdout
+from worker.errors import CopysieveError
+from worker.settings import Settings
+
+type Status = Literal["ok", "warning", "problem"]
+
+_STYLES: dict[Status, str] = {"ok": "green", "warning": "yellow", "problem": "red"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report. A `problem` keeps `run` from starting."""
+
+    what: str
+    status: Status
+    detail: str
+
+
+def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Check everything that `run` needs, and tell what would go wrong.
+
+    The exit code is 1 if there is a problem: then `run` would not start. A warning is something
+    that a person should know: a bank that cannot match, records that would be refused.
+    """
+    settings = load_settings(config)
+    findings = [Finding("settings", "ok", str(config) if config else "defaults and environment")]
+    for what, examine in (("kafka", _kafka), ("redis", _hot_set), ("model", _model)):
+        findings += _examine(what, examine, settings)
+    table = Table(box=None, show_header=False)
+    for finding in findings:
+        status = f"[{_STYLES[finding.status]}]{finding.status}[/]"
+        table.add_row(finding.what, status, finding.detail)
+    if as_json:
+        emit([asdict(finding) for finding in findings])
+    else:
+        stdout.print(table, markup=True)
+    if any(finding.status == "problem" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _examine(
+    what: str, examine: Callable[[Settings], Iterator[Finding]], settings: Settings
+) -> Iterator[Finding]:
+    """What `examine` finds; an error of ours is a problem, and the other checks go on."""
+    try:
+        yield from examine(settings)
+    except CopysieveError as error:
+        yield Finding(what, "problem", str(error))
+
+
+def _kafka(settings: Settings) -> Iterator[Finding]:
+    from worker.stream.admin import require_topics  # noqa: PLC0415 - not needed for --help
+
+    warnings = require_topics(settings)
+    servers = ",".join(settings.kafka.bootstrap_servers)
+    yield Finding("kafka", "ok", f"{servers}, topics are there")
+    for warning in warnings:
+        yield Finding("kafka", "warning", warning)
+
+
+def _hot_set(settings: Settings) -> Iterator[Finding]:
+    from worker.hotset.store import open_store  # noqa: PLC0415 - not needed for --help
+    from worker.scoring.calibration import parse  # noqa: PLC0415
+    from worker.scoring.policy import threshold_of  # noqa: PLC0415
+
+    store = open_store(settings.redis)
+    head = store.head()
+    if head is None:
+        yield Finding(
+            "hot set", "problem", "there is none yet: `copysieve banks set`, then `refs add`"
+        )
+        return
+    references = store.references()
+    yield Finding("hot set", "ok", f"version {head.version}, {len(references)} references")
+    stored = store.calibration()
+    calibration = parse(stored.blob) if stored else None
+    for bank in store.banks().values():
+        count = sum(reference.bank == bank.name for reference in references)
+        if not count:
+            yield Finding(f"bank {bank.name}", "warning", "it has no references")
+        if bank.kind == "block" and threshold_of(bank, calibration) is None:
+            why = (
+                "its budget needs a calibration that supports it"
+                if bank.max_false_matches_per_million is not None
+                else "it has neither threshold nor budget"
+            )
+            yield Finding(f"bank {bank.name}", "warning", f"it matches nothing: {why}")
+
+
+def _model(settings: Settings) -> Iterator[Finding]:
+    from worker.descriptor import embedders  # noqa: PLC0415 - torch takes seconds to import
+
+    embedder = embedders.load(settings.model)
+    embedder.warm(1)
+    model = embedder.model
+    yield Finding(
+        "model",
+        "ok",
+        f"{model.name} ({model.sha256[:12]}), {model.dims} dims, {model.preprocessing}"
+        f", on {embedder.device}",
+    )

@@ -1,0 +1,147 @@
+"""One running replica: its stages wired together, run, and ended in order."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from worker.descriptor.embedders import Embedder
+from worker.errors import StageDied
+from worker.hotset.mirror import Mirror
+from worker.hotset.store import Store
+from worker.hotset.sync import HotSetSync
+from worker.pipeline import Pipeline
+from worker.settings import Settings
+from worker.stream.consumer import UNSTABLE_SLACK_SECONDS, UploadConsumer
+from worker.stream.ledger import Ledger
+from worker.stream.publisher import Publisher
+from worker.telemetry import log
+from worker.telemetry.health import HealthServer
+
+logger = log.get(__name__)
+
+
+class Replica:
+    """One running worker."""
+
+    def __init__(self, settings: Settings, store: Store, embedder: Embedder) -> None:
+        self._settings = settings
+        self._embedder = embedder
+        self._stop = threading.Event()
+        self._failure: StageDied | None = None
+        self._mirror = Mirror(embedder.model.dims, embedder.device)
+        self._sync = HotSetSync(
+            store.of_model(embedder.model),
+            self._mirror,
+            settings.hotset,
+            settings.replica.name,
+            on_failure=lambda error: self._died("hot set", error),
+        )
+        self._ledger = Ledger()
+        self._consumer: UploadConsumer | None = None
+        self._pipeline: Pipeline | None = None
+        self._warm = False
+
+    def run(self) -> None:
+        """Until SIGTERM or SIGINT. A stage that died is one last line and exit code 1."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stop.set())
+        health = HealthServer(self._settings.http, self._live, self._ready)
+        logger.info("started", http_port=health.port, model=self._embedder.model.name)
+        self._embedder.warm(self._settings.batch.max_size)
+        self._warm = True
+        self._sync.start()
+        if self._sync.wait_ready(None, self._stop.is_set):
+            self._screen()
+        self._sync.stop()
+        health.close()
+        if self._failure is not None:
+            _exit_now(str(self._failure))
+        logger.info("stopped")
+
+    def _screen(self) -> None:
+        settings, ledger = self._settings, self._ledger
+        restart = threading.Event()
+        publisher = Publisher(settings.kafka, ledger, restart)
+        pipeline = Pipeline(
+            settings, ledger, publisher, self._embedder, self._mirror, on_failure=self._died
+        )
+        consumer = UploadConsumer(settings, ledger, pipeline.admit, restart, self._held_back)
+        self._consumer, self._pipeline = consumer, pipeline
+        threads = [
+            threading.Thread(target=self._stage("publisher", publisher.run), name="publisher"),
+            threading.Thread(target=self._stage("consumer", consumer.run), name="consumer"),
+        ]
+        pipeline.start()
+        for thread in threads:
+            thread.start()
+        self._stop.wait()
+        self._drain(publisher, consumer, pipeline, threads)
+
+    def _drain(
+        self,
+        publisher: Publisher,
+        consumer: UploadConsumer,
+        pipeline: Pipeline,
+        threads: list[threading.Thread],
+    ) -> None:
+        """Finish what is in flight; at the deadline say what is left, and leave it."""
+        deadline = time.monotonic() + self._settings.shutdown.deadline_seconds
+        logger.info("draining", in_flight=self._ledger.in_flight_records)
+        publisher_thread, consumer_thread = threads
+        if self._failure is None:
+            consumer.stop()
+            consumer_thread.join(deadline - time.monotonic())
+        left = self._ledger.in_flight_records
+        consumer.abandon()
+        pipeline.close()
+        publisher.close(abandon=left > 0)
+        for thread in (consumer_thread, publisher_thread):
+            thread.join(10)
+        if self._failure is None and left:
+            _exit_now(f"shutdown.deadline_seconds passed with {left} uploads in flight")
+
+    def _held_back(self) -> str | None:
+        stale = self._settings.hotset.on_stale == "pause" and self._sync.is_stale
+        return "hot_set_stale" if stale else None
+
+    def _stage(self, name: str, body: Callable[[], None]) -> Callable[[], None]:
+        def guarded() -> None:
+            try:
+                body()
+            except BaseException as error:  # noqa: BLE001 - reported, and ends the process
+                self._died(name, error)
+
+        return guarded
+
+    def _died(self, stage: str, error: BaseException) -> None:
+        """The first stage to die ends the process."""
+        if self._failure is None:
+            detail = " ".join(str(error).split())
+            self._failure = StageDied(f"{stage} died: {type(error).__name__}: {detail}")
+            logger.error("stage_died", stage=stage, exc_info=error)
+        self._stop.set()
+
+    def _live(self) -> str | None:
+        if self._failure is not None:
+            return str(self._failure)
+        if self._pipeline is not None and not (self._pipeline.alive or self._stop.is_set()):
+            return "a stage of the pipeline is gone"
+        limit = self._settings.kafka.max_poll_interval_ms / 1000 + UNSTABLE_SLACK_SECONDS
+        if self._consumer is not None and self._consumer.seconds_since_poll > limit:
+            return f"no poll for {limit:.0f} s"
+        return None
+
+    def _ready(self) -> str | None:
+        if not self._warm:
+            return "the model is not warm"
+        return None if self._sync.ready else f"the hot set is {self._sync.state}"
+
+
+def _exit_now(line: str) -> None:
+    """One last line and exit code 1, whatever threads still hang in a socket."""
+    sys.stderr.write(f"copysieve: {line}\n")
+    sys.stderr.flush()
+    os._exit(1)

@@ -1,0 +1,149 @@
+"""`copysieve screen`: two files compared with each other, or files with the hot set."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from worker.cli.common import ConfigOption, JsonOption, emit, load_settings, stdout
+from worker.cli.embed import read, walk
+from worker.errors import CopysieveError, StoreError, Unscreenable
+from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from worker.descriptor.embedders import Embedder
+    from worker.scoring.policy import Decision
+
+
+def screen(
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGES...", exists=True, help="Files, or folders.")
+    ],
+    hot_set: Annotated[
+        bool, typer.Option("--hot-set", help="Compare with the hot set, as an upload would be.")
+    ] = False,
+    tenant: Annotated[str | None, typer.Option(help="Screen as this tenant's uploads.")] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two files (`screen A B`), or files with the hot set (`screen --hot-set IMAGES`).
+
+    Nothing is published. The exit code is 1 if an image cannot be screened.
+    """
+    files = list(walk(images))
+    if not hot_set and len(files) != 2:  # noqa: PLR2004 - A and B
+        raise typer.BadParameter("expected two files, or --hot-set and any number")
+    settings = load_settings(config)
+
+    from worker.descriptor import embedders  # noqa: PLC0415 - torch takes seconds to import
+
+    embedder = embedders.load(settings.model)
+    if hot_set:
+        _screen_files(files, settings, embedder, tenant, as_json=as_json)
+    else:
+        _compare(files, settings, embedder, as_json=as_json)
+
+
+def _compare(files: list[Path], settings: Settings, embedder: "Embedder", *, as_json: bool) -> None:
+    from worker.scoring.similarity import cosine, euclidean  # noqa: PLC0415 - imports torch
+
+    pictures = []
+    for file in files:
+        picture = read(file, settings.limits, embedder.preprocessing)
+        if isinstance(picture, Unscreenable):
+            raise CopysieveError(f"{file}: {picture.reason}: {picture}")
+        pictures.append(picture)
+    a, b = embedder.describe(np.stack(pictures))
+    similarity = float(cosine(a[None], b[None]))
+    found = {
+        "model": embedder.model.name,
+        "cosine": round(similarity, 6),
+        "euclidean": round(euclidean(similarity), 6),
+    }
+    if as_json:
+        emit(found)
+    else:
+        for name, value in found.items():
+            stdout.print(f"{name:10} {value}", markup=False)
+
+
+def _screen_files(
+    files: list[Path],
+    settings: Settings,
+    embedder: "Embedder",
+    tenant: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    from worker.hotset.mirror import Mirror  # noqa: PLC0415 - imports torch
+    from worker.hotset.store import open_store  # noqa: PLC0415
+    from worker.pipeline import compare  # noqa: PLC0415
+
+    reader = open_store(settings.redis).of_model(embedder.model)
+    head = reader.head()
+    if head is None:
+        raise StoreError("there is no hot set yet: `copysieve banks set`, then `refs add`")
+    mirror = Mirror(embedder.model.dims, embedder.device)
+    mirror.load(reader.snapshot(head))
+
+    screened: list[dict[str, Any]] = []
+    for file in files:
+        picture = read(file, settings.limits, embedder.preprocessing)
+        if isinstance(picture, Unscreenable):
+            told: dict[str, Any] = {
+                "outcome": "unscreened",
+                "reason": picture.reason.value,
+                "matches": [],
+            }
+        else:
+            (compared,) = compare(mirror, embedder.describe(picture[None]), [tenant])
+            told = _told(compared.decision)
+        screened.append({"image": str(file)} | told)
+    if as_json:
+        emit({"model": embedder.model.name, "hot_set": str(head.version), "images": screened})
+    else:
+        _show(screened)
+    if any(row["outcome"] == "unscreened" for row in screened):
+        raise typer.Exit(1)
+
+
+def _told(decision: "Decision") -> dict[str, Any]:
+    best = decision.best_score
+    return {
+        "outcome": "match" if decision.enforced else "no_match",
+        "matches": [
+            {
+                "reference_id": one.reference.reference_id,
+                "bank": one.bank.name,
+                "mode": mode,
+                "action": one.bank.action,
+                "score": round(one.score, 4),
+                "view": one.hit.view,
+            }
+            for mode, found in (("enforce", decision.enforced), ("shadow", decision.shadow))
+            for one in found
+        ],
+        "best_score": None if best is None else round(best, 4),
+    }
+
+
+def _show(screened: list[dict[str, Any]]) -> None:
+    table = Table("image", "outcome", "reference", "bank", "mode", "action", "score", box=None)
+    for row in screened:
+        if not row["matches"]:
+            best = row.get("best_score")
+            note = row.get("reason") or ("" if best is None else f"best {best:.3f}")
+            table.add_row(row["image"], row["outcome"], "", "", "", "", note)
+        for match in row["matches"]:
+            table.add_row(
+                row["image"],
+                row["outcome"],
+                match["reference_id"],
+                match["bank"],
+                match["mode"],
+                match["action"],
+                f"{match['score']:.3f}",
+            )
+    stdout.print(table)
