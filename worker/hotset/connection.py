@@ -7,7 +7,12 @@ from typing import Any
 from redis import Redis, RedisCluster
 from redis.backoff import ExponentialBackoff
 from redis.connection import parse_url
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+)
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -16,6 +21,8 @@ from worker.errors import StoreError
 from worker.telemetry import log
 
 logger = log.get(__name__)
+
+_ERRORS = (RedisError, RedisClusterException, OSError)
 
 type Client = Any
 """A `Redis` or `RedisCluster` that replies in bytes; redis-py's own types leave that open."""
@@ -30,11 +37,11 @@ def connect(config: settings.Redis) -> Client:
         client = _client(config)
     except ValueError:
         raise StoreError("redis.url: expected redis://, rediss:// or unix://") from None
-    except (RedisError, OSError) as error:  # a cluster's client connects at once
+    except _ERRORS as error:  # a cluster's client connects at once
         raise StoreError(_away(config, error)) from None
     try:
         client.ping()
-    except (RedisError, OSError) as error:
+    except _ERRORS as error:
         client.close()
         raise StoreError(_away(config, error)) from None
     _warn_of_eviction(client)
@@ -48,7 +55,7 @@ def as_store_errors[**P, R](method: Callable[P, R]) -> Callable[P, R]:
     def translated(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return method(*args, **kwargs)
-        except (RedisError, OSError) as error:
+        except _ERRORS as error:
             raise StoreError(f"Redis: {_one_line(error)}") from error
 
     return translated
@@ -56,24 +63,21 @@ def as_store_errors[**P, R](method: Callable[P, R]) -> Callable[P, R]:
 
 def _client(config: settings.Redis) -> Client:
     url = config.url.get_secret_value()
-    options: dict[str, Any] = {
+    behaviour: dict[str, Any] = {
         "socket_timeout": config.timeout_seconds,
         "socket_connect_timeout": config.timeout_seconds,
         "retry": Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=2),
         "protocol": 2,  # one shape of replies, whatever the server prefers
     }
-    if url.startswith("rediss://"):
-        options |= _tls(config.ssl)
+    options = behaviour | (_tls(config.ssl) if url.startswith("rediss://") else {})
     if config.cluster:
         return RedisCluster.from_url(url, **options)
     if config.sentinel.hosts:
         sentinels = [_host_and_port(host) for host in config.sentinel.hosts]
-        login = _parts(url)
-        options |= {name: login[name] for name in ("db", "username", "password") if name in login}
+        parts = _parts(url)
+        options |= {name: parts[name] for name in ("db", "username", "password") if name in parts}
         options["ssl"] = url.startswith("rediss://")
-        sentinel = Sentinel(  # type: ignore[no-untyped-call]
-            sentinels, sentinel_kwargs={"socket_timeout": config.timeout_seconds}
-        )
+        sentinel = Sentinel(sentinels, sentinel_kwargs=behaviour)  # type: ignore[no-untyped-call]
         return sentinel.master_for(config.sentinel.service, **options)  # type: ignore[no-untyped-call]
     return Redis.from_url(url, **options)
 

@@ -133,11 +133,10 @@ class HotSetSync:
     def _follow(self, head: Head, mine: Head) -> None:
         """Apply what there is; when there is nothing, wait for it."""
         behind = head.version > mine.version
-        self._shrunk = False
-        self._enter("following")
+        wait = self._state == "following" and not behind
         self._tell_now_and_then()
         try:
-            entries = self._reader.changes(mine.version, mine.mark, wait=not behind)
+            entries = self._reader.changes(mine.version, mine.mark, wait=wait)
         except BrokenHistory as broken:
             self._load(head, broken.reason)
             return
@@ -145,6 +144,8 @@ class HotSetSync:
             self._load(head, "gap")  # trimmed, all of it
             return
         self._in_touch = time.monotonic()
+        self._shrunk = False
+        self._enter("following")
         for entry in entries:
             self._mirror.apply(entry)
             metrics.CHANGE_SECONDS.observe(max(0.0, time.time() - entry.at))

@@ -46,7 +46,8 @@ def assert_finds(index, table, k=7, allowed=None):
 
 
 def test_equals_brute_force_through_growth_removal_and_return():
-    index, table, rng = Index(DIMS, "cpu"), {}, random.Random(3)
+    index, rng = Index(DIMS, "cpu"), random.Random(3)
+    table: dict[Row, tuple[int, np.ndarray]] = {}
     rows = rows_of(900)
     descriptors = unit_rows(1, len(rows), DIMS)
     for begin in range(0, len(rows), 250):

@@ -1,4 +1,5 @@
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ class Fixture:
         self.mirror = Mirror(MODEL.dims, "cpu", clock=lambda: self.now)
         self.seq = 1
         described = {r.reference_id: descriptors(seed) for seed, r in enumerate(references)}
-        fields = {
+        fields: dict[str, Any] = {
             "head": Head(Version(5, 1), "m1", ""),
             "banks": {b.name: b for b in banks},
             "references": {r.reference_id: r for r in references},

@@ -1,0 +1,388 @@
+"""The hot-set thread against real servers: what goes wrong, and that it comes right again."""
+
+import threading
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from pydantic import SecretStr
+
+from tests.fixtures.hot_set import MODEL, NOW, VIEWS, bank, descriptors, reference
+from worker.embedded import redis
+from worker.errors import StoreError
+from worker.hotset import layout
+from worker.hotset import sync as syncs
+from worker.hotset.layout import Keys
+from worker.hotset.mirror import Mirror
+from worker.hotset.reader import Reader
+from worker.hotset.store import open_store
+from worker.hotset.sync import HotSetSync
+from worker.hotset.types import Calibration
+from worker.settings import HotSetSettings, Redis
+from worker.telemetry import metrics
+
+pytestmark = pytest.mark.redis
+KEYS = Keys("copysieve")
+PATIENCE = 20.0
+
+
+class Replica:
+    """A mirror with its thread and a connection of its own."""
+
+    def __init__(self, redis_settings, name="replica-1", **settings):
+        self.store = open_store(redis_settings)
+        self.mirror = Mirror(MODEL.dims, "cpu")
+        self.failures: list[BaseException] = []
+        self.sync = HotSetSync(
+            self.store.of_model(MODEL),
+            self.mirror,
+            HotSetSettings(**settings),
+            name,
+            self.failures.append,
+        )
+
+    def found(self):
+        """Every (reference, view) that a search can find."""
+        if self.mirror.head is None:
+            return None
+        query = torch.from_numpy(descriptors(0).rows[:1].astype(np.float32))
+        hits = self.mirror.search(query, [None], 10_000).hits[0]
+        return {(hit.reference.reference_id, hit.view) for hit in hits}
+
+    def at(self, version):
+        return self.mirror.head is not None and self.mirror.head.version == version
+
+    def stop(self):
+        if self.sync._thread.is_alive():
+            self.sync.stop()
+        self.store.close()
+        assert self.failures == []
+
+
+def until(condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come right"
+        time.sleep(0.01)
+
+
+def add(store, *reference_ids, **changes):
+    described = [(reference(n, **changes), descriptors(hash(n) % 1000)) for n in reference_ids]
+    return store.add_references(described, MODEL).version
+
+
+def both(*reference_ids):
+    return {(name, view) for name in reference_ids for view in VIEWS}
+
+
+def resyncs(reason):
+    return metrics.RESYNCS.labels(reason)._value.get()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(syncs, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(syncs, "HEARTBEAT_SECONDS", 0.1)
+
+
+@pytest.fixture
+def replicas(redis_settings):
+    made = []
+
+    def start(name="replica-1", **settings):
+        replica = Replica(redis_settings, name, **settings)
+        made.append(replica)
+        replica.sync.start()
+        return replica
+
+    yield start
+    for replica in made:
+        replica.stop()
+
+
+@pytest.fixture
+def raw(redis_server):
+    with redis_server.client() as client:
+        yield client
+
+
+@contextmanager
+def away(replica):
+    """The replica misses what happens in here, as behind a broken network."""
+    reader, gate = replica.sync._reader, threading.Event()
+
+    def broken(*_, **__):
+        gate.wait(0.01)
+        raise StoreError("away")
+
+    names = ("head", "changes")
+    for name in names:
+        setattr(reader, name, broken)
+    until(lambda: replica.sync.state == "away")
+    yield
+    for name in names:
+        delattr(reader, name)
+
+
+def test_it_waits_for_an_epoch_and_then_follows(replicas, store):
+    one = replicas()
+    assert not one.sync.wait_ready(0.2, lambda: False)
+    until(lambda: [beat.state for beat in store.heartbeats()] == ["waiting"])
+    store.set_bank(bank())
+    assert one.sync.wait_ready(PATIENCE, lambda: False)
+    assert one.sync.ready
+    version = add(store, "r1", "r2")
+    until(lambda: one.at(version))
+    assert one.found() == both("r1", "r2")
+    assert one.sync.state == "following"
+
+
+def test_waiting_can_be_given_up(replicas):
+    assert not replicas().sync.wait_ready(None, lambda: True)
+
+
+def test_two_mirrors_converge_and_tell(replicas, store):
+    store.set_bank(bank())
+    add(store, "r1")
+    early = replicas("early")
+    early.sync.wait_ready(PATIENCE, lambda: False)
+    add(store, *[f"r{n}" for n in range(2, 40)])
+    store.set_enabled(["r3"], enabled=False)
+    late = replicas("late")
+    store.remove_references(["r4"], "bob", NOW)
+    version = store.set_calibration(Calibration("c1", b"blob"))
+    until(lambda: early.at(version) and late.at(version))
+    expected = both(*{f"r{n}" for n in range(1, 40)} - {"r3", "r4"})
+    assert early.found() == late.found() == expected
+
+    def told():
+        beats = {beat.name: beat for beat in store.heartbeats()}
+        return all(
+            name in beats and beats[name].version == str(version) for name in ("early", "late")
+        )
+
+    until(told)
+    beat = store.heartbeats()[0]
+    assert (beat.state, beat.references, beat.rows, beat.unusable) == ("following", 38, 74, 0)
+    early.sync.stop()
+    assert [beat.name for beat in store.heartbeats()] == ["late"]
+
+
+def test_a_change_is_told_of_at_once_not_at_the_next_heartbeat(replicas, store, monkeypatch):
+    store.set_bank(bank())
+    one = replicas()
+    one.sync.wait_ready(PATIENCE, lambda: False)
+    monkeypatch.setattr(syncs, "HEARTBEAT_SECONDS", 1e9)
+    version = add(store, "r1")
+    until(lambda: [beat.version for beat in store.heartbeats()] == [str(version)])
+
+
+@pytest.mark.parametrize("keep", [0, 1])
+def test_a_trimmed_stream_is_noticed(replicas, store, raw, keep):
+    store.set_bank(bank())
+    one = replicas()
+    one.sync.wait_ready(PATIENCE, lambda: False)
+    before = resyncs("gap")
+    with away(one):
+        version = add(store, "r1", "r2", "r3")
+        raw.xtrim(KEYS.changes, maxlen=keep, approximate=False)
+    until(lambda: one.at(version))
+    assert one.found() == both("r1", "r2", "r3")
+    assert resyncs("gap") == before + 1
+    version = add(store, "r4")
+    until(lambda: one.at(version))
+    assert resyncs("gap") == before + 1
+
+
+def test_a_failover_that_lost_changes_is_noticed(replicas, store, raw):
+    """The numbers go on as if nothing had happened; the marks do not."""
+    store.set_bank(bank())
+    add(store, "r1")
+    one = replicas()
+    one.sync.wait_ready(PATIENCE, lambda: False)
+    saved = {key: raw.dump(key) for key in raw.keys("*") if b"replica" not in key}
+    lost = add(store, "r2")
+    until(lambda: one.at(lost))
+    with away(one):
+        raw.flushall()
+        for key, value in saved.items():
+            raw.restore(key, 0, value)
+        assert add(store, "r3") == lost
+    until(lambda: one.found() == both("r1", "r3"))
+
+
+def test_an_entry_that_cannot_be_read_leads_to_the_rows(replicas, store, raw):
+    store.set_bank(bank())
+    one = replicas()
+    one.sync.wait_ready(PATIENCE, lambda: False)
+    before = resyncs("unreadable")
+    with away(one):
+        version = add(store, "r1", "r2")
+        entries = raw.xrange(KEYS.changes)
+        raw.delete(KEYS.changes)
+        for entry_id, fields in entries:
+            damaged = fields | ({b"row": b"{}"} if b'"r1"' in fields[b"row"] else {})
+            raw.xadd(KEYS.changes, damaged, id=entry_id)
+    until(lambda: one.at(version))
+    assert one.found() == both("r1", "r2")
+    assert resyncs("unreadable") == before + 1
+
+
+def test_an_unusable_row_does_not_break_the_rest(replicas, store, raw):
+    store.set_bank(bank())
+    add(store, "r1", "r2")
+    raw.hset(KEYS.references(layout.bucket_of("r1")), "r1", "not json")
+    one = replicas()
+    one.sync.wait_ready(PATIENCE, lambda: False)
+    assert one.found() == both("r2")
+    until(lambda: [(b.references, b.unusable) for b in store.heartbeats()] == [(1, 1)])
+
+
+def test_an_emptied_store_is_not_served_until_accepted(replicas, store, raw):
+    store.set_bank(bank())
+    version = add(store, *[f"r{n}" for n in range(10)])
+    one = replicas()
+    until(lambda: one.at(version))
+    raw.flushall()
+    until(lambda: one.sync.state == "shrunk")
+    assert len(one.found()) == 20
+    until(lambda: metrics.SHRUNK._value.get() == 1)
+    store.set_bank(bank())
+    add(store, *[f"new-{n}" for n in range(9)])  # even nine of ten are not enough now
+    until(lambda: one.sync._refused == store.head())
+    assert len(one.found()) == 20
+    assert one.sync.ready
+    until(lambda: [beat.state for beat in store.heartbeats()] == ["shrunk"])
+    accepted = store.accept()
+    until(lambda: one.at(accepted))
+    assert one.found() == both(*[f"new-{n}" for n in range(9)])
+    until(lambda: metrics.SHRUNK._value.get() == 0)
+    assert one.sync.state == "following"
+
+
+def test_a_refilled_store_needs_no_acceptance(replicas, store, raw):
+    store.set_bank(bank())
+    add(store, "r1", "r2")
+    one = replicas()
+    one.sync.wait_ready(PATIENCE, lambda: False)
+    raw.flushall()
+    until(lambda: one.sync.state == "shrunk")
+    store.set_bank(bank())
+    version = add(store, "n1", "n2")
+    until(lambda: one.at(version))
+    assert one.found() == both("n1", "n2")
+
+
+@pytest.mark.parametrize(("left", "served"), [(5, True), (4, False)])
+def test_a_snapshot_may_lose_as_much_as_allowed(replicas, store, raw, left, served):
+    store.set_bank(bank())
+    names = [f"r{n}" for n in range(10)]
+    version = add(store, *names)
+    one = replicas(max_shrink=0.5)
+    until(lambda: one.at(version))
+    with away(one):
+        for name in names[left:]:
+            raw.hdel(KEYS.references(layout.bucket_of(name)), name)
+        raw.delete(KEYS.changes)
+        version = store.set_calibration(Calibration("c1", b"1"))
+        raw.delete(KEYS.changes)
+    until(lambda: one.sync.state == ("following" if served else "shrunk"))
+    assert one.found() == both(*names[: left if served else 10])
+    # An old acceptance is none for the next time.
+    accepted = store.accept()
+    until(lambda: one.at(accepted))
+    assert one.found() == both(*names[:left])
+    with away(one):
+        raw.delete(*[KEYS.references(layout.bucket_of(name)) for name in names])
+        store.set_calibration(None)
+        raw.delete(KEYS.changes)
+    until(lambda: one.sync.state == "shrunk")
+    assert one.found() == both(*names[:left])
+
+
+def test_many_removals_one_by_one_are_no_alarm(replicas, store):
+    store.set_bank(bank())
+    names = [f"r{n}" for n in range(10)]
+    add(store, *names)
+    one = replicas()
+    one.sync.wait_ready(PATIENCE, lambda: False)
+    version = store.remove_references(names[1:], "bob", NOW)
+    until(lambda: one.at(version))
+    assert one.found() == both("r0")
+
+
+def test_a_store_emptied_while_it_is_read_is_not_served(replicas, store, raw, monkeypatch):
+    store.set_bank(bank())
+    add(store, *[f"r{n}" for n in range(50)])
+    original = Reader.snapshot
+    flushed: list[bool] = []
+
+    def snapshot_then_flush(self, head):
+        found = original(self, head)
+        if not flushed:
+            flushed.append(raw.flushall())
+        return found
+
+    monkeypatch.setattr(Reader, "snapshot", snapshot_then_flush)
+    one = replicas()
+    until(lambda: flushed and one.sync.state == "waiting")
+    assert not one.sync.ready
+
+
+def test_redis_may_die_and_return(tmp_path, redis_server):
+    kind = redis_server.version.partition(" ")[0]
+    with redis.redis_server(kind, tmp_path, keep_data=True) as server:
+        config = Redis(url=SecretStr(server.url), timeout_seconds=1)
+        own = open_store(config)
+        own.set_bank(bank())
+        add(own, "r1", "r2")
+        one = Replica(config, stale_after_seconds=0.3)
+        one.sync.start()
+        assert one.sync.wait_ready(PATIENCE, lambda: False)
+        server.kill()
+        until(lambda: one.sync.state == "away")
+        assert one.found() == both("r1", "r2")
+        until(lambda: one.sync.is_stale)
+        until(lambda: metrics.STALE._value.get() == 1)
+        server.restart()
+        until(lambda: one.sync.state == "following")
+        assert not one.sync.is_stale
+        version = add(own, "r3")
+        until(lambda: one.at(version))
+        assert one.found() == both("r1", "r2", "r3")
+        one.stop()
+        own.close()
+
+
+def test_a_crash_of_the_thread_is_told(replicas, store):
+    store.set_bank(bank())
+    one = replicas()
+    one.sync.wait_ready(PATIENCE, lambda: False)
+    error = RuntimeError("the device is gone")
+
+    def crash(_):
+        raise error
+
+    one.mirror.apply = crash
+    add(store, "r1")
+    until(lambda: one.failures == [error])
+    one.failures.clear()
+
+
+def test_expired_rows_leave_without_redis(tmp_path):
+    with redis.redis_server("any", tmp_path) as server:
+        config = Redis(url=SecretStr(server.url), timeout_seconds=1)
+        one = Replica(config)
+        one.store.set_bank(bank())
+        now = [NOW]
+        one.mirror._clock = lambda: now[0]
+        add(one.store, "r1", expires_at=NOW.replace(year=2030))
+        one.sync.start()
+        until(lambda: one.mirror.sizes.rows == 2)
+        server.kill()
+        until(lambda: one.sync.state == "away")
+        now[0] = NOW.replace(year=2031)
+        until(lambda: one.mirror.sizes.rows == 0)
+        one.stop()
