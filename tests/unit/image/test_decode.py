@@ -121,7 +121,7 @@ def test_cmyk_is_read_as_adobe_writes_it() -> None:
 
 
 def test_sixteen_bits_of_grey_keep_their_high_byte() -> None:
-    ramp = np.tile(np.linspace(0, 65535, 256).astype(np.uint16), (8, 1))
+    ramp = np.tile(np.arange(256) * 255 + 255, (8, 1)).astype(np.uint16)
     pixels = decode(encode(Image.fromarray(ramp), "PNG"), LIMITS).pixels
     assert np.array_equal(pixels[..., 0], ramp >> 8)
 
@@ -347,7 +347,7 @@ def test_filler_is_never_taken_for_a_picture(*, progressive: bool) -> None:
         first_data = scan + 2 + int.from_bytes(data[scan + 2 : scan + 4])
         for cut in (*range(3, scan, 7), *range(scan, first_data + 1)):
             assert reason(data[:cut]) is UnscreenedReason.UNDECODABLE
-        assert decode(data[: first_data + 2000], LIMITS).info.truncated
+        assert decode(data[: (first_data + len(data)) // 2], LIMITS).info.truncated
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
