@@ -39,7 +39,7 @@ from worker.image.preprocess import resize
 from worker.records import Query, Record, Upload
 from worker.results import Compared, Results, Screened, Unscreened
 from worker.scoring import calibration as calibrations
-from worker.scoring.policy import decide
+from worker.scoring.policy import decide, lowest_threshold
 from worker.settings import Settings
 from worker.stream import admission
 from worker.stream.ledger import Ledger
@@ -47,8 +47,8 @@ from worker.stream.publisher import Delivery, Outgoing, Publisher
 from worker.stream.turnstile import Turnstile
 from worker.telemetry import metrics
 
-CANDIDATES = 256
-"""Best rows of the hot set that are looked at for one upload."""
+CANDIDATES = 32
+"""Best rows of the hot set that are looked at first for one upload."""
 RECENT_ENTRIES = 4096
 
 
@@ -67,10 +67,18 @@ def compare(
 
     A tenant of None is screened against all banks.
     """
-    found = mirror.search(vectors, tenants, CANDIDATES)
-    calibration = calibrations.parse(found.calibration) if found.calibration else None
-    offsets = calibration.offsets(vectors).tolist() if calibration else [0.0] * len(vectors)
-    for hits, offset in zip(found.hits, offsets, strict=True):
+    candidates = CANDIDATES
+    while True:
+        found = mirror.search(vectors, tenants, candidates)
+        calibration = calibrations.parse(found.calibration) if found.calibration else None
+        offsets = calibration.offsets(vectors).tolist() if calibration else [0.0] * len(vectors)
+        floor = lowest_threshold(found.banks.values(), calibration)
+        scored = list(zip(found.hits, offsets, strict=True))
+        # A crowd of references must not hide a match in another bank: look until below the floor.
+        if all(len(hits) < candidates or hits[-1].cosine - off < floor for hits, off in scored):
+            break
+        candidates *= 4
+    for hits, offset in scored:
         yield Compared(
             decision=decide(hits, offset, calibration),
             version=found.version,

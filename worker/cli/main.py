@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import worker
-from worker.cli import check, embed, models, run, schemas, screen
+from worker.cli import bench, check, embed, models, run, schemas, screen
 
 app = typer.Typer(
     name="copysieve",
@@ -38,3 +38,4 @@ app.command()(screen.screen)
 app.command(hidden=True)(schemas.schemas)
 app.command()(embed.embed)
 app.add_typer(models.app)
+app.add_typer(bench.app)

@@ -1,5 +1,6 @@
 """Policy: from hits in the hot set to what is enforced, what is only shown, what is suppressed."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -56,6 +57,12 @@ def threshold_of(bank: Bank, calibration: Calibration | None) -> float | None:
     if calibration is None or bank.max_false_matches_per_million is None:
         return None
     return calibration.threshold(bank.name, bank.max_false_matches_per_million)
+
+
+def lowest_threshold(banks: Iterable[Bank], calibration: Calibration | None) -> float:
+    """No hit below it can match; infinite where no bank has a rule that can be applied."""
+    thresholds = (threshold_of(bank, calibration) for bank in banks)
+    return min((t for t in thresholds if t is not None), default=math.inf)
 
 
 def decide(
@@ -119,4 +126,3 @@ def _rate(one: Scored, calibration: Calibration | None) -> float | None:
     if calibration is None:
         return None
     return calibration.false_matches_per_million(one.bank.name, one.score)
-
