@@ -186,8 +186,6 @@ class _HotSet:
                 if descriptors is not None:
                     self._forget(reference.reference_id)
                     self._park(reference.reference_id, descriptors)
-                else:
-                    self._unsettle(reference.reference_id)
                 self.references[reference.reference_id] = reference
                 self._note_expiry(reference)
                 self._settle([reference.reference_id], now)
@@ -239,20 +237,12 @@ class _HotSet:
         for view, row in zip(descriptors.views, descriptors.rows, strict=True):
             self._parked[Row(reference_id, view)] = row
 
-    def _unsettle(self, reference_id: str) -> None:
-        """Park all of a reference, so that settling it starts anew."""
-        rows = [row for row in self._rows_of(reference_id) if row in self.index]
-        descriptors = self.index.remove(rows).numpy().astype(np.float16)
-        self._parked.update(zip(rows, descriptors, strict=True))
-
     def _forget(self, reference_id: str) -> None:
-        self._unsettle(reference_id)
-        for row in self._rows_of(reference_id):
-            del self._parked[row]
-        self._views.pop(reference_id, None)
-
-    def _rows_of(self, reference_id: str) -> list[Row]:
-        return [Row(reference_id, view) for view in self._views.get(reference_id, ())]
+        """Drop the descriptors of a reference, wherever they are."""
+        rows = [Row(reference_id, view) for view in self._views.pop(reference_id, ())]
+        self.index.remove([row for row in rows if row in self.index])
+        for row in rows:
+            self._parked.pop(row, None)
 
     def _of_bank(self, name: str) -> list[str]:
         return [r.reference_id for r in self.references.values() if r.bank == name]

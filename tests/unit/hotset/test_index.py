@@ -72,9 +72,9 @@ def test_equals_brute_force_through_growth_removal_and_return():
 def test_ties_do_not_depend_on_the_order_of_arrival(monkeypatch):
     """Many copies of few pictures: more equals than places, at any position of the matrix."""
     monkeypatch.setattr(indexes, "_CANDIDATES_AT_ONCE", 37)
-    rows = rows_of(400)
-    pictures = unit_rows(2, 5, DIMS)
-    values = {row: pictures[number % 5] for number, row in enumerate(rows)}
+    rows = rows_of(1003)
+    pictures = unit_rows(2, 2, DIMS)
+    values = {row: pictures[number % 2] for number, row in enumerate(rows)}
     query = torch.from_numpy(queries_of(5, 6))
     results = []
     for seed in range(4):
