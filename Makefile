@@ -25,7 +25,7 @@ check: setup ## Lint, format, types, direction of imports, schemas
 	$(BIN)/python .ci/schemas.py --check
 
 bench: setup ## Measure throughput and latency on this machine
-	@$(BIN)/copysieve bench
+	@$(BIN)/copysieve bench pipeline
 
 lock: setup ## Pin the newest fitting versions in requirements/
 	$(UV_COMPILE) --upgrade --extra dev --output-file requirements/dev.txt

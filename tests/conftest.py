@@ -1,3 +1,8 @@
 """Fixtures for all tests."""
 
-pytest_plugins = ["tests.fixtures.kafka", "tests.fixtures.redis", "tests.fixtures.stream", "tests.fixtures.processes"]
+pytest_plugins = [
+    "tests.fixtures.kafka",
+    "tests.fixtures.redis",
+    "tests.fixtures.stream",
+    "tests.fixtures.processes",
+]

@@ -198,12 +198,15 @@ class Pipeline:
         if known := self._recent.get(hashlib.sha256(data).hexdigest()):
             query = Query(admitted.upload, known.info, descriptor=known.descriptor)
         else:
-            with _timed("decode"):
+            with _timed("decode"), contextlib.ExitStack() as reserved:
+                # The reservation outlives `decode`: the full picture is there until it is resized.
                 image = decode(
                     data,
                     self._limits,
                     target=self._embedder.preprocessing.size,
-                    reserve=self._decoded.reserve,
+                    reserve=lambda size: contextlib.nullcontext(
+                        reserved.enter_context(self._decoded.reserve(size))
+                    ),
                 )
                 pixels = resize(image.pixels, self._embedder.preprocessing)
             query = Query(admitted.upload, image.info, pixels=pixels)
@@ -329,9 +332,11 @@ class Pipeline:
         try:
             yield
         except Unscreenable as error:
-            self._end(admitted, Unscreened(admitted.upload, error))
+            # A new one, for the traceback of the old one holds the picture.
+            plain = Unscreenable(error.reason, str(error))
+            self._end(admitted, Unscreened(admitted.upload, plain))
         except BadEvent as error:
-            self._end(admitted, error)
+            self._end(admitted, BadEvent(error.reason, str(error)))
 
     def _guarded[**P](self, stage: str, work: Callable[P, None]) -> Callable[P, None]:
         """A stage that dies of an error of ours takes the process with it."""

@@ -20,7 +20,7 @@ from rich.progress import Progress
 
 from worker.cli.common import ConfigOption, JsonOption, emit, load_settings, stderr, stdout
 from worker.records import ImageInfo, Pixels, Record
-from worker.settings import MIB, Log, Redis, Settings
+from worker.settings import MIB, Log, ModelSettings, Redis, Settings
 from worker.telemetry import log
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="bench", no_args_is_help=True, help="Measure, both sides in one run.")
 
+MODEL = "sscd_disc_mixup_int8"
+"""Unless the settings name one: real weights that come with the extra copysieve[demo]."""
 REFERENCES = 1000
 SIDE = (640, 480)
 
@@ -72,7 +74,8 @@ def pipeline(
     from worker.descriptor import embedders  # noqa: PLC0415 - torch takes seconds to import
     from worker.embedded.kafka import kafka_broker  # noqa: PLC0415
 
-    embedder = embedders.load(settings.model)
+    chosen = settings.model if "model" in settings.model_fields_set else ModelSettings(name=MODEL)
+    embedder = embedders.load(chosen)
     embedder.warm(settings.batch.max_size)
     encoded = _pictures(images)
     with ExitStack() as stack:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import worker
-from worker.cli import bench, check, embed, models, run, schemas, screen
+from worker.cli import bench, check, embed, models, run, screen
 
 app = typer.Typer(
     name="copysieve",
@@ -35,7 +35,6 @@ def _root(
 app.command()(run.run)
 app.command()(check.check)
 app.command()(screen.screen)
-app.command(hidden=True)(schemas.schemas)
 app.command()(embed.embed)
 app.add_typer(models.app)
 app.add_typer(bench.app)

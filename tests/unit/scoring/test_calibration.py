@@ -1,0 +1,78 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.errors import StoreError
+from worker.scoring.calibration import MILLION, Calibration, parse
+from worker.scoring.similarity import cosine, euclidean
+
+
+def units(rows, dims=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.nn.functional.normalize(torch.randn(rows, dims, generator=generator), dim=1)
+
+
+def made(null=(), **fields):
+    nulls = {"bad": np.sort(np.asarray(null, np.float32))}
+    return Calibration("id", "a" * 64, units(20), nulls=nulls, **fields)
+
+
+def test_the_offset_is_beta_times_the_mean_of_the_best_background_cosines():
+    calibration = made(k=3, beta=0.5)
+    queries = units(4, seed=1)
+    similar = np.sort(queries.numpy() @ calibration.background.numpy().T, axis=1)
+    assert calibration.offsets(queries).numpy() == pytest.approx(0.5 * similar[:, -3:].mean(axis=1))
+
+
+def test_rate_and_threshold_come_from_the_null_of_the_bank():
+    null = np.arange(1000) / 1000
+    calibration = made(null)
+    assert calibration.false_matches_per_million("bad", 0.99) == pytest.approx(10_000)
+    assert calibration.false_matches_per_million("bad", 2.0) is None
+    assert calibration.false_matches_per_million("other", 0.5) is None
+    threshold = calibration.threshold("bad", 10_000)
+    assert (np.asarray(null, np.float32) >= threshold).sum() == 10
+    assert calibration.threshold("bad", 2_999) is None, "below 3/m: the data do not support it"
+    assert calibration.threshold("other", 10_000) is None
+
+
+@given(
+    st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=300),
+    st.floats(1, MILLION),
+)
+def test_no_threshold_lets_through_more_than_its_budget(null, budget):
+    calibration = made(null)
+    threshold = calibration.threshold("bad", budget)
+    if threshold is not None:
+        exceeding = (calibration.nulls["bad"] >= threshold).mean()
+        assert exceeding <= budget / MILLION + 1e-9
+
+
+def test_what_is_stored_is_read_back():
+    calibration = made([0.1, 0.3], k=5, beta=1.0)
+    read = parse(calibration.dump())
+    assert (read.model_sha256, read.k, read.beta) == ("a" * 64, 5, 1.0)
+    assert read.background.numpy() == pytest.approx(calibration.background.numpy(), abs=1e-3)
+    assert read.nulls["bad"].tolist() == pytest.approx([0.1, 0.3])
+    assert read.id == parse(calibration.dump()).id != "id"
+
+
+@pytest.mark.parametrize("artefact", [b"", b"PK\x03\x04", b"\x93NUMPY", b"text" * 100])
+def test_another_artefact_is_one_clear_line(artefact):
+    with pytest.raises(StoreError, match="calibration cannot be used"):
+        parse(artefact)
+
+
+def test_cosine_and_euclidean_of_unit_vectors_agree():
+    a, b = units(3, seed=2), units(5, seed=3)
+    similar = cosine(a, b)
+    for i in range(3):
+        for j in range(5):
+            distance = float(torch.dist(a[i], b[j]))
+            assert euclidean(float(similar[i, j])) == pytest.approx(distance, abs=1e-5)
+    assert euclidean(-1.0) == 2.0
+    assert math.isclose(euclidean(1.0), 0.0)

@@ -1,0 +1,105 @@
+from datetime import UTC, datetime
+
+import pytest
+
+from worker.hotset.types import Bank, Hit, Reference
+from worker.scoring.policy import decide, lowest_threshold, threshold_of
+
+
+def bank(name="bad", **fields):
+    return Bank(**{"name": name, "label": name, "severity": "high", "threshold": 0.5} | fields)
+
+
+def allow(name="good", suppresses=("bad",)):
+    return Bank(name=name, label=name, severity="low", kind="allow", suppresses=suppresses)
+
+
+def hit(of, cosine, reference_id="r1", view="plain", **fields):
+    reference = Reference(
+        reference_id=reference_id,
+        bank=of.name,
+        added_by="test",
+        added_at=datetime.now(UTC),
+        **fields,
+    )
+    return Hit(reference, of, view, cosine)
+
+
+def ids(found):
+    return [one.reference.reference_id for one in found]
+
+
+def test_a_hit_at_the_threshold_matches_and_one_below_does_not():
+    decision = decide([hit(bank(), 0.5, "at"), hit(bank(), 0.4999, "below")])
+    assert ids(decision.enforced) == ["at"]
+    assert not decision.shadow
+    assert decision.best_score == 0.5
+
+
+def test_best_first_and_each_reference_once_by_its_best_view():
+    decision = decide(
+        [hit(bank(), 0.6, "a"), hit(bank(), 0.9, "a", "inverted"), hit(bank(), 0.7, "b")]
+    )
+    assert [(one.reference.reference_id, one.hit.view) for one in decision.enforced] == [
+        ("a", "inverted"),
+        ("b", "plain"),
+    ]
+
+
+def test_the_offset_comes_off_every_score():
+    decision = decide([hit(bank(), 0.8)], offset=0.25)
+    assert decision.enforced[0].score == pytest.approx(0.55)
+    assert not decide([hit(bank(), 0.7)], offset=0.25).enforced
+
+
+@pytest.mark.parametrize(
+    "shadowed",
+    [hit(bank(mode="shadow"), 0.9), hit(bank(), 0.9, canary=True)],
+    ids=["shadow bank", "canary"],
+)
+def test_shadow_is_told_and_not_enforced(shadowed):
+    decision = decide([shadowed])
+    assert not decision.enforced
+    assert ids(decision.shadow) == ["r1"]
+
+
+@pytest.mark.parametrize("rule", [{}, {"max_false_matches_per_million": 5.0}])
+def test_a_bank_without_a_rule_that_can_be_applied_matches_nothing(rule):
+    ruleless = bank(threshold=None, **rule)
+    assert threshold_of(ruleless, None) is None
+    assert lowest_threshold([ruleless, bank(threshold=0.7)], None) == 0.7
+    decision = decide([hit(ruleless, 1.0)])
+    assert not decision.enforced
+    assert not decision.shadow
+
+
+def test_an_allow_reference_overrules_by_a_higher_score_on_the_same_view():
+    decision = decide([hit(bank(), 0.7, "bad"), hit(allow(), 0.8, "good")])
+    assert not decision.enforced
+    (one,) = decision.suppressed
+    assert (one.match.reference.reference_id, one.by.reference.reference_id) == ("bad", "good")
+
+
+@pytest.mark.parametrize(
+    ("match", "by"),
+    [
+        (hit(bank(), 0.8, "bad"), hit(allow(), 0.7, "good")),
+        (hit(bank(), 0.7, "bad"), hit(allow(), 0.8, "good", "inverted")),
+        (hit(bank(), 0.7, "bad"), hit(allow(suppresses=("other",)), 0.8, "good")),
+        (hit(bank(severity="critical"), 0.7, "bad"), hit(allow(), 0.8, "good")),
+        (hit(bank(), 0.7, "bad", severity="critical"), hit(allow(), 0.8, "good")),
+    ],
+    ids=["lower score", "other view", "other bank", "critical bank", "critical reference"],
+)
+def test_an_allow_reference_does_not_overrule(match, by):
+    decision = decide([match, by])
+    assert ids(decision.enforced) == ["bad"]
+    assert not decision.suppressed
+
+
+def test_a_reference_that_matches_by_another_view_is_not_suppressed():
+    decision = decide(
+        [hit(bank(), 0.7, "bad"), hit(bank(), 0.6, "bad", "inverted"), hit(allow(), 0.8, "good")]
+    )
+    assert [one.hit.view for one in decision.enforced] == ["inverted"]
+    assert not decision.suppressed

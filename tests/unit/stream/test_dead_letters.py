@@ -1,0 +1,51 @@
+import base64
+import hashlib
+from datetime import UTC, datetime
+
+from worker.errors import BadEvent, DeadLetterReason
+from worker.events import DeadLetter
+from worker.records import Position, Record
+from worker.stream.dead_letters import HEADERS_BYTES, VALUE_BYTES, dead_letter
+from worker.stream.publisher import RESULT_BYTES
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+ERROR = BadEvent(DeadLetterReason.NOT_JSON, "the value is not JSON")
+
+
+def letter(value, key=b"key", headers=()):
+    record = Record(Position("uploads", 3, 14, 1), key, value, tuple(headers), NOW, NOW)
+    outgoing = dead_letter(record, ERROR, "dlq")
+    return outgoing, DeadLetter.model_validate_json(outgoing.value)
+
+
+def test_a_small_value_is_kept_whole_with_its_key_and_headers():
+    outgoing, told = letter(b"{", headers=[("trace", b"1"), ("none", None)])
+    assert (outgoing.topic, outgoing.key) == ("dlq", b"key")
+    assert base64.b64decode(told.value_base64) == b"{"
+    headers = dict(outgoing.headers)
+    assert headers["trace"] == b"1"
+    assert headers["none"] == b""
+    assert headers["__connect.errors.topic"] == b"uploads"
+    assert headers["__connect.errors.partition"] == b"3"
+    assert headers["__connect.errors.offset"] == b"14"
+    assert headers["__connect.errors.exception.message"] == b"the value is not JSON"
+
+
+def test_a_large_value_is_told_by_size_and_digest():
+    value = b"x" * (VALUE_BYTES + 1)
+    _, told = letter(value)
+    assert told.value_base64 is None
+    assert told.value_bytes == len(value)
+    assert told.value_sha256 == hashlib.sha256(value).hexdigest()
+
+
+def test_whatever_comes_in_the_letter_fits_a_topic():
+    worst = b"\x00" * VALUE_BYTES
+    many = [("", b"")] * 100_000
+    large = [("h", b"x" * HEADERS_BYTES)]
+    for headers in (many, large):
+        outgoing, _ = letter(worst, key=worst, headers=headers)
+        size = len(outgoing.value) + sum(len(n) + len(v) + 8 for n, v in outgoing.headers)
+        assert size < RESULT_BYTES
+        assert "copysieve.headers.dropped" in dict(outgoing.headers)
+    assert letter(b"", key=worst + b"x")[0].key is None
