@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
 from worker import settings
@@ -33,3 +34,11 @@ def load_settings(config: Path | None) -> Settings:
 def emit(document: Any) -> None:
     """Print the one line of JSON that ends stdout."""
     typer.echo(json.dumps(document, separators=(",", ":"), default=str))
+
+
+def first_problem(error: ValidationError) -> str:
+    """What is wrong first, by its field, in one line."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{name}: {message}" if name else message

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import worker
-from worker.cli import bench, check, embed, models, run, screen
+from worker.cli import banks, bench, check, embed, hotset, models, refs, run, screen
 
 app = typer.Typer(
     name="copysieve",
@@ -36,5 +36,8 @@ app.command()(run.run)
 app.command()(check.check)
 app.command()(screen.screen)
 app.command()(embed.embed)
+app.add_typer(refs.app)
+app.add_typer(banks.app)
+app.add_typer(hotset.app)
 app.add_typer(models.app)
 app.add_typer(bench.app)

@@ -1,0 +1,194 @@
+"""From picture files to references in the hot set: the work behind `copysieve refs add`."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from itertools import batched
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from worker.descriptor import embedders
+from worker.descriptor.embedders import Embedder
+from worker.descriptor.views import invert
+from worker.errors import FetchError, StoreError, Unscreenable, UnscreenedReason
+from worker.events import Severity
+from worker.hotset.store import Added, open_store
+from worker.hotset.types import Descriptors, Reference, View
+from worker.image.decode import decode
+from worker.image.fetch import Fetcher
+from worker.image.preprocess import resize
+from worker.records import Pixels, Version
+from worker.settings import Limits, Settings
+
+_VIEWS: dict[View, Callable[[Pixels], Pixels]] = {
+    "plain": lambda pixels: pixels,
+    "inverted": invert,
+}
+
+type Source = Path | str
+"""A file, or a URL with its scheme."""
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What is noted of every picture. Without `reference_id`: the bank's name and the digest."""
+
+    added_by: str = "copysieve"
+    reference_id: str | None = None
+    label: str | None = None
+    severity: Severity | None = None
+    source: str | None = None
+    note: str | None = None
+    expires_at: datetime | None = None
+    canary: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A picture that could not be added. `reason` is one of the verdicts' closed list."""
+
+    image: str
+    reason: UnscreenedReason
+    detail: str
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of the pictures. `version` is None if none could be added."""
+
+    version: Version | None = None
+    added: int = 0
+    replaced: int = 0
+    unchanged: int = 0
+    reference_ids: list[str] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
+
+    def count(self, done: Added) -> None:
+        """Take in what the store did."""
+        self.version = done.version
+        self.added += done.added
+        self.replaced += done.replaced
+        self.unchanged += done.unchanged
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    source: Source
+    sha256: str
+    pixels: Pixels
+
+
+def add_references(
+    settings: Settings,
+    bank: str,
+    sources: Sequence[Source],
+    details: Details = Details(),
+    on_progress: Callable[[int], object] = lambda _: None,
+) -> Report:
+    """Describe pictures as an upload would be, in the bank's views, and add them to the hot set.
+
+    `on_progress` is told how many more sources are done. What cannot be read is in the report, the
+    rest is added. Raises StoreError (Redis away, no such bank, an id that is taken) and ModelError.
+    """
+    report = Report()
+    with ExitStack() as stack:
+        store = stack.enter_context(closing(open_store(settings.redis)))
+        policy = store.banks().get(bank)
+        if policy is None:
+            raise StoreError(f"there is no bank {bank}: `copysieve banks set {bank}` first")
+        embedder = embedders.load(settings.model)
+        fetcher = None
+        if any(is_url(source) for source in sources):
+            fetcher = Fetcher(settings.fetch, settings.limits.image_bytes)
+            stack.callback(fetcher.close)
+        pool = stack.enter_context(ThreadPoolExecutor(settings.decode.workers))
+        read = partial(_read, limits=settings.limits, embedder=embedder, fetcher=fetcher)
+        for batch in batched(sources, settings.batch.max_size):
+            pictures: dict[str, _Picture] = {}
+            for one in pool.map(read, batch):
+                if isinstance(one, Failed):
+                    report.failed.append(one)
+                else:
+                    pictures[one.sha256] = one
+            described = _describe(list(pictures.values()), policy.views, embedder, report)
+            references = [
+                (_reference(picture, bank, details), descriptors)
+                for picture, descriptors in described
+            ]
+            if references:
+                report.count(store.add_references(references, embedder.model))
+            report.reference_ids += [reference.reference_id for reference, _ in references]
+            on_progress(len(batch))
+    return report
+
+
+def is_url(source: Source) -> bool:
+    """Whether a source is to be fetched."""
+    return isinstance(source, str) and "://" in source
+
+
+def _read(
+    source: Source, limits: Limits, embedder: Embedder, fetcher: Fetcher | None
+) -> _Picture | Failed:
+    """One picture, decoded and resized as an upload's would be."""
+    try:
+        data = _bytes_of(source, limits, fetcher)
+        image = decode(data, limits, target=embedder.preprocessing.size)
+    except Unscreenable as error:
+        return Failed(_shown(source), error.reason, str(error))
+    return _Picture(source, image.info.sha256, resize(image.pixels, embedder.preprocessing))
+
+
+def _bytes_of(source: Source, limits: Limits, fetcher: Fetcher | None) -> bytes:
+    if fetcher is not None and is_url(source):
+        return fetcher.fetch(str(source))
+    try:
+        file = Path(source)
+        if file.stat().st_size > limits.image_bytes:
+            raise FetchError(UnscreenedReason.TOO_LARGE, "more than limits.image_bytes")
+        return file.read_bytes()
+    except OSError as error:
+        detail = error.strerror or "unreadable"
+        raise FetchError(UnscreenedReason.FETCH_FAILED, detail) from None
+
+
+def _describe(
+    pictures: Sequence[_Picture], views: tuple[View, ...], embedder: Embedder, report: Report
+) -> list[tuple[_Picture, Descriptors]]:
+    """Describe all views of all pictures at once; if that fails, find out whose fault it is."""
+    if not pictures:
+        return []
+    pixels = np.stack([_VIEWS[view](one.pixels) for one in pictures for view in views])
+    try:
+        rows = embedder.describe(pixels).cpu().numpy().astype(np.float16)
+    except Unscreenable as error:
+        if len(pictures) == 1:
+            failed = Failed(_shown(pictures[0].source), error.reason, str(error))
+            report.failed.append(failed)
+            return []
+        return [
+            described
+            for picture in pictures
+            for described in _describe([picture], views, embedder, report)
+        ]
+    parts = rows.reshape(len(pictures), len(views), -1)
+    return [(one, Descriptors(views, part)) for one, part in zip(pictures, parts, strict=True)]
+
+
+def _reference(picture: _Picture, bank: str, details: Details) -> Reference:
+    fields = asdict(details)
+    fields["reference_id"] = details.reference_id or f"{bank}-{picture.sha256[:32]}"
+    return Reference(**fields, bank=bank, added_at=datetime.now(UTC), sha256=picture.sha256)
+
+
+def _shown(source: Source) -> str:
+    """A file by its path; a URL by its host alone, for the rest may be signed."""
+    if not is_url(source):
+        return str(source)
+    parts = urlsplit(str(source))
+    return f"{parts.scheme}://{parts.hostname}/..."

@@ -1,0 +1,176 @@
+"""`copysieve banks`: groups of references with one policy each."""
+
+from contextlib import closing
+from typing import Annotated, Any, Literal
+
+import typer
+from pydantic import ValidationError
+from rich.table import Table
+
+from worker.cli import waiting
+from worker.cli.common import (
+    ConfigOption,
+    JsonOption,
+    emit,
+    first_problem,
+    load_settings,
+    stderr,
+    stdout,
+)
+from worker.cli.waiting import TimeoutOption, WaitOption
+from worker.events import Action, Severity
+from worker.hotset.store import Store, open_store
+from worker.hotset.types import Bank
+from worker.records import Version
+
+app = typer.Typer(name="banks", no_args_is_help=True, help="Banks: references with one policy.")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, digits, - and _.")]
+_DEFAULT_SEVERITY: Severity = "medium"
+
+
+@app.command("set")
+def set_bank(
+    name: Name,
+    label: Annotated[str | None, typer.Option(help="For people; NAME if unset.")] = None,
+    severity: Annotated[
+        Severity | None, typer.Option(help=f"{_DEFAULT_SEVERITY} if unset.")
+    ] = None,
+    action: Annotated[Action | None, typer.Option(help="review if unset.")] = None,
+    kind: Annotated[Literal["block", "allow"] | None, typer.Option(help="block if unset.")] = None,
+    mode: Annotated[
+        Literal["enforce", "shadow"] | None, typer.Option(help="enforce if unset.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Match from this score on; clears the budget.")
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            "--max-false-matches-per-million",
+            help="Match at the score the calibration gives for it; clears the threshold.",
+        ),
+    ] = None,
+    tenants: Annotated[
+        list[str] | None, typer.Option("--tenant", help="For this tenant's uploads; repeatable.")
+    ] = None,
+    all_tenants: Annotated[bool, typer.Option("--all-tenants", help="For all uploads.")] = False,
+    views: Annotated[
+        list[str] | None,
+        typer.Option("--view", help="plain, inverted; repeatable. Both if unset."),
+    ] = None,
+    suppresses: Annotated[
+        list[str] | None,
+        typer.Option("--suppresses", help="An allow bank overrules this bank; repeatable."),
+    ] = None,
+    enabled: Annotated[bool | None, typer.Option("--enable/--disable")] = None,
+    wait: WaitOption = True,
+    timeout: TimeoutOption = 60.0,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a bank, or change what is given of one; the rest of its policy stays."""
+    given: dict[str, Any] = {
+        "label": label,
+        "severity": severity,
+        "action": action,
+        "kind": kind,
+        "mode": mode,
+        "threshold": threshold,
+        "max_false_matches_per_million": budget,
+        "tenants": tuple(tenants) if tenants else None,
+        "views": tuple(views) if views else None,
+        "suppresses": tuple(suppresses) if suppresses else None,
+        "enabled": enabled,
+    }
+    given = {field: value for field, value in given.items() if value is not None}
+    if all_tenants:
+        given["tenants"] = None
+
+    def change(store: Store) -> Version:
+        old = store.banks().get(name)
+        bank = _changed(name, old, given, store)
+        for warning in _warnings(old, bank):
+            stderr.print(warning, style="yellow", markup=False, highlight=False)
+        return store.set_bank(bank)
+
+    waiting.make(change, config, wait=wait, timeout=timeout, as_json=as_json)
+
+
+@app.command("list")
+def list_banks(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Tell all banks and their policies."""
+    with closing(open_store(load_settings(config).redis)) as store:
+        banks = store.banks().values()
+    if as_json:
+        emit([bank.model_dump(mode="json") for bank in banks])
+        return
+    table = Table("bank", "label", "severity", "does", "mode", "matches at", "tenants", box=None)
+    for bank in banks:
+        table.add_row(
+            bank.name,
+            bank.label,
+            bank.severity,
+            bank.action if bank.kind == "block" else f"allow over {', '.join(bank.suppresses)}",
+            bank.mode if bank.enabled else "disabled",
+            _rule(bank),
+            ", ".join(bank.tenants) if bank.tenants else "all",
+        )
+    stdout.print(table)
+
+
+@app.command()
+def remove(
+    name: Name,
+    wait: WaitOption = True,
+    timeout: TimeoutOption = 60.0,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove a bank that has no references."""
+    waiting.make(
+        lambda store: store.remove_bank(name), config, wait=wait, timeout=timeout, as_json=as_json
+    )
+
+
+def _changed(name: str, old: Bank | None, given: dict[str, Any], store: Store) -> Bank:
+    """The bank with what is given put in its place."""
+    if "threshold" in given and "max_false_matches_per_million" in given:
+        raise typer.BadParameter("a bank has a threshold or a budget, not both")
+    fields: dict[str, Any] = {"name": name, "label": name, "severity": _DEFAULT_SEVERITY}
+    if old is not None:
+        fields = old.model_dump()
+        if given.get("kind", old.kind) != old.kind:
+            for rule in ("action", "threshold", "calibration", "suppresses"):
+                fields.pop(rule)
+            fields.pop("max_false_matches_per_million")
+    if "threshold" in given:
+        current = store.calibration()
+        fields["calibration"] = current.calibration_id if current else None
+        fields["max_false_matches_per_million"] = None
+    if "max_false_matches_per_million" in given:
+        fields["threshold"] = fields["calibration"] = None
+    try:
+        return Bank(**fields | given)
+    except ValidationError as error:
+        raise typer.BadParameter(first_problem(error)) from None
+
+
+def _warnings(old: Bank | None, bank: Bank) -> list[str]:
+    warnings = []
+    if bank.kind == "block" and bank.threshold is None:
+        if bank.max_false_matches_per_million is None:
+            warnings.append(f"{bank.name} has neither threshold nor budget: it stays in shadow")
+        else:
+            warnings.append(f"{bank.name} has a budget: without a calibration it stays in shadow")
+    if old is not None and set(bank.views) - set(old.views):
+        warnings.append("references added before lack the new views until they are added again")
+    return warnings
+
+
+def _rule(bank: Bank) -> str:
+    if bank.threshold is not None:
+        return f"score {bank.threshold:g}"
+    if bank.max_false_matches_per_million is not None:
+        return f"{bank.max_false_matches_per_million:g} false matches per million"
+    return "" if bank.kind == "allow" else "nothing: no threshold, no budget"

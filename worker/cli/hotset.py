@@ -1,0 +1,83 @@
+"""`copysieve hotset`: what the replicas have of the hot set."""
+
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Any
+
+import typer
+from rich.table import Table
+
+from worker.cli import waiting
+from worker.cli.common import ConfigOption, JsonOption, emit, load_settings, stdout
+from worker.cli.waiting import TimeoutOption, WaitOption
+from worker.hotset.store import Store, open_store
+from worker.hotset.types import Head, Heartbeat
+from worker.records import Version
+
+app = typer.Typer(name="hotset", no_args_is_help=True, help="The hot set, in Redis and replicas.")
+
+
+@app.command()
+def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Tell where the store stands, and what every live replica has of it."""
+    with closing(open_store(load_settings(config).redis)) as store:
+        beats, head = store.heartbeats(), store.head()
+        told: dict[str, Any] = {
+            "version": str(head.version) if head else None,
+            "banks": len(store.banks()),
+            "references": len(store.references()),
+            "replicas": [_told(beat, head) for beat in beats],
+        }
+    if as_json:
+        emit(told)
+        return
+    stdout.print(
+        f"store: version {told['version'] or 'none yet'}, {told['banks']} banks"
+        f", {told['references']} references",
+        highlight=False,
+    )
+    table = Table(
+        *("replica", "state", "version", "behind", "references", "rows", "unusable"),
+        *("model", "told"),
+        box=None,
+    )
+    for row in told["replicas"]:
+        behind = "all of it" if row["behind"] is None else str(row["behind"] or "")
+        table.add_row(
+            row["name"],
+            row["state"],
+            row["version"] or "none",
+            behind,
+            str(row["references"]),
+            str(row["rows"]),
+            str(row["unusable"] or ""),
+            row["model"][:12],
+            f"{row['age_seconds']:.1f} s ago",
+        )
+    stdout.print(table)
+
+
+@app.command()
+def accept(
+    wait: WaitOption = True,
+    timeout: TimeoutOption = 60.0,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Accept the store as it is now: replicas that ring because it shrank will load it."""
+
+    def change(store: Store) -> Version:
+        stdout.print(f"accepting {len(store.references())} references", highlight=False)
+        return store.accept()
+
+    waiting.make(change, config, wait=wait, timeout=timeout, as_json=as_json)
+
+
+def _told(beat: Heartbeat, head: Head | None) -> dict[str, Any]:
+    """A heartbeat, with how many changes it is behind the store; None: it cannot be told."""
+    told = beat.model_dump(mode="json")
+    own = Version.parse(beat.version) if beat.version else None
+    comparable = own is not None and head is not None and own.epoch == head.version.epoch
+    told["behind"] = max(0, head.version.seq - own.seq) if comparable and head and own else None
+    told["age_seconds"] = round((datetime.now(UTC) - beat.at).total_seconds(), 3)
+    return told

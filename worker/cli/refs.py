@@ -1,0 +1,279 @@
+"""`copysieve refs`: the references of the hot set."""
+
+import os
+import pwd
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.progress import Progress
+from rich.table import Table
+
+from worker.cli import waiting
+from worker.cli.common import (
+    ConfigOption,
+    JsonOption,
+    emit,
+    first_problem,
+    load_settings,
+    stderr,
+    stdout,
+)
+from worker.cli.embed import walk
+from worker.cli.waiting import TimeoutOption, WaitOption
+from worker.errors import StoreError
+from worker.events import Severity
+from worker.hotset.store import Store, open_store
+from worker.hotset.types import Reference
+from worker.records import Version
+
+app = typer.Typer(name="refs", no_args_is_help=True, help="The references of the hot set.")
+
+Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Reference ids.")]
+ByOption = Annotated[
+    str | None, typer.Option("--by", metavar="WHO", help="Who does it; the system's user if unset.")
+]
+
+
+@app.command()
+def add(
+    pictures: Annotated[
+        list[str], typer.Argument(metavar="PICTURES...", help="Files, folders, URLs.")
+    ],
+    bank: Annotated[str, typer.Option(help="The bank they go to.")],
+    label: Annotated[str | None, typer.Option(help="If not the bank's.")] = None,
+    severity: Annotated[Severity | None, typer.Option(help="If not the bank's.")] = None,
+    source: Annotated[str | None, typer.Option(help="Where they are from.")] = None,
+    note: Annotated[str | None, typer.Option(help="For people.")] = None,
+    expires: Annotated[
+        str | None, typer.Option(metavar="TIME", help="ISO 8601, UTC unless it says otherwise.")
+    ] = None,
+    canary: Annotated[
+        bool, typer.Option("--canary", help="Matches go to the shadow topic.")
+    ] = False,
+    reference_id: Annotated[
+        str | None, typer.Option("--id", help="For one picture; else BANK-SHA256, shortened.")
+    ] = None,
+    by: ByOption = None,
+    wait: WaitOption = True,
+    timeout: TimeoutOption = 60.0,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Add pictures to a bank, and wait until every live replica matches them.
+
+    Adding a picture again changes nothing. What cannot be read is named, the rest is added, and
+    the exit code is 1; also if a replica is late.
+    """
+    sources = _sources(pictures)
+    if reference_id is not None and len(sources) != 1:
+        raise typer.BadParameter("goes with exactly one picture", param_hint="--id")
+    settings = load_settings(config)
+
+    from worker.cli.adding import Details, add_references  # noqa: PLC0415 - torch takes seconds
+
+    details = Details(
+        added_by=by or _user(),
+        reference_id=reference_id,
+        label=label,
+        severity=severity,
+        source=source,
+        note=note,
+        expires_at=_time(expires),
+        canary=canary,
+    )
+    with Progress(console=stderr, transient=True) as progress:
+        task = progress.add_task("references", total=len(sources))
+        try:
+            report = add_references(
+                settings, bank, sources, details, lambda count: progress.advance(task, count)
+            )
+        except ValidationError as error:
+            raise typer.BadParameter(first_problem(error)) from None
+    for failed in report.failed:
+        line = f"not added {failed.image}: {failed.reason}: {failed.detail}"
+        stderr.print(line, markup=False, highlight=False)
+    stdout.print(
+        f"added {report.added}, replaced {report.replaced}, unchanged {report.unchanged}"
+        f", not added {len(report.failed)}; version {report.version or 'as before'}",
+        highlight=False,
+    )
+    waited = None
+    if wait and report.version is not None:
+        with closing(open_store(settings.redis)) as store:
+            waited = waiting.wait_for(store, report.version, timeout)
+        waiting.tell(waited)
+    if as_json:
+        version = str(report.version) if report.version else None
+        told = waited.document() if waited else None
+        emit(asdict(report) | {"version": version, "waited": told})
+    if report.failed or (waited and waited.late):
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def list_references(
+    bank: Annotated[str | None, typer.Option(help="Of this bank alone.")] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell all references, or those of one bank."""
+    with closing(open_store(load_settings(config).redis)) as store:
+        found = store.references(bank)
+    if as_json:
+        emit([one.model_dump(mode="json") for one in found])
+        return
+    table = Table("reference", "bank", "label", "severity", "state", "added", "by", box=None)
+    for one in found:
+        table.add_row(
+            one.reference_id,
+            one.bank,
+            one.label or "",
+            one.severity or "",
+            _state(one),
+            f"{one.added_at:%Y-%m-%d %H:%M}",
+            one.added_by,
+        )
+    stdout.print(table)
+    stdout.print(f"{len(found)} references")
+
+
+@app.command()
+def show(
+    reference_id: Annotated[str, typer.Argument(metavar="ID")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell all about one reference, also about one that was removed."""
+    with closing(open_store(load_settings(config).redis)) as store:
+        reference, tombstone = store.reference(reference_id), store.tombstone(reference_id)
+    if reference is None and tombstone is None:
+        raise StoreError(f"there is no reference {reference_id}, nor was there")
+    told: dict[str, Any] = {
+        "reference": reference and reference.model_dump(mode="json"),
+        "removed": tombstone and tombstone.model_dump(mode="json"),
+    }
+    if as_json:
+        emit(told)
+        return
+    for part, fields in told.items():
+        for name, value in (fields or {}).items():
+            stdout.print(f"{part:10} {name:14} {value}", markup=False, highlight=False)
+
+
+@app.command()
+def remove(
+    reference_ids: Ids,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Leave no tombstone, and nothing else either.")
+    ] = False,
+    by: ByOption = None,
+    wait: WaitOption = True,
+    timeout: TimeoutOption = 60.0,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove references and their descriptors; who and when is kept, unless purged.
+
+    With `--purge` those that were removed before lose their tombstone too.
+    """
+
+    def change(store: Store) -> Version:
+        if purge:
+            return store.purge_references(reference_ids)
+        return store.remove_references(reference_ids, by or _user(), datetime.now(UTC))
+
+    waiting.make(change, config, wait=wait, timeout=timeout, as_json=as_json)
+
+
+@app.command()
+def enable(
+    reference_ids: Ids,
+    wait: WaitOption = True,
+    timeout: TimeoutOption = 60.0,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let references match again."""
+    change = _switching(reference_ids, enabled=True)
+    waiting.make(change, config, wait=wait, timeout=timeout, as_json=as_json)
+
+
+@app.command()
+def disable(
+    reference_ids: Ids,
+    wait: WaitOption = True,
+    timeout: TimeoutOption = 60.0,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let references match no more, without removing them."""
+    change = _switching(reference_ids, enabled=False)
+    waiting.make(change, config, wait=wait, timeout=timeout, as_json=as_json)
+
+
+@app.command("wait")
+def wait_for(
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="EPOCH-SEQ")],
+    timeout: TimeoutOption = 60.0,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Wait until every live replica has applied a version. The exit code is 1 if one is late."""
+    try:
+        wanted = Version.parse(version)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="VERSION") from None
+    waiting.make(lambda _: wanted, config, wait=True, timeout=timeout, as_json=as_json)
+
+
+def _switching(reference_ids: list[str], *, enabled: bool) -> Callable[[Store], Version]:
+    return lambda store: store.set_enabled(reference_ids, enabled=enabled)
+
+
+def _sources(pictures: list[str]) -> list[Path | str]:
+    """Files, those of folders, and URLs as they are."""
+    sources: list[Path | str] = []
+    for picture in pictures:
+        if "://" in picture:
+            sources.append(picture)
+        elif not Path(picture).exists():
+            raise typer.BadParameter(f"{picture}: no such file", param_hint="PICTURES")
+        else:
+            sources += walk([Path(picture)])
+    if not sources:
+        raise typer.BadParameter("no pictures there", param_hint="PICTURES")
+    return sources
+
+
+def _time(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter("expected ISO 8601", param_hint="--expires") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _user() -> str:
+    """Name of the system's user; in a container it may have none."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"
+
+
+def _state(reference: Reference) -> str:
+    if not reference.enabled:
+        return "disabled"
+    if reference.expires_at is None:
+        return "canary" if reference.canary else "enabled"
+    if reference.expires_at <= datetime.now(UTC):
+        return "expired"
+    return f"until {reference.expires_at:%Y-%m-%d %H:%M}"

@@ -1,0 +1,97 @@
+"""Waiting until every live replica has applied a change, and telling how long it took."""
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from worker.cli.common import emit, load_settings, stderr, stdout
+from worker.hotset.store import Store, open_store
+from worker.hotset.types import Heartbeat
+from worker.records import Version
+
+POLL_SECONDS = 0.01
+
+WaitOption = Annotated[
+    bool, typer.Option("--wait/--no-wait", help="Wait until every live replica has applied it.")
+]
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", min=0, metavar="SECONDS", help="How long to wait.")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Waited:
+    """Who has applied a version, who is late after all, and how long it took."""
+
+    version: Version
+    seconds: float
+    applied: list[str]
+    late: list[str]
+
+    def document(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "version": str(self.version),
+            "seconds": round(self.seconds, 3),
+            "applied": self.applied,
+            "late": self.late,
+        }
+
+
+def has_applied(beat: Heartbeat, version: Version) -> bool:
+    """Whether a replica has what the version has."""
+    if beat.version is None:
+        return False
+    own = Version.parse(beat.version)
+    return own.epoch == version.epoch and own.seq >= version.seq
+
+
+def wait_for(store: Store, version: Version, timeout: float) -> Waited:
+    """Wait for every live replica, `timeout` seconds at most. Raises StoreError."""
+    began = time.monotonic()
+    while True:
+        beats = store.heartbeats()
+        late = [beat.name for beat in beats if not has_applied(beat, version)]
+        seconds = time.monotonic() - began
+        if not late or seconds > timeout:
+            applied = [beat.name for beat in beats if beat.name not in late]
+            return Waited(version, seconds, applied, late)
+        time.sleep(POLL_SECONDS)
+
+
+def tell(waited: Waited) -> None:
+    """Say it in a line, or what is late on stderr."""
+    if waited.late:
+        late = ", ".join(waited.late)
+        stderr.print(f"not applied after {waited.seconds:.1f} s by {late}", markup=False)
+    elif waited.applied:
+        count = len(waited.applied)
+        stdout.print(f"applied by {count} live replica(s) after {waited.seconds:.3f} s")
+    else:
+        stdout.print("no replica is running")
+
+
+def make(
+    change: Callable[[Store], Version],
+    config: Path | None,
+    *,
+    wait: bool,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Make a change of the hot set as a command: tell its version, wait, exit 1 if one is late."""
+    with closing(open_store(load_settings(config).redis)) as store:
+        version = change(store)
+        stdout.print(f"version {version}", highlight=False)
+        waited = wait_for(store, version, timeout) if wait else None
+    if waited:
+        tell(waited)
+    if as_json:
+        emit({"version": str(version), "waited": waited.document() if waited else None})
+    if waited and waited.late:
+        raise typer.Exit(1)
