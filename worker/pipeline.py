@@ -158,14 +158,14 @@ class Pipeline:
                 self._begin(admitted)
 
     def _begin(self, admitted: Admitted) -> None:
-        pool, stage = (
-            (self._fetch_pool, self._fetch)
+        pool, stage, work = (
+            (self._fetch_pool, "fetch", self._fetch)
             if admitted.upload.image_url
-            else (self._decode_pool, self._decode_inline)
+            else (self._decode_pool, "decode", self._decode_inline)
         )
         # A pool that is shut down belongs to a worker that ends: the next owner begins anew.
         with contextlib.suppress(RuntimeError):
-            pool.submit(self._guarded(stage.__name__.strip("_"), stage), admitted)
+            pool.submit(self._guarded(stage, work), admitted)
 
     # -- fetch ---------------------------------------------------------------------------------
 
