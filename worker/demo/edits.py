@@ -74,9 +74,7 @@ def captioned(picture: Image.Image) -> Image.Image:
         ("WHEN THE FILTER", margin, "mt"),
         ("LOOKS TWICE", picture.height - margin, "mb"),
     ):
-        draw.text(
-            (centre, y), text, WHITE, font, anchor, stroke_width=outline, stroke_fill=BLACK
-        )
+        draw.text((centre, y), text, WHITE, font, anchor, stroke_width=outline, stroke_fill=BLACK)
     return meme
 
 
@@ -119,7 +117,7 @@ EDITS: Mapping[str, Edit] = {
     "unedited": unedited,
     "re-encoded, JPEG q30": reencoded,
     "resized to half": resized,
-    "cropped to 70% x 70%": cropped,
+    "cropped, 70% a side": cropped,
     "mirrored": mirrored,
     "rotated by 10 degrees": tilted,
     "rotated by 90 degrees": turned,

@@ -13,7 +13,7 @@ LEAST = 6
 """Pictures without which there is nothing to tell apart."""
 MOST = 60
 SMALLEST_SIDE = 128
-LARGEST_SIDE = 768
+LARGEST_SIDE = 512
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif"}
 
 # The right half of a stereo pair shows what the left half shows; the others are test patterns.

@@ -1,0 +1,147 @@
+"""The report's plots as inline SVG, which takes the page's colours and fonts, light or dark."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from worker.demo.findings import Findings, Share
+
+# Colours that stand for the page's own: each is replaced by a variable of its style sheet.
+INK, QUIET, COPY, BENIGN, LIMIT = "#010101", "#020202", "#030303", "#040404", "#050505"
+VARIABLES = {
+    INK: "var(--ink)",
+    QUIET: "var(--line)",
+    COPY: "var(--copy)",
+    BENIGN: "var(--benign)",
+    LIMIT: "var(--limit)",
+}
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": QUIET,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": QUIET,
+    "grid.linewidth": 0.6,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+}
+BIN = 0.04
+
+
+def scores(found: Findings) -> str:
+    """Best scores of copies against those of benign uploads, with the banks' thresholds."""
+    by_kind = {
+        kind: [
+            one.score for one in found.outcomes if one.upload.kind == kind and one.score is not None
+        ]
+        for kind in ("copy", "benign")
+    }
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(6.4, 3.0)
+        lowest = min([0.0, *by_kind["copy"], *by_kind["benign"]])
+        bins = np.arange(np.floor(lowest / BIN) * BIN, 1 + BIN, BIN).tolist()
+        for kind, colour, label in (
+            ("benign", BENIGN, "benign uploads"),
+            ("copy", COPY, "copies"),
+        ):
+            axes.hist(by_kind[kind], bins, color=colour, alpha=0.8, label=label)
+        axes.margins(y=0.3)
+        top = axes.get_ylim()[1]
+        aside = -5, "right"
+        for bank, threshold in sorted(found.parts.thresholds.items(), key=itemgetter(1)):
+            axes.axvline(threshold, color=LIMIT, linewidth=1.2, linestyle="--")
+            label, (gap, alignment) = f"{bank} {threshold:.2f}", aside
+            axes.annotate(
+                label,
+                (threshold, top),
+                (gap, -4),
+                textcoords="offset points",
+                color=LIMIT,
+                va="top",
+                ha=alignment,
+            )
+            aside = 5, "left"
+        axes.set_xlabel("best score against any reference (cosine)")
+        axes.set_ylabel("uploads")
+        axes.legend(loc="upper left", bbox_to_anchor=(0, 0.9))
+        return _svg(figure, "Histogram of scores")
+
+
+def recall(shares: Mapping[str, Share]) -> str:
+    """Recall of each edit as a bar, best first."""
+    listed = reversed(list(shares.items()))  # bars are drawn from below
+    ranked = sorted(listed, key=lambda item: item[1].found / item[1].total)
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(6.4, 0.55 + 0.26 * len(ranked))
+        names = [what for what, _ in ranked]
+        axes.barh(names, [1.0] * len(ranked), color=QUIET, height=0.62, alpha=0.6)
+        axes.barh(names, [s.found / s.total for _, s in ranked], color=COPY, height=0.62)
+        for place, (_, share) in enumerate(ranked):
+            axes.text(1.015, place, str(share), va="center")
+        axes.set_xlim(0, 1)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axes.tick_params(axis="y", length=0)
+        axes.grid(visible=False)
+        axes.spines["left"].set_visible(False)
+        return _svg(figure, "Recall of each edit")
+
+
+def latency(seconds: Sequence[float]) -> str:
+    """Share of the steady uploads that had their verdict within a time."""
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(6.4, 3.0)
+        milliseconds = np.sort(np.asarray(seconds)) * 1000
+        axes.ecdf(milliseconds, color=COPY, linewidth=1.8)
+        told = []
+        for percent in (50, 95, 99):
+            at = float(np.percentile(milliseconds, percent))
+            axes.plot([at], [percent / 100], "o", color=COPY, markersize=4)
+            told.append(f"p{percent}  {at:.0f} ms")
+        axes.text(0.98, 0.06, "\n".join(told), transform=axes.transAxes, ha="right")
+        axes.set_xlim(left=0)
+        axes.set_ylim(0, 1.03)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axes.set_xlabel("milliseconds from publishing the upload to reading its verdict")
+        axes.set_ylabel("uploads")
+        return _svg(figure, "Distribution of latencies")
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.subplots()
+    axes.patch.set_alpha(0)
+    return figure, axes
+
+
+def _svg(figure: Figure, title: str) -> str:
+    """The figure as an `<svg>` element without a size of its own."""
+    drawn = io.StringIO()
+    # Ids are made from what is drawn and the salt: two plots of one page must not share them.
+    with mpl.rc_context({"svg.hashsalt": title}):
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
+    svg = drawn.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(
+        r'(<svg[^>]*?) height="[^"]*"', rf'\1 role="img" aria-label="{title}"', svg, count=1
+    )
+    for colour, variable in VARIABLES.items():
+        svg = svg.replace(colour, variable)
+    return svg
