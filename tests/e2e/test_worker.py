@@ -12,7 +12,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from tests.fixtures.processes import picture
-from worker.events import DeadLetter, MatchEvent, Verdict, schema
+from worker.events import DeadLetter, Event, MatchEvent, Verdict, schema
 
 pytestmark = [pytest.mark.kafka, pytest.mark.redis, pytest.mark.processes]
 
@@ -112,7 +112,11 @@ def test_what_is_published_fits_the_schemas(screening):
     screening.start()
     eventually(lambda: len(screening.stream.read(topics.dead_letters)) == 1)
     eventually(lambda: len(screening.verdicts()) == 2)
-    models = {topics.verdicts: Verdict, topics.matches: MatchEvent, topics.dead_letters: DeadLetter}
+    models: dict[str, type[Event]] = {
+        topics.verdicts: Verdict,
+        topics.matches: MatchEvent,
+        topics.dead_letters: DeadLetter,
+    }
     for topic, model in models.items():
         records = screening.stream.read(topic)
         assert records

@@ -74,7 +74,7 @@ def test_a_broker_that_crashes_and_comes_back_costs_no_verdict(valkey, tmp_path)
         eventually(lambda: len(screened(screening)) == 700)
         assert worker.get("/health/live")[0] == 200
         assert worker.terminate() == 0
-        ids = {}
+        ids: dict[str, str] = {}
         for verdict in screening.verdicts():
             assert (
                 ids.setdefault(verdict["upload_id"], verdict["verdict_id"]) == verdict["verdict_id"]

@@ -31,7 +31,7 @@ TP = Partition("uploads", 0)
 @dataclass
 class Replica:
     ledger: Ledger = field(default_factory=Ledger)
-    epoch: int | None = None
+    epoch: int = 0
     cursor: int = 0
     taken: list[Position] = field(default_factory=list)
     sent: list[Position] = field(default_factory=list)
@@ -52,15 +52,19 @@ class LedgerMachine(RuleBasedStateMachine):
         self.may_repeat: set[int] = set()
         self.stale: list[tuple[Replica, Position]] = []
         self.replicas = [Replica(), Replica()]
-        self.owner: Replica | None = None
+        self.owners: list[Replica] = []
+
+    @property
+    def owner(self) -> Replica:
+        return self.owners[0]
 
     def owned(self):
-        return self.owner is not None
+        return bool(self.owners)
 
-    @precondition(lambda self: self.owner is None)
+    @precondition(lambda self: not self.owners)
     @rule(which=st.integers(0, 1))
     def reassign(self, which):
-        self.owner = self.replicas[which]
+        self.owners = [self.replicas[which]]
         start = self.committed or Commit(0, "", -1)
         self.owner.epoch = self.owner.ledger.assign(TP, start.offset, start.metadata)
         self.owner.cursor = start.offset
@@ -150,7 +154,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.owner.ledger.drop([TP])
         assert self.owner.ledger.in_flight_records == 0
         assert self.owner.ledger.in_flight_bytes == 0
-        self.owner = None
+        self.owners = []
 
     @precondition(owned)
     @rule(sent_arrives=st.booleans())
@@ -162,7 +166,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.stale += [(owner, position) for position in owner.taken + owner.sent]
         owner.taken, owner.sent = [], []
         owner.cursor = owner.ledger.restart()[TP]
-        owner.epoch = owner.ledger.epoch(TP)
+        owner.epoch = owner.ledger.epoch(TP) or 0
 
     @invariant()
     def nothing_of_an_old_epoch_passes(self):
@@ -177,8 +181,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_count_is_right(self):
-        owner = getattr(self, "owner", None)
-        if owner:
+        for owner in getattr(self, "owners", []):
             assert owner.ledger.in_flight_records == len(owner.taken) + len(owner.sent)
             assert owner.ledger.in_flight_bytes == 10 * owner.ledger.in_flight_records
 

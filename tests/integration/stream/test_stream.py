@@ -142,7 +142,12 @@ def test_a_record_of_the_largest_size_is_followed_by_others(stream):
     large = b"0" * (15 * 1024 * 1024)
     stream.produce([(b"k", b"1", ()), (b"k", large, ()), (b"k", b"2", ())])
     sizes = []
-    replica = Echo(stream.settings, hold=lambda value: sizes.append(len(value)) or True)
+
+    def note(value):
+        sizes.append(len(value))
+        return True
+
+    replica = Echo(stream.settings, hold=note)
     eventually(lambda: len(sizes) == 3)
     replica.stop(abandon=True)
     assert sizes == [1, len(large), 1]

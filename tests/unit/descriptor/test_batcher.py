@@ -8,7 +8,7 @@ from worker.records import ImageInfo
 
 
 def test_a_batch_closes_when_it_is_full_and_keeps_the_order():
-    batcher = Batcher(max_size=3, max_delay_seconds=60)
+    batcher: Batcher[int] = Batcher(max_size=3, max_delay_seconds=60)
     for n in range(7):
         batcher.put(n)
     batcher.close()
@@ -16,13 +16,13 @@ def test_a_batch_closes_when_it_is_full_and_keeps_the_order():
 
 
 def test_without_delay_it_takes_what_is_there():
-    batcher = Batcher(max_size=3, max_delay_seconds=0)
+    batcher: Batcher[int] = Batcher(max_size=3, max_delay_seconds=0)
     batcher.put(0)
     assert batcher.take() == [0]
 
 
 def test_it_waits_for_the_first_and_gathers_what_comes_in_time():
-    batcher = Batcher(max_size=2, max_delay_seconds=60)
+    batcher: Batcher[int] = Batcher(max_size=2, max_delay_seconds=60)
     threading.Timer(0.05, batcher.put, [0]).start()
     threading.Timer(0.10, batcher.put, [1]).start()
     assert batcher.take() == [0, 1]

@@ -9,7 +9,7 @@ from worker.stream.turnstile import Turnstile
 @given(st.lists(st.sampled_from("abc") | st.integers(0, 2)))
 def test_one_at_a_time_in_order_and_nobody_is_forgotten(steps):
     """A letter enters; a number lets the upload with that letter's index leave, if one is in."""
-    turnstile = Turnstile()
+    turnstile: Turnstile[int] = Turnstile()
     entered, went, inside = defaultdict(list), defaultdict(list), {}
     for number, step in enumerate(steps):
         if isinstance(step, str):
