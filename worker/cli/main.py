@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import worker
-from worker.cli import banks, bench, check, embed, hotset, models, refs, run, screen
+from worker.cli import banks, bench, check, demo, embed, hotset, models, refs, run, screen
 
 app = typer.Typer(
     name="copysieve",
@@ -33,6 +33,7 @@ def _root(
 
 
 app.command()(run.run)
+app.command()(demo.demo)
 app.command()(check.check)
 app.command()(screen.screen)
 app.command()(embed.embed)

@@ -61,7 +61,7 @@ def scores(found: Findings) -> str:
             ("copy", COPY, "copies"),
         ):
             axes.hist(by_kind[kind], bins, color=colour, alpha=0.8, label=label)
-        axes.margins(y=0.3)
+        axes.margins(y=0.15)
         top = axes.get_ylim()[1]
         aside = -5, "right"
         for bank, threshold in sorted(found.parts.thresholds.items(), key=itemgetter(1)):
@@ -79,7 +79,7 @@ def scores(found: Findings) -> str:
             aside = 5, "left"
         axes.set_xlabel("best score against any reference (cosine)")
         axes.set_ylabel("uploads")
-        axes.legend(loc="upper left", bbox_to_anchor=(0, 0.9))
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderpad=0)
         return _svg(figure, "Histogram of scores")
 
 

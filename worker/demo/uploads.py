@@ -215,8 +215,6 @@ def _broken(link: str, luck: random.Random) -> list[Upload]:
 
 
 def _encode(picture: Image.Image, kind: Format) -> bytes:
-    if kind == "GIF":
-        picture = picture.quantize(method=Image.Quantize.FASTOCTREE)
     encoded = io.BytesIO()
     picture.save(encoded, kind, **ENCODING[kind])
     return encoded.getvalue()
