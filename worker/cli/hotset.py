@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from worker.cli import waiting
 from worker.cli.common import ConfigOption, JsonOption, emit, load_settings, stdout
@@ -37,8 +37,8 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         highlight=False,
     )
     table = Table(
-        *("replica", "state", "version", "behind", "references", "rows", "unusable"),
-        *("model", "told"),
+        Column("replica", no_wrap=True),  # a name that is cut is none
+        *("state", Column("version", no_wrap=True), "behind", "references", "unusable", "told"),
         box=None,
     )
     for row in told["replicas"]:
@@ -49,9 +49,7 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
             row["version"] or "none",
             behind,
             str(row["references"]),
-            str(row["rows"]),
             str(row["unusable"] or ""),
-            row["model"][:12],
             f"{row['age_seconds']:.1f} s ago",
         )
     stdout.print(table)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 
 from worker.cli import waiting
 from worker.cli.common import (
@@ -128,7 +128,11 @@ def list_references(
     if as_json:
         emit([one.model_dump(mode="json") for one in found])
         return
-    table = Table("reference", "bank", "label", "severity", "state", "added", "by", box=None)
+    table = Table(
+        Column("reference", no_wrap=True),  # a name that is cut is none
+        *("bank", "label", "severity", "state", "added", "by"),
+        box=None,
+    )
     for one in found:
         table.add_row(
             one.reference_id,

@@ -1,0 +1,207 @@
+"""`copysieve refs`, `banks` and `hotset`, with real weights and a real Redis."""
+
+import json
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from tests.fixtures.http_server import Server, answer
+from worker.cli.main import app
+from worker.descriptor import embedders
+from worker.errors import StoreError
+from worker.hotset.mirror import Mirror
+from worker.hotset.sync import HotSetSync
+from worker.hotset.types import Calibration
+from worker.image.decode import decode
+from worker.image.preprocess import resize
+from worker.settings import HotSetSettings, Limits, ModelSettings
+
+pytestmark = pytest.mark.redis
+
+
+@pytest.fixture(scope="module")
+def embedder():
+    return embedders.load(ModelSettings(name="sscd_distilled"))
+
+
+@pytest.fixture
+def run(monkeypatch, redis_server):
+    monkeypatch.setenv("COPYSIEVE_MODEL__NAME", "sscd_distilled")
+    monkeypatch.setenv("COPYSIEVE_REDIS__URL", redis_server.url)
+
+    def invoke(*arguments, code=0):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        if isinstance(result.exception, StoreError):
+            raise result.exception
+        assert result.exit_code == code, result.output
+        return result
+
+    return invoke
+
+
+@pytest.fixture
+def told(run):
+    """The one line of JSON that ends stdout."""
+    return lambda *arguments, code=0: json.loads(
+        run(*arguments, "--json", code=code).stdout.splitlines()[-1]
+    )
+
+
+@pytest.fixture
+def replica(store, embedder):
+    mirror = Mirror(embedder.model.dims, embedder.device)
+    failures: list[BaseException] = []
+    sync = HotSetSync(
+        store.of_model(embedder.model), mirror, HotSetSettings(), "replica-1", failures.append
+    )
+    sync.start()
+    yield mirror
+    sync.stop()
+    assert failures == []
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("coffee", "astronaut"):
+        Image.fromarray(getattr(skimage.data, name)()).save(folder / f"{name}.jpg")
+    return folder
+
+
+def test_a_folder_is_added_and_matched(told, photos, replica, embedder):
+    assert told("banks", "set", "known-bad", "--threshold", "0.5")["waited"]["late"] == []
+    (photos / "broken.jpg").write_bytes(b"no picture")
+    report = told("refs", "add", photos, photos / "coffee.jpg", "--bank", "known-bad", code=1)
+    assert (report["added"], report["replaced"], report["unchanged"]) == (2, 0, 0)
+    assert [failed["reason"] for failed in report["failed"]] == ["unsupported_format"]
+    assert report["waited"]["applied"] == ["replica-1"]
+    assert str(replica.head.version) == report["version"]
+
+    image = decode((photos / "coffee.jpg").read_bytes(), Limits(), target=320)
+    pixels = resize(image.pixels, embedder.preprocessing)
+    queries = embedder.describe(np.stack([pixels, 255 - pixels]))
+    plain, inverted = replica.search(queries, [None, None], 1).hits
+    assert (plain[0].view, inverted[0].view) == ("plain", "inverted")
+    assert plain[0].reference.sha256 == inverted[0].reference.sha256 == image.info.sha256
+    assert plain[0].reference.reference_id in report["reference_ids"]
+    assert min(plain[0].cosine, inverted[0].cosine) > 0.999
+
+    (photos / "broken.jpg").unlink()
+    again = told("refs", "add", photos, "--bank", "known-bad")
+    assert (again["added"], again["unchanged"], again["version"]) == (0, 2, report["version"])
+
+
+def test_the_life_of_a_reference(run, told, photos, store):
+    run("banks", "set", "known-bad", "--threshold", "0.5")
+    run("banks", "set", "other", "--threshold", "0.5")
+    coffee = photos / "coffee.jpg"
+    with pytest.raises(StoreError, match="no bank none"):
+        run("refs", "add", coffee, "--bank", "none")
+    run(
+        *("refs", "add", coffee, "--bank", "known-bad", "--id", "coffee", "--severity", "critical"),
+        *("--expires", "2030-01-01", "--note", "a cup", "--by", "ann", "--canary"),
+    )
+    run("refs", "add", coffee, "--bank", "other", "--no-wait")
+    shown = told("refs", "show", "coffee")["reference"]
+    assert (shown["severity"], shown["note"], shown["added_by"]) == ("critical", "a cup", "ann")
+    assert (shown["expires_at"], shown["canary"]) == ("2030-01-01T00:00:00Z", True)
+    assert "coffee" in run("refs", "list").stdout
+    assert [one["bank"] for one in told("refs", "list", "--bank", "other")] == ["other"]
+    run("refs", "disable", "coffee")
+    assert not store.reference("coffee").enabled
+    run("refs", "enable", "coffee")
+    assert store.reference("coffee").enabled
+    run("refs", "remove", "coffee", "--by", "bob")
+    gone = told("refs", "show", "coffee")
+    assert (gone["reference"], gone["removed"]["removed_by"]) == (None, "bob")
+    run("refs", "remove", "--purge", "coffee")
+    with pytest.raises(StoreError, match="nor was there"):
+        run("refs", "show", "coffee")
+
+
+def test_a_linked_picture_is_fetched(run, photos, monkeypatch):
+    monkeypatch.setenv("COPYSIEVE_FETCH__ALLOWED_SCHEMES", "http")
+    monkeypatch.setenv("COPYSIEVE_FETCH__ALLOW_PRIVATE_ADDRESSES", "true")
+    run("banks", "set", "known-bad", "--threshold", "0.5")
+    server = Server()
+    server.answers["/coffee"] = answer((photos / "coffee.jpg").read_bytes())
+    links = [server.url("/coffee"), server.url("/absent?signature=secret")]
+    result = run("refs", "add", *links, "--bank", "known-bad", "--json", code=1)
+    server.stop()
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert report["added"] == 1
+    assert [failed["image"] for failed in report["failed"]] == ["http://127.0.0.1/..."]
+    assert "secret" not in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("refs", "add", "absent.jpg", "--bank", "b"),
+        ("refs", "add", "PHOTOS", "--bank", "b", "--id", "two-at-once"),
+        ("refs", "add", "PHOTOS/coffee.jpg", "--bank", "known-bad", "--id", "a/b"),
+        ("refs", "add", "PHOTOS/coffee.jpg", "--bank", "known-bad", "--expires", "soon"),
+        ("refs", "wait", "7"),
+        ("banks", "set", "Known Bad"),
+        ("banks", "set", "b", "--threshold", "1", "--max-false-matches-per-million", "1"),
+        ("banks", "set", "b", "--view", "sideways"),
+        ("banks", "set", "b", "--kind", "allow"),
+    ],
+)
+def test_wrong_usage(run, photos, arguments):
+    run("banks", "set", "known-bad")
+    run(*(argument.replace("PHOTOS", str(photos)) for argument in arguments), code=2)
+
+
+def test_what_is_not_given_of_a_bank_stays(run, told, store):
+    result = run(
+        "banks", "set", "known-bad", "--label", "Known", "--tenant", "t1", "--view", "plain"
+    )
+    assert "neither threshold nor budget: it stays in shadow" in result.stderr
+    result = run("banks", "set", "known-bad", "--max-false-matches-per-million", "10")
+    assert "without a calibration it stays in shadow" in result.stderr
+    store.set_calibration(Calibration("c1", b"1"))
+    run("banks", "set", "known-bad", "--threshold", "0.6", "--action", "block", "--all-tenants")
+    result = run("banks", "set", "known-bad", "--view", "plain", "--view", "inverted")
+    assert "until they are added again" in result.stderr
+    bank = store.banks()["known-bad"]
+    assert (bank.label, bank.tenants, bank.action) == ("Known", None, "block")
+    assert (bank.threshold, bank.calibration) == (0.6, "c1")
+    assert bank.max_false_matches_per_million is None
+    run("banks", "set", "known-bad", "--kind", "allow", "--suppresses", "other", "--disable")
+    bank = store.banks()["known-bad"]
+    assert (bank.kind, bank.threshold, bank.action, bank.enabled) == (
+        "allow",
+        None,
+        "review",
+        False,
+    )
+    assert "allow over other" in run("banks", "list").stdout
+    assert told("banks", "list") == [bank.model_dump(mode="json")]
+    run("banks", "remove", "known-bad")
+    assert told("banks", "list") == []
+
+
+def test_status_and_waiting_name_who_is_late(run, told, replica, redis_server):
+    run("banks", "set", "known-bad")
+    status = told("hotset", "status")
+    (beat,) = status["replicas"]
+    assert (beat["name"], beat["state"], beat["behind"]) == ("replica-1", "following", 0)
+    assert beat["version"] == status["version"]
+    assert "replica-1" in run("hotset", "status").stdout
+    assert told("refs", "wait", status["version"])["waited"]["applied"] == ["replica-1"]
+    epoch, seq = status["version"].split("-")
+    result = run("refs", "wait", f"{epoch}-{int(seq) + 1}", "--timeout", "0.1", code=1)
+    assert "by replica-1" in result.stderr
+    with redis_server.client() as client:
+        client.flushall()
+    with pytest.raises(StoreError, match="no hot set to accept"):
+        run("hotset", "accept")
+    run("banks", "set", "anew", "--no-wait")
+    assert told("hotset", "accept")["waited"]["late"] == []
+    assert list(replica.search(torch.zeros(1, 512), [None], 1).banks) == ["anew"]
