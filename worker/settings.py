@@ -328,7 +328,7 @@ def load(config: Path | None = None, **overrides: Any) -> Settings:
         raise SettingsError(_one_line(error, path)) from None
     except SourceError as error:
         raise SettingsError(f"{error} [{PREFIX}*]") from None
-    except (yaml.YAMLError, TypeError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise SettingsError(f"{path}: not a YAML mapping of settings: {reason}") from None
 

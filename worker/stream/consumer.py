@@ -6,6 +6,7 @@ freezes its whole group, so draining goes on polling with everything paused; `po
 member for good, so it is never called.
 """
 
+import contextlib
 import queue
 import threading
 import time
@@ -121,6 +122,8 @@ class UploadConsumer:
             if why:
                 metrics.PAUSED.labels(why).set(1)
             self._paused_for = why
+        metrics.IN_FLIGHT_RECORDS.set(ledger.in_flight_records)
+        metrics.IN_FLIGHT_BYTES.set(ledger.in_flight_bytes)
         assigned = self._consumer.assignment()
         full = {TopicPartition(*p) for p in ledger.full()}
         wanted = assigned if why else assigned & full
@@ -301,7 +304,7 @@ class UploadConsumer:
                 break
             if waiting == 0 or time.monotonic() > deadline:
                 break
-        dropped = self._ledger.drop(partitions)
+        dropped = self._drop(partitions)
         logger.info(
             "partitions_revoked",
             partitions=[p.number for p in partitions],
@@ -312,10 +315,18 @@ class UploadConsumer:
     def lost(self, partitions: list[Partition]) -> None:
         """Another owner is there already: only forget."""
         metrics.REBALANCES.labels("lost").inc()
-        dropped = self._ledger.drop(partitions)
+        dropped = self._drop(partitions)
         logger.warning(
             "partitions_lost", partitions=[p.number for p in partitions], dropped=dropped
         )
+
+    def _drop(self, partitions: list[Partition]) -> int:
+        """Forget partitions that are another's now, and what was told of them."""
+        for partition in partitions:
+            for gauge in (metrics.LAG, metrics.SPAN, metrics.WATERMARK):
+                with contextlib.suppress(KeyError):
+                    gauge.remove(str(partition.number))
+        return self._ledger.drop(partitions)
 
 
 class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]

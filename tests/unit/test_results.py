@@ -1,0 +1,131 @@
+import json
+from datetime import UTC, datetime
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from worker.errors import BadEvent, DeadLetterReason, Unscreenable, UnscreenedReason
+from worker.events import MATCHES_SHOWN, Event, MatchEvent, Verdict, schema
+from worker.hotset.types import Bank, Hit, Reference
+from worker.records import ImageInfo, Model, Position, Record, Upload, Version
+from worker.results import Compared, Results, Screened, Unscreened
+from worker.scoring.policy import Decision, decide
+from worker.settings import Settings
+from worker.stream.publisher import RESULT_BYTES
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+AT = Position("uploads", 1, 42, 7)
+MODEL = Model("m", "a" * 64, 512, "bilinear-320")
+INFO = ImageInfo("JPEG", 640, 480, 1, 1000, "b" * 64, truncated=False)
+BLOCK = Bank(name="bad", label="bad", severity="high", action="block", threshold=0.5)
+SHADOW = Bank(name="trial", label="trial", severity="low", threshold=0.5, mode="shadow")
+ALLOW = Bank(name="fine", label="fine", severity="low", kind="allow", suppresses=("bad",))
+
+
+def upload(upload_id="u1", **fields):
+    return Upload(position=AT, upload_id=upload_id, received_at=NOW, image=b"x", **fields)
+
+
+def hit(bank, cosine, reference_id="r1"):
+    reference = Reference(reference_id=reference_id, bank=bank.name, added_by="t", added_at=NOW)
+    return Hit(reference, bank, "plain", cosine)
+
+
+def screened(*hits, of=None):
+    compared = Compared(decide(hits), Version(1700000000000, 5), None)
+    return Screened(of or upload(), INFO, compared)
+
+
+def results(**verdicts):
+    return Results(Settings(verdicts=verdicts), MODEL)
+
+
+def by_kind(events):
+    return {event.kind: json.loads(event.value) for event in events}
+
+
+def test_a_match_is_a_verdict_and_a_match_event():
+    events = results().screened(screened(hit(BLOCK, 0.9)))
+    told = by_kind(events)
+    assert set(told) == {"verdict", "match"}
+    assert told["verdict"]["outcome"] == "match"
+    assert told["verdict"]["matches"] == told["match"]["matches"]
+    assert told["verdict"]["hot_set"] == {"epoch": 1700000000000, "seq": 5}
+    assert told["match"]["matches"][0]["euclidean"] == pytest.approx(0.447214)
+    assert {event.key for event in events} == {b"u1"}
+    headers = dict(events[0].headers)
+    assert headers["ce_specversion"] == b"1.0"
+    assert headers["ce_id"].decode() == f"verdict-{told['verdict']['verdict_id']}"
+
+
+def test_shadow_never_changes_the_outcome_and_has_its_own_topic():
+    events = results().screened(screened(hit(SHADOW, 0.9)))
+    assert {e.kind: e.topic for e in events} == {
+        "verdict": "image.verdicts",
+        "shadow": "image.matches.shadow",
+    }
+    told = by_kind(events)
+    assert told["verdict"]["outcome"] == "no_match"
+    assert told["verdict"]["matches"] == []
+    assert told["shadow"]["matches"][0]["bank"] == "trial"
+
+
+def test_what_was_suppressed_is_told():
+    events = results().screened(screened(hit(BLOCK, 0.7), hit(ALLOW, 0.8, "ok")))
+    (one,) = by_kind(events)["verdict"]["suppressed"]
+    assert (one["reference_id"], one["suppressed_by"], one["suppressed_by_bank"]) == (
+        "r1",
+        "ok",
+        "fine",
+    )
+
+
+def test_only_no_match_can_be_left_out():
+    quiet = results(publish="matches_and_unscreened")
+    assert quiet.screened(screened()) == []
+    assert by_kind(quiet.screened(screened(hit(BLOCK, 0.9))))["verdict"]["outcome"] == "match"
+    error = Unscreenable(UnscreenedReason.UNDECODABLE, "no picture")
+    assert by_kind(quiet.unscreened(Unscreened(upload(), error)))["verdict"]["reason"] == (
+        "undecodable"
+    )
+
+
+def test_ids_are_the_same_over_repeats_and_differ_between_uploads():
+    first, again, other = (
+        by_kind(results().screened(screened(hit(BLOCK, 0.9), of=upload(upload_id))))["verdict"]
+        for upload_id in ("u1", "u1", "u2")
+    )
+    assert first["verdict_id"] == again["verdict_id"] != other["verdict_id"]
+    assert first["matches"][0]["match_id"] == again["matches"][0]["match_id"]
+    assert first["matches"][0]["match_id"] != other["matches"][0]["match_id"]
+
+
+def test_many_matches_are_cut_and_counted_and_the_event_stays_small():
+    crowd = [hit(BLOCK, 0.9, f"r{n:0120}") for n in range(100)]
+    large = upload("\x00" * 512, attributes={chr(1) * 8000: ""})
+    for event in results().screened(screened(*crowd, of=large)):
+        told = json.loads(event.value)
+        assert (len(told["matches"]), told["matches_total"]) == (MATCHES_SHOWN, 100)
+        assert len(event.value) < RESULT_BYTES
+
+
+def test_everything_fits_its_schema():
+    error = Unscreenable(UnscreenedReason.FETCH_TIMEOUT, "x" * 9999)
+    made = [
+        *results().screened(screened(hit(BLOCK, 0.9), hit(SHADOW, 0.8, "r2"))),
+        *results().unscreened(Unscreened(upload(uploaded_at=NOW, tenant="t"), error)),
+    ]
+    models: dict[str, type[Event]] = {"verdict": Verdict, "match": MatchEvent, "shadow": MatchEvent}
+    assert len(made) == 4
+    for event in made:
+        Draft202012Validator(schema(models[event.kind])).validate(json.loads(event.value))
+
+
+def test_a_dead_letter_goes_to_its_topic():
+    record = Record(AT, b"k", b"{", (), NOW, NOW)
+    (letter,) = results().dead_letter(record, BadEvent(DeadLetterReason.NOT_JSON, "no JSON"))
+    assert (letter.topic, letter.key) == ("image.uploads.dlq", b"k")
+
+
+def test_without_any_hit_there_is_no_best_score():
+    assert Decision().best_score is decide([]).best_score is None
