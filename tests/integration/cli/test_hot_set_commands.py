@@ -32,6 +32,8 @@ def embedder():
 def run(monkeypatch, redis_server):
     monkeypatch.setenv("COPYSIEVE_MODEL__NAME", "sscd_distilled")
     monkeypatch.setenv("COPYSIEVE_REDIS__URL", redis_server.url)
+    # The replica's thread outlives the runner's stderr.
+    monkeypatch.setattr("worker.telemetry.log.configure", lambda _: None)
 
     def invoke(*arguments, code=0):
         result = CliRunner().invoke(app, [str(argument) for argument in arguments])
