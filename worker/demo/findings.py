@@ -72,7 +72,8 @@ class Outcome:
     """One upload and what came of it.
 
     `match` is the best match in an enforcing bank, `score` the best score of all, where known;
-    `reference` the picture that `match` names.
+    `reference` the picture that `match` names. `as_expected`: a copy matched its reference, a
+    benign upload matched nothing, a broken one was refused for its reason.
     """
 
     upload: Upload
@@ -81,7 +82,7 @@ class Outcome:
     match: Match | None
     reference: str | None
     score: float | None
-    found: bool
+    as_expected: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,7 @@ class Findings:
         missed = [
             f"{one.upload.upload_id} ({one.upload.expected})"
             for one in self.outcomes
-            if one.upload.what == UNEDITED and not one.found
+            if one.upload.what == UNEDITED and not one.as_expected
         ]
         if missed:
             lines.append(f"{len(missed)} unedited copies were missed: {_some(missed)}")
@@ -174,7 +175,7 @@ class Findings:
         wrong = [
             f"{one.upload.upload_id} (not {one.upload.expected})"
             for one in self.outcomes
-            if one.upload.kind == "broken" and not one.found
+            if one.upload.kind == "broken" and not one.as_expected
         ]
         if wrong:
             lines.append(f"{len(wrong)} broken uploads ended otherwise: {_some(wrong)}")
@@ -233,7 +234,7 @@ def judge(
         missing=[upload_id for upload_id, count in results.items() if count == 0],
         duplicates=[upload_id for upload_id, count in results.items() if count > 1],
         recall={
-            what: Share(sum(one.found for one in ones), len(ones))
+            what: Share(sum(one.as_expected for one in ones), len(ones))
             for what, ones in by_edit.items()
             if ones
         },
@@ -260,7 +261,11 @@ def _outcome(upload: Upload, collected: Collected, names: Mapping[str, str]) -> 
         match=best,
         reference=names.get(best.reference_id) if best else None,
         score=max((one.score for one in told), default=None),
-        found=upload.expected in matched if upload.kind == "copy" else reason == upload.expected,
+        as_expected={
+            "copy": upload.expected in matched,
+            "benign": verdict is not None and not matched,
+            "broken": reason == upload.expected,
+        }[upload.kind],
     )
 
 

@@ -133,7 +133,7 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
 def _svg(figure: Figure, title: str) -> str:
     """The figure as an `<svg>` element without a size of its own."""
     drawn = io.StringIO()
-    # Ids are made from what is drawn and the salt: two plots of one page must not share them.
+    # What is referred to has an id made from what is drawn and this salt: unique in the page.
     with mpl.rc_context({"svg.hashsalt": title}):
         figure.savefig(drawn, format="svg", metadata={"Date": None})
     svg = drawn.getvalue()
@@ -142,6 +142,7 @@ def _svg(figure: Figure, title: str) -> str:
     svg = re.sub(
         r'(<svg[^>]*?) height="[^"]*"', rf'\1 role="img" aria-label="{title}"', svg, count=1
     )
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # names of groups, the same in every plot
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, variable)
     return svg

@@ -68,8 +68,8 @@ def _recognised(picture: Picture, outcomes: Sequence[Outcome]) -> Recognised:
     return Recognised(
         name=picture.name,
         picture=thumbnail(picture.image),
-        found=[one for one in copies if one.found],
-        missed=[one for one in copies if not one.found],
+        found=[one for one in copies if one.as_expected],
+        missed=[one for one in copies if not one.as_expected],
     )
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from worker.demo import uploads
 from worker.demo.pictures import Picture
 
 
@@ -20,3 +21,8 @@ def references():
 @pytest.fixture
 def benign():
     return [made(f"benign-{n}", 100 + n) for n in range(3)]
+
+
+@pytest.fixture
+def planned(references, benign):
+    return uploads.plan(references, benign, 60, "http://127.0.0.1:1")

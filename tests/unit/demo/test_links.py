@@ -1,7 +1,5 @@
-import urllib.error
-import urllib.request
-
 import pytest
+import requests
 
 from worker.demo.links import image_host
 
@@ -9,11 +7,8 @@ from worker.demo.links import image_host
 def test_serves_its_images_and_nothing_else():
     with image_host() as host:
         host.images["one"] = b"picture"
-        with urllib.request.urlopen(f"{host.address}/one") as answer:
-            assert answer.read() == b"picture"
-        with pytest.raises(urllib.error.HTTPError) as missing:
-            urllib.request.urlopen(f"{host.address}/two")
-        missing.value.close()
-        assert missing.value.code == 404
-    with pytest.raises(urllib.error.URLError):
-        urllib.request.urlopen(f"{host.address}/one")
+        one = requests.get(f"{host.address}/one", timeout=10)
+        assert (one.status_code, one.content) == (200, b"picture")
+        assert requests.get(f"{host.address}/two", timeout=10).status_code == 404
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"{host.address}/one", timeout=10)

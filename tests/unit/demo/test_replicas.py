@@ -2,10 +2,11 @@ import pytest
 
 from worker import settings
 from worker.demo import replicas
+from worker.demo.replicas import Overrides
 from worker.errors import StartupError
 from worker.records import Version
 
-OVERRIDES = {
+OVERRIDES: Overrides = {
     "kafka": {"bootstrap_servers": "127.0.0.1:20001"},
     "redis": {"url": "redis://127.0.0.1:20002/0"},
     "model": {"name": "sscd_disc_mixup_int8", "threads": 1},
