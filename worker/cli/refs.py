@@ -87,7 +87,7 @@ def add(
         expires_at=_time(expires),
         canary=canary,
     )
-    with Progress(console=stderr, transient=True) as progress:
+    with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
         task = progress.add_task("references", total=len(sources))
         try:
             report = add_references(
