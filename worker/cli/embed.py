@@ -163,7 +163,9 @@ def read(file: Path, limits: Limits, preprocessing: Preprocessing) -> Pixels | U
     try:
         if file.stat().st_size > limits.image_bytes:
             return FetchError(UnscreenedReason.TOO_LARGE, "more than limits.image_bytes")
-        return resize(decode(file.read_bytes(), limits).pixels, preprocessing)
+        return resize(
+            decode(file.read_bytes(), limits, target=preprocessing.size).pixels, preprocessing
+        )
     except OSError as error:
         return FetchError(UnscreenedReason.FETCH_FAILED, error.strerror or "unreadable")
     except Unscreenable as error:
