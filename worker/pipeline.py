@@ -174,6 +174,7 @@ class Pipeline:
             return
         with self._ending(admitted), _timed("fetch"):
             data = self._fetcher.fetch(admitted.upload.image_url or "")
+            self._ledger.grow(admitted.record.position, len(data))
             with contextlib.suppress(RuntimeError):
                 self._decode_pool.submit(
                     self._guarded("decode", self._decode_fetched), admitted, data
