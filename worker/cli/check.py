@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 from rich.table import Table
@@ -10,6 +10,9 @@ from rich.table import Table
 from worker.cli.common import ConfigOption, JsonOption, emit, load_settings, stdout
 from worker.errors import CopysieveError
 from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from worker.hotset.types import Bank
 
 type Status = Literal["ok", "warning", "problem"]
 
@@ -88,12 +91,15 @@ def _hot_set(settings: Settings) -> Iterator[Finding]:
         if not count:
             yield Finding(f"bank {bank.name}", "warning", "it has no references")
         if bank.kind == "block" and threshold_of(bank, calibration) is None:
-            why = (
-                "its budget needs a calibration that supports it"
-                if bank.max_false_matches_per_million is not None
-                else "it has neither threshold nor budget"
-            )
-            yield Finding(f"bank {bank.name}", "warning", f"it matches nothing: {why}")
+            yield Finding(f"bank {bank.name}", "warning", f"it matches nothing: {_why(bank)}")
+
+
+def _why(bank: "Bank") -> str:
+    if bank.threshold is not None:
+        return f"its threshold was set for calibration {bank.calibration or 'none'}"
+    if bank.max_false_matches_per_million is not None:
+        return "its budget needs a calibration that supports it"
+    return "it has neither threshold nor budget"
 
 
 def _model(settings: Settings) -> Iterator[Finding]:

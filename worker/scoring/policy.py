@@ -49,11 +49,12 @@ class Decision:
 def threshold_of(bank: Bank, calibration: Calibration | None) -> float | None:
     """The bank's threshold in scores. None: it has no rule that can be applied now.
 
-    A budget needs a calibration whose data support it; a block bank without a threshold is never
-    enforced, and `check` says so.
+    A threshold is pinned to the calibration that it was set for, a budget needs one whose data
+    support it. A bank without a rule matches nothing, not even in shadow, and `check` says so.
     """
     if bank.threshold is not None:
-        return bank.threshold
+        current = calibration.id if calibration else None
+        return bank.threshold if bank.calibration == current else None
     if calibration is None or bank.max_false_matches_per_million is None:
         return None
     return calibration.threshold(bank.name, bank.max_false_matches_per_million)

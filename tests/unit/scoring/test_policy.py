@@ -1,8 +1,10 @@
 from datetime import UTC, datetime
 
 import pytest
+import torch
 
 from worker.hotset.types import Bank, Hit, Reference
+from worker.scoring.calibration import Calibration
 from worker.scoring.policy import decide, lowest_threshold, threshold_of
 
 
@@ -71,6 +73,14 @@ def test_a_bank_without_a_rule_that_can_be_applied_matches_nothing(rule):
     decision = decide([hit(ruleless, 1.0)])
     assert not decision.enforced
     assert not decision.shadow
+
+
+def test_a_threshold_is_pinned_to_its_calibration():
+    calibration = Calibration("now", "a" * 64, torch.ones(1, 1))
+    assert threshold_of(bank(calibration="now"), calibration) == 0.5
+    assert threshold_of(bank(calibration="then"), calibration) is None
+    assert threshold_of(bank(), calibration) is None
+    assert threshold_of(bank(calibration="now"), None) is None
 
 
 def test_an_allow_reference_overrules_by_a_higher_score_on_the_same_view():
