@@ -58,8 +58,10 @@ def test_a_benign_upload_that_is_a_copy_fails_the_demo_in_one_line(tmp_path):
     assert "The demo failed" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_nothing_runs_on_after_it_is_interrupted(number, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "when"), [(signal.SIGINT, "publishing"), (signal.SIGTERM, "2 replicas: ")]
+)
+def test_nothing_runs_on_after_it_is_interrupted(number, when, tmp_path):
     with subprocess.Popen(
         command("--uploads", "200", "--out", str(tmp_path)),
         stdout=subprocess.PIPE,
@@ -68,7 +70,7 @@ def test_nothing_runs_on_after_it_is_interrupted(number, tmp_path):
     ) as demo:
         assert demo.stdout is not None
         for line in demo.stdout:
-            if "publishing" in line:
+            if when in line:
                 break
         started = psutil.Process(demo.pid).children(recursive=True)
         assert len(started) >= 4  # Kafka, Redis, two replicas

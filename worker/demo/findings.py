@@ -71,16 +71,16 @@ class Collected:
 class Outcome:
     """One upload and what came of it.
 
-    `match` is the best match in an enforcing bank, `score` the best score of all, where known;
-    `reference` the picture that `match` names. `as_expected`: a copy matched its reference, a
-    benign upload matched nothing, a broken one was refused for its reason.
+    `match` is the best match in an enforcing bank, `score` the best score of all, where known, and
+    `closest` the picture of the reference that it is with. `as_expected`: a copy matched its
+    reference, a benign upload matched nothing, a broken one was refused for its reason.
     """
 
     upload: Upload
     verdict: Verdict | None
     dead_letter: DeadLetter | None
     match: Match | None
-    reference: str | None
+    closest: str | None
     score: float | None
     as_expected: bool
 
@@ -164,7 +164,7 @@ class Findings:
             lines.append(f"{len(missed)} unedited copies were missed: {_some(missed)}")
         if self.false_matches:
             told = [
-                f"{one.upload.upload_id} ({one.reference}, {one.match.score:.2f})"
+                f"{one.upload.upload_id} ({one.closest}, {one.match.score:.2f})"
                 for one in self.false_matches
                 if one.match
             ]
@@ -250,17 +250,17 @@ def _outcome(upload: Upload, collected: Collected, names: Mapping[str, str]) -> 
     verdict = next(iter(collected.verdicts[upload.upload_id]), None)
     letter = next(iter(collected.dead_letters[upload.upload_id]), None)
     matches = verdict.matches if verdict else []
-    best = matches[0] if matches else None
     matched = {names.get(one.reference_id) for one in matches}
     told = [*matches, *(m for event in collected.shadows[upload.upload_id] for m in event.matches)]
+    closest = max(told, key=lambda one: one.score, default=None)
     reason = verdict.reason if verdict else letter.reason if letter else None
     return Outcome(
         upload=upload,
         verdict=verdict,
         dead_letter=letter,
-        match=best,
-        reference=names.get(best.reference_id) if best else None,
-        score=max((one.score for one in told), default=None),
+        match=matches[0] if matches else None,
+        closest=names.get(closest.reference_id) if closest else None,
+        score=closest.score if closest else None,
         as_expected={
             "copy": upload.expected in matched,
             "benign": verdict is not None and not matched,

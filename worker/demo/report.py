@@ -74,9 +74,11 @@ def _recognised(picture: Picture, outcomes: Sequence[Outcome]) -> Recognised:
 
 
 def _hardest(outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
-    """The benign uploads that came closest to a reference."""
+    """Of each benign picture the upload that came closest to a reference; the closest first."""
     benign = [one for one in outcomes if one.upload.kind == "benign"]
-    return sorted(benign, key=lambda one: -(one.score or 0.0))[:SHOWN_BENIGN]
+    ascending = sorted(benign, key=lambda one: one.score or 0.0)
+    hardest = {one.upload.picture: one for one in ascending}
+    return sorted(hardest.values(), key=lambda one: -(one.score or 0.0))[:SHOWN_BENIGN]
 
 
 def _plots(found: Findings) -> Mapping[str, Markup]:

@@ -151,7 +151,9 @@ def run(demo: Demo) -> Findings:
 
 def _start_kafka(demo: Demo, folder: Path, stack: ExitStack) -> kafka.Broker:
     """The first time its jars are downloaded, which is told."""
-    with Progress(console=demo.console, transient=True) as progress:
+    with Progress(
+        console=demo.console, transient=True, disable=not demo.console.is_terminal
+    ) as progress:
         task = progress.add_task("starting Kafka", total=None)
 
         def downloaded(done: int, total: int) -> None:
@@ -267,7 +269,9 @@ def _publish(
 def _progress(demo: Demo, total: int) -> Iterator[Callable[[Collected], None]]:
     """A bar that tells what has come so far."""
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=demo.console, transient=True) as progress:
+    with Progress(
+        *columns, console=demo.console, transient=True, disable=not demo.console.is_terminal
+    ) as progress:
         task = progress.add_task("waiting for the first verdict", total=total)
 
         def advance(collected: Collected) -> None:

@@ -42,13 +42,14 @@ SEED = 20220410
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """One upload. `expected` is what must come of it: of a copy, the name of its reference.
+    """One upload of `picture`. `expected` is what must come of it; of a copy its reference.
 
     `image` is what a link leads to, or what lies in the record; `value` is the record's.
     """
 
     upload_id: str
     kind: Literal["copy", "benign", "broken"]
+    picture: str
     what: str
     expected: str | None
     transport: Transport
@@ -140,6 +141,7 @@ def _upload(number: int, order: _Order, link: str) -> Upload:
     return Upload(
         upload_id=upload_id,
         kind=order.kind,
+        picture=order.picture.name,
         what=order.what,
         expected=order.picture.name if order.kind == "copy" else None,
         transport=order.transport,
@@ -192,7 +194,7 @@ def _broken(link: str, luck: random.Random) -> list[Upload]:
     def one(what: str, expected: str, value: bytes, headers: Headers = ()) -> Upload:
         transport: Transport = "raw" if headers else "link" if b"image_url" in value else "base64"
         upload_id = "broken-" + what.replace(" ", "-")
-        return Upload(upload_id, "broken", what, expected, transport, "", b"", value, headers)
+        return Upload(upload_id, "broken", "", what, expected, transport, "", b"", value, headers)
 
     def said(what: str, **where: str) -> bytes:
         return _event("broken-" + what.replace(" ", "-"), **where)
