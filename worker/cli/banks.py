@@ -160,9 +160,9 @@ def _warnings(old: Bank | None, bank: Bank) -> list[str]:
     warnings = []
     if bank.kind == "block" and bank.threshold is None:
         if bank.max_false_matches_per_million is None:
-            warnings.append(f"{bank.name} has neither threshold nor budget: it stays in shadow")
+            warnings.append(f"{bank.name} has neither threshold nor budget: it matches nothing")
         else:
-            warnings.append(f"{bank.name} has a budget: without a calibration it stays in shadow")
+            warnings.append(f"{bank.name} has a budget: without a calibration it matches nothing")
     if old is not None and set(bank.views) - set(old.views):
         warnings.append("references added before lack the new views until they are added again")
     return warnings

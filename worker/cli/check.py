@@ -79,7 +79,7 @@ def _hot_set(settings: Settings) -> Iterator[Finding]:
     head = store.head()
     if head is None:
         yield Finding(
-            "hot set", "problem", "there is none yet: `copysieve banks set`, then `refs add`"
+            "hot set", "warning", "none yet, `run` waits: `copysieve banks set`, then `refs add`"
         )
         return
     references = store.references()

@@ -1,7 +1,5 @@
 """`copysieve run`."""
 
-import structlog
-
 import worker
 from worker.cli.common import ConfigOption, load_settings
 from worker.telemetry import log, metrics
@@ -17,7 +15,7 @@ def run(config: ConfigOption = None) -> None:
     within `shutdown.deadline_seconds` is left to the next owner, and the exit code is 1.
     """
     settings = load_settings(config)
-    structlog.contextvars.bind_contextvars(replica=settings.replica.name)
+    log.configure(settings.log, replica=settings.replica.name)
 
     # A wrong setting is told at once: these take seconds to import.
     from worker.cli.replica import Replica  # noqa: PLC0415

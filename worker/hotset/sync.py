@@ -44,7 +44,7 @@ class HotSetSync:
         self._settings = settings
         self._name = replica_name
         self._on_failure = on_failure
-        self._state: State = "waiting"
+        self._state: State = "loading"
         self._stop = threading.Event()
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._guarded, name="hot-set", daemon=True)

@@ -54,7 +54,7 @@ class Bank(Strict):
     """A named group of references with one policy.
 
     `threshold` is in scores and is pinned to the `calibration` it was set for (None: raw cosine).
-    A block bank with neither threshold nor budget stays in shadow. An allow bank has `suppresses`
+    A block bank with neither threshold nor budget matches nothing. An allow bank has `suppresses`
     instead of action, threshold and budget: its `action` stays at the default and means nothing.
     """
 

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from typing import Any
 
 import structlog
 
@@ -10,12 +11,18 @@ from worker.settings import Log
 type Logger = structlog.stdlib.BoundLogger
 
 
-def configure(settings: Log) -> None:
-    """Send structlog's and the libraries' logs to stderr in one format."""
+def configure(settings: Log, **fields: str) -> None:
+    """Send structlog's and the libraries' logs to stderr in one format, with `fields` in each."""
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     as_json = settings.format == "json" or (settings.format == "auto" and not sys.stderr.isatty())
+
+    def add_fields(
+        _logger: Any, _method: str, event: structlog.types.EventDict
+    ) -> structlog.types.EventDict:
+        return {**fields, **event}
+
     shared: list[structlog.types.Processor] = [
-        structlog.contextvars.merge_contextvars,
+        add_fields,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

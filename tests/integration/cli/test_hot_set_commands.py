@@ -164,9 +164,9 @@ def test_what_is_not_given_of_a_bank_stays(run, told, store):
     result = run(
         "banks", "set", "known-bad", "--label", "Known", "--tenant", "t1", "--view", "plain"
     )
-    assert "neither threshold nor budget: it stays in shadow" in result.stderr
+    assert "neither threshold nor budget: it matches nothing" in result.stderr
     result = run("banks", "set", "known-bad", "--max-false-matches-per-million", "10")
-    assert "without a calibration it stays in shadow" in result.stderr
+    assert "without a calibration it matches nothing" in result.stderr
     store.set_calibration(Calibration("c1", b"1"))
     run("banks", "set", "known-bad", "--threshold", "0.6", "--action", "block", "--all-tenants")
     result = run("banks", "set", "known-bad", "--view", "plain", "--view", "inverted")
