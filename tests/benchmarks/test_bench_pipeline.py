@@ -1,0 +1,29 @@
+"""The benchmark runs, both sides, and tells what it measured. How fast is not judged here."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = [pytest.mark.kafka, pytest.mark.redis, pytest.mark.processes]
+
+
+def test_bench_pipeline_ends_with_one_line_of_json():
+    ended = subprocess.run(
+        [sys.executable, "-m", "worker", "bench", "pipeline"]
+        + ["--images", "30", "--pairs", "1", "--json"],
+        env=os.environ | {"COPYSIEVE_MODEL__NAME": "sscd_distilled"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(ended.stdout.splitlines()[-1])
+    assert told["model"] == "sscd_distilled"
+    assert {run["side"] for run in told["runs"]} == {"direct", "stream"}
+    stream, direct = told["stream_images_per_second"], told["direct_images_per_second"]
+    assert told["ratio"] == pytest.approx(stream / direct, rel=0.01)
+    assert told["limited_by"] in told["busy"]
