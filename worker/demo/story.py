@@ -219,7 +219,9 @@ def _screen(
     """Publish all and read all results, until each upload has one or nothing comes any more."""
     collected, topics = Collected(), settings.kafka.topics
     enough = threading.Event()
-    with ThreadPoolExecutor(1, "publish") as pool, _progress(demo, len(planned)) as advance:
+    with ThreadPoolExecutor(1, "publish") as pool, ExitStack() as stack:
+        stack.callback(enough.set)  # before the pool is waited for
+        advance = stack.enter_context(_progress(demo, len(planned)))
         publishing = pool.submit(_publish, settings, planned, timing, collected, enough)
 
         def finished() -> bool:
@@ -231,13 +233,10 @@ def _screen(
             quiet = (datetime.now(UTC) - collected.last_at).total_seconds()
             return quiet > (QUIET_SECONDS if collected.finished == len(planned) else STUCK_SECONDS)
 
-        try:
-            results = [topics.verdicts, topics.matches, topics.shadow, topics.dead_letters]
-            for result in tools.tail(settings.kafka, results, finished):
-                collected.take(result, topics)
-                advance(collected)
-        finally:
-            enough.set()
+        results = [topics.verdicts, topics.matches, topics.shadow, topics.dead_letters]
+        for result in tools.tail(settings.kafka, results, finished):
+            collected.take(result, topics)
+            advance(collected)
     return collected
 
 

@@ -18,6 +18,7 @@ from worker.settings import Kafka
 from worker.stream import client
 
 _IN_FLIGHT = 128
+_PATIENCE_SECONDS = 60.0
 _POLL_MS = 20
 
 
@@ -49,8 +50,9 @@ class UploadProducer:
         self._producer.close(timeout=5)
 
     def send(self, value: bytes | None, key: bytes | None = None, headers: Headers = ()) -> None:
-        """Publish one record. Raises StreamError if this or an earlier one was refused."""
-        self._room.acquire()
+        """Publish one record. Raises StreamError if there is no room, or one was refused."""
+        if not self._room.acquire(timeout=_PATIENCE_SECONDS):
+            raise StreamError(f"Kafka took no upload for {_PATIENCE_SECONDS:.0f} s")
         self._refused()
         try:
             future = self._producer.send(self._topic, value, key, list(headers))
@@ -58,7 +60,7 @@ class UploadProducer:
             raise StreamError(f"Kafka refused an upload: {error}") from error
         future.add_both(self._acknowledged)
 
-    def flush(self, timeout: float = 60) -> None:
+    def flush(self, timeout: float = _PATIENCE_SECONDS) -> None:
         """Wait until Kafka has all. Raises StreamError if it has not."""
         try:
             self._producer.flush(timeout)
