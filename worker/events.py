@@ -5,7 +5,6 @@ The JSON schemas in `config/schemas/` are exported from these models (`make sche
 """
 
 import hashlib
-from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -36,20 +35,20 @@ Outcome = Literal["match", "no_match", "unscreened"]
 class Event(BaseModel):
     """Base of all wire models: frozen, and unknown fields are an error in what we write."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class UploadEvent(Event):
     """One upload, as a platform publishes it. Fields unknown here are ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     upload_id: Identifier
     image_url: ImageUrl | None = None
     image_base64: str | None = None
     tenant: Identifier | None = None
     uploaded_at: AwareDatetime | None = None
-    sha256: Sha256 | None = None
+    sha256: Annotated[str, StringConstraints(max_length=128)] | None = None
     attributes: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -226,10 +225,3 @@ def verdict_id(source: Source, upload_id: str) -> str:
 def match_id(upload_id: str, reference_id: str) -> str:
     """The same for one upload and one reference, over repeats and replays."""
     return _digest("match", upload_id, reference_id)
-
-
-def utc(moment: datetime) -> datetime:
-    """Assert awareness at the edge: naive times never reach the wire."""
-    if moment.tzinfo is None:
-        raise ValueError("a time without a zone")
-    return moment

@@ -32,13 +32,15 @@ from worker.descriptor.embedders import Embedder
 from worker.descriptor.recent import Described, Recent
 from worker.errors import BadEvent, Unscreenable, UnscreenedReason
 from worker.hotset.mirror import Mirror
+from worker.hotset.types import Hit
 from worker.image.budget import ByteBudget
 from worker.image.decode import decode
 from worker.image.fetch import Fetcher
 from worker.image.preprocess import resize
-from worker.records import Query, Record, Upload
+from worker.records import Query, Record, Upload, Version
 from worker.results import Compared, Results, Screened, Unscreened
 from worker.scoring import calibration as calibrations
+from worker.scoring.calibration import Calibration
 from worker.scoring.policy import decide, lowest_threshold
 from worker.settings import Settings
 from worker.stream import admission
@@ -48,7 +50,9 @@ from worker.stream.turnstile import Turnstile
 from worker.telemetry import metrics
 
 CANDIDATES = 32
-"""Best rows of the hot set that are looked at first for one upload."""
+"""Best rows of the hot set that are looked at for one upload."""
+CROWD = 4096
+"""And where all of those match; `matches_total` is at most this."""
 RECENT_ENTRIES = 4096
 
 
@@ -67,23 +71,28 @@ def compare(
 
     A tenant of None is screened against all banks.
     """
-    candidates = CANDIDATES
-    while True:
-        found = mirror.search(vectors, tenants, candidates)
-        calibration = calibrations.parse(found.calibration) if found.calibration else None
-        offsets = calibration.offsets(vectors).tolist() if calibration else [0.0] * len(vectors)
-        floor = lowest_threshold(found.banks.values(), calibration)
-        scored = list(zip(found.hits, offsets, strict=True))
-        # A crowd of references must not hide a match in another bank: look until below the floor.
-        if all(len(hits) < candidates or hits[-1].cosine - off < floor for hits, off in scored):
-            break
-        candidates *= 4
-    for hits, offset in scored:
-        yield Compared(
-            decision=decide(hits, offset, calibration),
-            version=found.version,
-            calibration=calibration.id if calibration else None,
-        )
+    found = mirror.search(vectors, tenants, CANDIDATES)
+    calibration = calibrations.parse(found.calibration) if found.calibration else None
+    offsets = calibration.offsets(vectors).tolist() if calibration else [0.0] * len(vectors)
+    floor = lowest_threshold(found.banks.values(), calibration)
+    for number, (hits, offset) in enumerate(zip(found.hits, offsets, strict=True)):
+        if len(hits) == CANDIDATES and hits[-1].cosine - offset >= floor:
+            # All of them may match, so there may be more: a crowd must not hide another bank.
+            one = slice(number, number + 1)
+            crowd = mirror.search(vectors[one], tenants[one], CROWD)
+            yield _decided(crowd.hits[0], offset, calibration, crowd.version)
+        else:
+            yield _decided(hits, offset, calibration, found.version)
+
+
+def _decided(
+    hits: Sequence[Hit], offset: float, calibration: Calibration | None, version: Version
+) -> Compared:
+    return Compared(
+        decision=decide(hits, offset, calibration),
+        version=version,
+        calibration=calibration.id if calibration else None,
+    )
 
 
 class Pipeline:
@@ -109,7 +118,8 @@ class Pipeline:
         self._fetcher = Fetcher(settings.fetch, settings.limits.image_bytes)
         self._turnstile: Turnstile[Admitted] = Turnstile()
         self._recent = Recent(RECENT_ENTRIES)
-        self._decoded = ByteBudget(settings.limits.in_flight_decoded_bytes)
+        self._fetched = ByteBudget(settings.limits.in_flight_bytes, metrics.FETCHED_IN_FLIGHT)
+        self._decoded = ByteBudget(settings.limits.in_flight_decoded_bytes, metrics.DECODED_BYTES)
         self._arrived: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
         self._fetch_pool = ThreadPoolExecutor(settings.fetch.workers, "fetch")
         self._decode_pool = ThreadPoolExecutor(settings.decode.workers, "decode")
@@ -132,6 +142,7 @@ class Pipeline:
         self._batcher.close()
         for pool in (self._fetch_pool, self._decode_pool):
             pool.shutdown(wait=False, cancel_futures=True)
+        self._fetcher.close()
 
     @property
     def alive(self) -> bool:
@@ -174,11 +185,11 @@ class Pipeline:
             return
         with self._ending(admitted), _timed("fetch"):
             data = self._fetcher.fetch(admitted.upload.image_url or "")
-            self._ledger.grow(admitted.record.position, len(data))
+            held = contextlib.ExitStack()
+            held.enter_context(self._fetched.reserve(len(data)))
             with contextlib.suppress(RuntimeError):
-                self._decode_pool.submit(
-                    self._guarded("decode", self._decode_fetched), admitted, data
-                )
+                work = self._guarded("decode", self._decode_fetched)
+                self._decode_pool.submit(work, admitted, data, held)
 
     # -- decode --------------------------------------------------------------------------------
 
@@ -188,11 +199,11 @@ class Pipeline:
         with self._ending(admitted):
             self._decode(admitted, admission.image_bytes(admitted.upload))
 
-    def _decode_fetched(self, admitted: Admitted, data: bytes) -> None:
-        if not self._still_ours(admitted):
-            return
-        with self._ending(admitted):
-            self._decode(admitted, data)
+    def _decode_fetched(self, admitted: Admitted, data: bytes, held: contextlib.ExitStack) -> None:
+        with held:
+            if self._still_ours(admitted):
+                with self._ending(admitted):
+                    self._decode(admitted, data)
 
     def _decode(self, admitted: Admitted, data: bytes) -> None:
         """Bytes to a query; bytes seen lately bring their descriptor along."""

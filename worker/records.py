@@ -60,7 +60,6 @@ class Upload:
     image: bytes | None = None
     tenant: str | None = None
     uploaded_at: datetime | None = None
-    sha256: str | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
 
 

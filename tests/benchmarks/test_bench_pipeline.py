@@ -11,9 +11,9 @@ pytestmark = [pytest.mark.kafka, pytest.mark.redis, pytest.mark.processes]
 
 
 def test_bench_pipeline_ends_with_one_line_of_json():
+    arguments = ["--images", "30", "--pairs", "1", "--json"]
     ended = subprocess.run(
-        [sys.executable, "-m", "worker", "bench", "pipeline"]
-        + ["--images", "30", "--pairs", "1", "--json"],
+        [sys.executable, "-m", "worker", "bench", "pipeline", *arguments],
         env=os.environ | {"COPYSIEVE_MODEL__NAME": "sscd_distilled"},
         capture_output=True,
         text=True,

@@ -20,6 +20,9 @@ from worker.stream.publisher import Publisher
 from worker.telemetry import log
 from worker.telemetry.health import HealthServer
 
+LAST_SECONDS = 8.0
+"""For the last commit and for leaving the group, after the deadline of the uploads."""
+
 logger = log.get(__name__)
 
 
@@ -53,9 +56,11 @@ class Replica:
         self._embedder.warm(self._settings.batch.max_size)
         self._warm = True
         self._sync.start()
-        if self._sync.wait_ready(None, self._stop.is_set):
-            self._screen()
-        self._sync.stop()
+        try:
+            if self._sync.wait_ready(None, self._stop.is_set):
+                self._screen()
+        finally:
+            self._sync.stop()
         health.close()
         if self._failure is not None:
             _exit_now(str(self._failure))
@@ -98,10 +103,13 @@ class Replica:
         consumer.abandon()
         pipeline.close()
         publisher.close(abandon=left > 0)
+        patience = time.monotonic() + LAST_SECONDS
         for thread in (consumer_thread, publisher_thread):
-            thread.join(10)
-        if self._failure is None and left:
-            _exit_now(f"shutdown.deadline_seconds passed with {left} uploads in flight")
+            thread.join(max(0.0, patience - time.monotonic()))
+        stuck = [thread.name for thread in threads if thread.is_alive()]
+        if self._failure is None and (left or stuck):
+            also = f", {' and '.join(stuck)} did not end" if stuck else ""
+            _exit_now(f"shutdown.deadline_seconds passed with {left} uploads in flight{also}")
 
     def _held_back(self) -> str | None:
         stale = self._settings.hotset.on_stale == "pause" and self._sync.is_stale

@@ -1,5 +1,8 @@
 """`copysieve run`."""
 
+import signal
+import sys
+
 import worker
 from worker.cli.common import ConfigOption, load_settings
 from worker.telemetry import log, metrics
@@ -15,6 +18,8 @@ def run(config: ConfigOption = None) -> None:
     within `shutdown.deadline_seconds` is left to the next owner, and the exit code is 1.
     """
     settings = load_settings(config)
+    # Until the replica has its own: as PID 1 a process ignores what it has no handler for.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     log.configure(settings.log, replica=settings.replica.name)
 
     # A wrong setting is told at once: these take seconds to import.

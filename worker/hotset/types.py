@@ -41,7 +41,7 @@ Pdq = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Tenants = Annotated[tuple[Identifier, ...], Field(min_length=1), AfterValidator(_distinct)]
 Views = Annotated[tuple[View, ...], Field(min_length=1), AfterValidator(_distinct)]
 Score = Annotated[float, Field(allow_inf_nan=False)]
-PerMillion = Annotated[float, Field(gt=0, le=1_000_000)]
+PerMillion = Annotated[float, Field(gt=0, lt=1_000_000)]
 
 
 class Strict(BaseModel):

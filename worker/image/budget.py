@@ -1,11 +1,11 @@
-"""A bound on the memory of decoded pictures, shared by all threads."""
+"""A bound on the memory of images, fetched or decoded, shared by all threads."""
 
 import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from worker.telemetry import metrics
+from prometheus_client import Gauge
 
 
 class ByteBudget:
@@ -15,8 +15,9 @@ class ByteBudget:
     not overtake a large one that waits, or it might wait forever.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, gauge: Gauge) -> None:
         self._limit = limit
+        self._gauge = gauge
         self._reserved = 0
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
@@ -49,5 +50,5 @@ class ByteBudget:
     def _change(self, nbytes: int) -> None:
         with self._changed:
             self._reserved += nbytes
-            metrics.DECODED_BYTES.inc(nbytes)
+            self._gauge.inc(nbytes)
             self._changed.notify_all()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from worker.hotset.types import Bank, Hit, Reference
 from worker.scoring.calibration import Calibration
+from worker.telemetry import metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,9 @@ def threshold_of(bank: Bank, calibration: Calibration | None) -> float | None:
 
 def lowest_threshold(banks: Iterable[Bank], calibration: Calibration | None) -> float:
     """No hit below it can match; infinite where no bank has a rule that can be applied."""
-    thresholds = (threshold_of(bank, calibration) for bank in banks)
-    return min((t for t in thresholds if t is not None), default=math.inf)
+    rules = [threshold_of(one, calibration) for one in banks if one.kind == "block" and one.enabled]
+    metrics.BANKS_WITHOUT_RULE.set(rules.count(None))
+    return min((rule for rule in rules if rule is not None), default=math.inf)
 
 
 def decide(

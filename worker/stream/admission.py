@@ -6,6 +6,7 @@ headers, the value is the event), and raw images (`content-type: image/*`: the v
 
 import base64
 import binascii
+from codecs import BOM_UTF8
 from datetime import datetime
 
 from pydantic import ValidationError
@@ -49,7 +50,7 @@ def image_bytes(upload: Upload) -> bytes:
 
 def _json(record: Record) -> Upload:
     try:
-        event = UploadEvent.model_validate_json(record.value or b"")
+        event = UploadEvent.model_validate_json((record.value or b"").removeprefix(BOM_UTF8))
     except ValidationError as error:
         raise _bad(error) from None
     return Upload(
@@ -60,7 +61,6 @@ def _json(record: Record) -> Upload:
         image_base64=event.image_base64,
         tenant=event.tenant,
         uploaded_at=event.uploaded_at,
-        sha256=event.sha256,
         attributes=event.attributes,
     )
 

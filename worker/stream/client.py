@@ -1,8 +1,10 @@
 """How kafka-python's clients are configured, and which of their errors end the process."""
 
+from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from kafka import errors as kafka_errors
+from kafka.record.default_records import DefaultRecordBatch
 
 from worker.errors import StreamError
 from worker.settings import Kafka
@@ -12,8 +14,12 @@ FATAL: tuple[type[Exception], ...] = (
     kafka_errors.SaslAuthenticationFailedError,
     kafka_errors.FencedInstanceIdError,
     kafka_errors.InconsistentGroupProtocolError,
+    kafka_errors.InvalidRecordError,
+    kafka_errors.InvalidTopicError,
     kafka_errors.KafkaConfigurationError,
+    kafka_errors.MessageSizeTooLargeError,
     kafka_errors.ProducerFencedError,
+    kafka_errors.RecordListTooLargeError,
     kafka_errors.UnsupportedVersionError,
 )
 """Trying again cannot help: the process ends and says so."""
@@ -55,3 +61,45 @@ def unreachable(servers: tuple[str, ...], error: Exception) -> NoReturn:
     """Raise the one line for a cluster that does not answer."""
     reason = " ".join(str(error).split()) or type(error).__name__
     raise StreamError(f"Kafka at {','.join(servers)} cannot be used: {reason}") from error
+
+
+_LAST_MILLISECOND = 253_402_300_799_999
+_read_record = DefaultRecordBatch._read_msg  # noqa: SLF001 - see tolerate_header_names
+
+
+def moment(timestamp: int | None) -> datetime:
+    """A record's timestamp in milliseconds, aware UTC; a producer may send any 64 bits."""
+    return datetime.fromtimestamp(min(max(timestamp or 0, 0), _LAST_MILLISECOND) / 1000, UTC)
+
+
+def tolerate_header_names() -> None:
+    """Read header names that are not UTF-8, with the odd bytes escaped.
+
+    kafka-python takes such a record for a corrupt one, and then never gets past its batch: one
+    producer that writes raw bytes would stop a partition for every replica.
+    """
+
+    def read(batch: DefaultRecordBatch) -> Any:
+        at = batch._pos  # noqa: SLF001
+        try:
+            return _read_record(batch)
+        except UnicodeDecodeError:
+            plain = batch._buffer  # noqa: SLF001
+            batch._pos, batch._buffer = at, _Escaping(plain)  # noqa: SLF001
+            try:
+                return _read_record(batch)
+            finally:
+                batch._buffer = plain  # noqa: SLF001
+
+    DefaultRecordBatch._read_msg = read  # noqa: SLF001
+
+
+class _Escaping(bytearray):
+    """Bytes whose slices decode without an error."""
+
+    def __getitem__(self, key: Any) -> Any:
+        part = super().__getitem__(key)
+        return _Escaping(part) if isinstance(key, slice) else part
+
+    def decode(self, encoding: str = "utf-8", _errors: str = "strict") -> str:
+        return super().decode(encoding, "backslashreplace")

@@ -27,6 +27,7 @@ from worker.stream.ledger import Commit, Ledger, Partition
 from worker.telemetry import log, metrics
 
 POLL_MS = 100
+ADOPT_MS = 3_000
 COMMIT_SECONDS = 0.5
 COMMIT_LOST_SECONDS = 30.0
 REVOKE_SECONDS = 5.0
@@ -63,6 +64,7 @@ class UploadConsumer:
         self._abandon = threading.Event()
         self._commit_results: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
         self._commit_sent: float | None = None
+        self._commit_offsets: dict[TopicPartition, OffsetAndMetadata] = {}
         self._commit_due = 0.0
         self._paused_for: str | None = None
         self._stable_since = self._polled = time.monotonic()
@@ -99,7 +101,7 @@ class UploadConsumer:
         polled = self._poll(room)
         self._adopt(polled)
         for at, records in polled.items():
-            self._take(Partition(at.topic, at.partition), records)
+            self._take(_partition(at), records)
         self._advance()
         self._commit()
         self._watch()
@@ -138,8 +140,8 @@ class UploadConsumer:
             polled: dict[TopicPartition, list[Any]] = self._consumer.poll(
                 timeout_ms=POLL_MS, max_records=room
             )
-        except client.FATAL:
-            raise
+        except (*client.FATAL, kafka_errors.CorruptRecordError):
+            raise  # after a record that cannot be read the client would spin for ever
         except kafka_errors.KafkaError as error:
             if isinstance(error.__cause__, client.FATAL):
                 raise
@@ -155,26 +157,38 @@ class UploadConsumer:
         assigned = self._consumer.assignment()
         metrics.ASSIGNED.set(len(assigned))
         for at in assigned:
-            partition = Partition(at.topic, at.partition)
+            partition = _partition(at)
             if self._ledger.epoch(partition) is not None:
                 continue
             try:
-                committed = self._consumer.committed(at, metadata=True, timeout_ms=10_000)
-                start = self._consumer.position(at, timeout_ms=10_000)
+                committed = self._consumer.committed(at, metadata=True, timeout_ms=ADOPT_MS)
+                start = self._consumer.position(at, timeout_ms=ADOPT_MS)
             except client.FATAL:
                 raise
-            except kafka_errors.KafkaError as error:
-                logger.warning("no_committed_offset", partition=at.partition, error=str(error))
-                if records := polled.pop(at, None):
-                    self._consumer.seek(at, records[0].offset)
-                continue
+            except kafka_errors.KafkaError:
+                start = None
+            if start is None:  # not known in time: its records come again, in a later turn
+                logger.warning("position_not_known", partition=at.partition)
+                for later in [p for p in polled if self._ledger.epoch(_partition(p)) is None]:
+                    self._consumer.seek(later, polled.pop(later)[0].offset)
+                return
             if records := polled.get(at):
                 start = records[0].offset
+            self._tell_loss(at, committed, start)
             if committed is not None and committed.offset <= start:
                 epoch = self._ledger.assign(partition, committed.offset, committed.metadata or "")
             else:
                 epoch = self._ledger.assign(partition, start)
             logger.info("partition_assigned", partition=at.partition, offset=start, epoch=epoch)
+
+    def _tell_loss(self, at: TopicPartition, committed: Any, start: int) -> None:
+        """Retention takes what nobody screened in time: that is an alarm, and cannot be undone."""
+        if committed is None or start <= committed.offset:
+            return
+        begins = self._consumer.beginning_offsets([at]).get(at, 0)
+        if lost := max(0, begins - committed.offset):
+            metrics.RECORDS_LOST.inc(lost)
+            logger.error("records_lost_to_retention", partition=at.partition, records=lost)
 
     def _take(self, partition: Partition, records: list[Any]) -> None:
         epoch = self._ledger.epoch(partition)
@@ -199,7 +213,7 @@ class UploadConsumer:
                     key=raw.key,
                     value=raw.value,
                     headers=tuple(raw.headers),
-                    timestamp=datetime.fromtimestamp(max(raw.timestamp, 0) / 1000, UTC),
+                    timestamp=client.moment(raw.timestamp),
                     received_at=now,
                 )
             )
@@ -232,7 +246,8 @@ class UploadConsumer:
         self._tell_lag()
         if commits := self._ledger.commits():
             self._commit_sent = now
-            self._consumer.commit_async(_offsets(commits), callback=self._on_commit)
+            self._commit_offsets = _offsets(commits)
+            self._consumer.commit_async(self._commit_offsets, callback=self._on_commit)
 
     def _on_commit(self, offsets: Any, result: Any) -> None:
         """May run on the client's thread: only enqueue."""
@@ -242,7 +257,8 @@ class UploadConsumer:
     def _settle_commits(self) -> None:
         while not self._commit_results.empty():
             offsets, error = self._commit_results.get()
-            self._commit_sent = None
+            if offsets is self._commit_offsets:  # else a late answer to one counted as lost
+                self._commit_sent = None
             if error is None:
                 metrics.COMMITS.labels("ok").inc()
                 metrics.LAST_COMMIT.set_to_current_time()
@@ -350,6 +366,7 @@ class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
 
 def _connect(settings: Settings) -> KafkaConsumer:
     kafka, limits = settings.kafka, settings.limits
+    client.tolerate_header_names()
     try:
         return KafkaConsumer(
             **client.connection(kafka, kafka.bootstrap_servers),
@@ -371,8 +388,12 @@ def _connect(settings: Settings) -> KafkaConsumer:
         client.unreachable(kafka.bootstrap_servers, error)
 
 
+def _partition(at: TopicPartition) -> Partition:
+    return Partition(at.topic, at.partition)
+
+
 def _partitions(at: set[TopicPartition]) -> list[Partition]:
-    return sorted(Partition(p.topic, p.partition) for p in at)
+    return sorted(_partition(p) for p in at)
 
 
 def _offsets(commits: dict[Partition, Commit]) -> dict[TopicPartition, OffsetAndMetadata]:

@@ -143,15 +143,6 @@ class Ledger:
             self._count(1, size)
             return True
 
-    def grow(self, position: Position, size: int) -> None:
-        """A record that is in flight holds `size` bytes more: its image was fetched."""
-        with self._lock:
-            assignment = self._current(position)
-            entry = assignment and assignment.in_flight.get(position.offset)
-            if entry:
-                entry.size += size
-                self._bytes += size
-
     def release(self, position: Position) -> bool:
         """Whether the record's results may be sent now. False: it is another's, drop them."""
         with self._lock:

@@ -8,7 +8,6 @@ producer's callbacks run on its own thread and only enqueue.
 import contextlib
 import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -25,6 +24,7 @@ from worker.telemetry import log, metrics
 
 RESULT_BYTES = 512 * 1024
 """No result is larger, for every field of it is bounded: what the output topics must take."""
+AGAIN_SECONDS = 1.0
 
 logger = log.get(__name__)
 
@@ -172,12 +172,13 @@ class Publisher:
         given_up, self._outstanding = self._outstanding, set()
         for sent in given_up:
             sent.delivery.done(False)
+        self._abandon.wait(AGAIN_SECONDS)
         while not self._abandon.is_set():
             try:
                 self._producer = producer(self._settings)
             except StreamError as failure:
                 logger.warning("kafka_away", error=str(failure))
-                time.sleep(1)
+                self._abandon.wait(AGAIN_SECONDS)
             else:
                 return
 

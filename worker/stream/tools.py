@@ -118,7 +118,7 @@ def tail(settings: Kafka, topics: Iterable[str], stop: Callable[[], bool]) -> It
             for records in consumer.poll(_POLL_MS).values():
                 arrived_at = datetime.now(UTC)
                 for record in records:
-                    timestamp = datetime.fromtimestamp(record.timestamp / 1000, UTC)
+                    timestamp = client.moment(record.timestamp)
                     yield Result(record.topic, record.key, record.value, timestamp, arrived_at)
             if stop():
                 return

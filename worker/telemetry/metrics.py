@@ -35,6 +35,13 @@ DROPPED = Counter(
 # -- pipeline --
 IN_FLIGHT_RECORDS = Gauge("copysieve_in_flight_records", "Records taken and not finished")
 IN_FLIGHT_BYTES = Gauge("copysieve_in_flight_bytes", "Encoded bytes of records in flight")
+FETCHED_IN_FLIGHT = Gauge("copysieve_in_flight_fetched_bytes", "Bytes of fetched images held")
+BANKS_WITHOUT_RULE = Gauge(
+    "copysieve_hotset_banks_without_rule", "Enabled block banks that can match nothing"
+)
+RECORDS_LOST = Counter(
+    "copysieve_records_lost_total", "Records that retention took before they were screened"
+)
 DECODED_BYTES = Gauge("copysieve_in_flight_decoded_bytes", "Bytes reserved for decoded pictures")
 PAUSED = Gauge("copysieve_paused", "1 while taking is paused", ["why"])
 QUEUE = Gauge("copysieve_queue_depth", "Uploads waiting for a stage", ["stage"])

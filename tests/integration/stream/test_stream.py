@@ -1,17 +1,20 @@
 """Consumer, ledger and publisher together on a real Apache Kafka; screening is an echo."""
 
+import os
 import threading
 import time
 from collections import Counter
 
 import pytest
+from kafka import KafkaProducer, TopicPartition
 
 from tests.fixtures.stream import make_stream
 from worker.embedded.kafka import kafka_broker as own_broker
-from worker.stream.admin import require_topics
+from worker.stream.admin import Admin, require_topics
 from worker.stream.consumer import UploadConsumer
 from worker.stream.ledger import Ledger, decode_runs
 from worker.stream.publisher import Delivery, Outgoing, Publisher
+from worker.telemetry import metrics
 
 pytestmark = pytest.mark.kafka
 
@@ -22,7 +25,7 @@ class Echo:
     def __init__(self, settings, hold=lambda _value: False):
         self.settings, self.hold = settings, hold
         self.ledger, self.restart = Ledger(), threading.Event()
-        self.held, self.errors = [], []
+        self.admitted, self.held, self.errors = [], [], []
         self.publisher = Publisher(settings.kafka, self.ledger, self.restart)
         self.consumer = UploadConsumer(settings, self.ledger, self.admit, self.restart)
         self.threads = [
@@ -39,6 +42,7 @@ class Echo:
             self.errors.append(error)
 
     def admit(self, record):
+        self.admitted.append(record)
         if self.hold(record.value):
             self.held.append(record)
         else:
@@ -179,3 +183,63 @@ def test_a_missing_topic_is_named(stream):
             " (16777216) become dead letters"
         )
     ]
+
+
+class OddName(str):
+    """A header name that its producer writes as a byte that is not UTF-8."""
+
+    __slots__ = ()
+
+    def encode(self, *_):
+        return b"\xff"
+
+
+def test_a_header_name_that_is_not_utf_8_stops_nobody(stream):
+    stream.produce([(b"k", b"1", ()), (b"k", b"2", [(OddName("x"), b"v")]), (b"k", b"3", ())])
+    replica = Echo(stream.settings)
+    eventually(lambda: sum(seen(stream).values()) == 3)
+    replica.stop()
+    assert {r.headers for r in replica.admitted} == {(), (("\\xff", b"v"),)}
+
+
+def test_a_timestamp_of_another_unit_stops_nobody(stream):
+    producer = KafkaProducer(bootstrap_servers=[stream.broker.bootstrap_servers])
+    with Admin(stream.settings.kafka, stream.settings.kafka.bootstrap_servers) as admin:
+        limit = {"message.timestamp.after.max.ms": str(2**63 - 1)}
+        admin.create([f"{stream.topics.uploads}.odd"], 1, limit)
+    topics = stream.topics.model_dump() | {"uploads": f"{stream.topics.uploads}.odd"}
+    producer.send(topics["uploads"], b"1", b"k", timestamp_ms=2**61).get(10)
+    producer.close()
+    replica = Echo(stream.replica(kafka={"topics": topics}))
+    eventually(lambda: replica.admitted)
+    replica.stop()
+    assert replica.admitted[0].timestamp.year == 9999
+
+
+def test_records_that_retention_took_are_an_alarm(stream):
+    stream.produce(numbered(100))
+    first = Echo(stream.settings, hold=lambda value: int(value) > 50)
+    eventually(lambda: sum(seen(stream).values()) == 51)
+    first.stop(abandon=True)
+    before = metrics.RECORDS_LOST._value.get()
+    behind = sum(commit.offset for commit in stream.committed().values())
+    with Admin(stream.settings.kafka, stream.settings.kafka.bootstrap_servers) as admin:
+        at = {TopicPartition(stream.topics.uploads, n): -1 for n in range(4)}
+        admin._client.delete_records(at)
+    stream.produce(numbered(10, start=100))
+    second = Echo(stream.replica())
+    eventually(lambda: sum(seen(stream).values()) == 61)
+    second.stop()
+    assert metrics.RECORDS_LOST._value.get() - before == 100 - behind
+
+
+def test_a_topic_that_never_takes_a_result_ends_the_publisher(stream):
+    with Admin(stream.settings.kafka, stream.settings.kafka.bootstrap_servers) as admin:
+        admin.create([f"{stream.topics.verdicts}.small"], 1, {"max.message.bytes": "100"})
+    topics = stream.topics.model_dump() | {"verdicts": f"{stream.topics.verdicts}.small"}
+    replica = Echo(stream.replica(kafka={"topics": topics}))
+    stream.produce([(b"k", os.urandom(5000), ())])
+    eventually(lambda: replica.errors)
+    assert "Kafka refused a result" in str(replica.errors[0])
+    replica.errors.clear()
+    replica.stop(abandon=True)

@@ -39,7 +39,7 @@ def queued(budget: ByteBudget, count: int) -> None:
 
 def test_what_fits_passes_and_the_gauge_follows() -> None:
     before = metrics.DECODED_BYTES._value.get()
-    budget = ByteBudget(10)
+    budget = ByteBudget(10, metrics.DECODED_BYTES)
     with budget.reserve(6), budget.reserve(4):
         assert metrics.DECODED_BYTES._value.get() == before + 10
     assert metrics.DECODED_BYTES._value.get() == before
@@ -47,7 +47,7 @@ def test_what_fits_passes_and_the_gauge_follows() -> None:
 
 def test_first_come_first_served() -> None:
     """A small request that would fit does not overtake a large one that waits."""
-    budget = ByteBudget(10)
+    budget = ByteBudget(10, metrics.DECODED_BYTES)
     first = Holder(budget, 6)
     first.holding.wait()
     large = Holder(budget, 10)
@@ -64,7 +64,7 @@ def test_first_come_first_served() -> None:
 
 
 def test_one_oversized_request_passes_alone() -> None:
-    budget = ByteBudget(10)
+    budget = ByteBudget(10, metrics.DECODED_BYTES)
     first = Holder(budget, 1)
     first.holding.wait()
     oversized = Holder(budget, 1000)
@@ -81,7 +81,7 @@ def test_one_oversized_request_passes_alone() -> None:
 
 
 def test_an_error_inside_gives_the_bytes_back() -> None:
-    budget = ByteBudget(10)
+    budget = ByteBudget(10, metrics.DECODED_BYTES)
 
     def fail() -> None:
         with budget.reserve(10):
@@ -94,7 +94,7 @@ def test_an_error_inside_gives_the_bytes_back() -> None:
 
 
 def test_many_threads_never_exceed_the_limit() -> None:
-    budget, lock = ByteBudget(100), threading.Lock()
+    budget, lock = ByteBudget(100, metrics.DECODED_BYTES), threading.Lock()
     held, most = 0, 0
 
     def work(turn: int) -> None:
