@@ -27,6 +27,8 @@ from worker.stream.ledger import Commit, Ledger, Partition
 from worker.telemetry import log, metrics
 
 POLL_MS = 100
+JOIN_POLL_MS = 1_000
+REJOIN_SECONDS = 15.0
 ADOPT_MS = 3_000
 COMMIT_SECONDS = 0.5
 COMMIT_LOST_SECONDS = 30.0
@@ -67,7 +69,8 @@ class UploadConsumer:
         self._commit_offsets: dict[TopicPartition, OffsetAndMetadata] = {}
         self._commit_due = 0.0
         self._paused_for: str | None = None
-        self._stable_since = self._polled = time.monotonic()
+        self._stable = False
+        self._stable_at = self._joined_at = self._polled = time.monotonic()
         self._consumer = _connect(settings)
 
     @property
@@ -86,12 +89,15 @@ class UploadConsumer:
 
     def run(self) -> None:
         """The thread's body: until `stop`, then until drained. Fatal errors are raised."""
-        self._consumer.subscribe([self._settings.kafka.topics.uploads], listener=_Listener(self))
+        self._subscribe()
         try:
             while not self._stopping.is_set() or self._draining():
                 self._turn()
         finally:
             self._close()
+
+    def _subscribe(self) -> None:
+        self._consumer.subscribe([self._settings.kafka.topics.uploads], listener=_Listener(self))
 
     def _turn(self) -> None:
         """Pause or resume, poll, take, commit, watch."""
@@ -138,7 +144,7 @@ class UploadConsumer:
     def _poll(self, room: int) -> dict[TopicPartition, list[Any]]:
         try:
             polled: dict[TopicPartition, list[Any]] = self._consumer.poll(
-                timeout_ms=POLL_MS, max_records=room
+                timeout_ms=POLL_MS if self._stable else JOIN_POLL_MS, max_records=room
             )
         except (*client.FATAL, kafka_errors.CorruptRecordError):
             raise  # after a record that cannot be read the client would spin for ever
@@ -280,16 +286,38 @@ class UploadConsumer:
                 metrics.LAG.labels(label).set(max(0, high - watermark))
 
     def _watch(self) -> None:
-        """A member can be wedged for ever without an error: then the process must end."""
+        """A member can be wedged without an error: join anew, and end the process if that fails.
+
+        Seen where a join outlasts a poll on a busy machine: kafka-python then believes that it is
+        rebalancing, and that there is nothing to do.
+        """
         now = time.monotonic()
-        stable = self._consumer.group_metadata().state == MemberState.STABLE
-        metrics.GROUP_STABLE.set(stable)
+        self._stable = self._consumer.group_metadata().state == MemberState.STABLE
+        metrics.GROUP_STABLE.set(self._stable)
         limit = self._settings.kafka.max_poll_interval_ms / 1000 + UNSTABLE_SLACK_SECONDS
-        # Without a broker nobody can join a group: that is waited for, however long.
-        if stable or not self._consumer.bootstrap_connected():
-            self._stable_since = now
-        elif now - self._stable_since > limit:
-            raise StageDied(f"consumer: not stable in its group for {limit:.0f} s")
+        if self._stable:
+            self._stable_at = self._joined_at = now
+        elif now - self._stable_at > limit:
+            # Without a broker nobody can join a group: that is waited for, however long.
+            if self._broker_answers():
+                raise StageDied(f"consumer: not stable in its group for {limit:.0f} s")
+            self._stable_at = time.monotonic()
+        elif now - self._joined_at > REJOIN_SECONDS:
+            self._joined_at = now
+            logger.warning("joining_anew", seconds=round(now - self._stable_at))
+            metrics.REBALANCES.labels("joined_anew").inc()
+            self._drop(self._ledger.assigned())
+            self._consumer.unsubscribe()
+            self._subscribe()
+
+    def _broker_answers(self) -> bool:
+        try:
+            self._consumer.beginning_offsets(
+                [TopicPartition(self._settings.kafka.topics.uploads, 0)], timeout_ms=ADOPT_MS
+            )
+        except kafka_errors.KafkaError:
+            return False
+        return True
 
     def _close(self) -> None:
         """Commit what is finished, leave the group."""

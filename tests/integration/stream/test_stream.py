@@ -10,6 +10,7 @@ from kafka import KafkaProducer, TopicPartition
 
 from tests.fixtures.stream import make_stream
 from worker.embedded.kafka import kafka_broker as own_broker
+from worker.stream import consumer as consumers
 from worker.stream.admin import Admin, require_topics
 from worker.stream.consumer import UploadConsumer
 from worker.stream.ledger import Ledger, decode_runs
@@ -243,3 +244,15 @@ def test_a_topic_that_never_takes_a_result_ends_the_publisher(stream):
     assert "Kafka refused a result" in str(replica.errors[0])
     replica.errors.clear()
     replica.stop(abandon=True)
+
+
+def test_a_member_that_is_wedged_joins_anew(stream, monkeypatch):
+    """Polls this short wedge kafka-python's member in more than half of all joins."""
+    monkeypatch.setattr(consumers, "POLL_MS", 8)
+    monkeypatch.setattr(consumers, "JOIN_POLL_MS", 8)
+    monkeypatch.setattr(consumers, "REJOIN_SECONDS", 3.0)
+    stream.produce(numbered(20))
+    for attempt in range(4):
+        replica = Echo(stream.replica(kafka={"group_id": f"{stream.topics.uploads}-{attempt}"}))
+        eventually(lambda: len(replica.admitted) == 20, seconds=60)  # noqa: B023 - asked at once
+        replica.stop()
