@@ -60,7 +60,8 @@ def demo(
         raise StartupError(
             f"the demo needs the package {error.name}: install copysieve[demo]"
         ) from None
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job ignores SIGINT
+        signal.signal(number, lambda caught, _: sys.exit(128 + caught))
     plan = story.Demo(
         pictures=pictures.of_folder(images) if images else pictures.bundled(),
         count=uploads,
