@@ -272,23 +272,21 @@ def _stream(
     ledger, restart = Ledger(), threading.Event()
     publisher = Publisher(settings.kafka, ledger, restart)
     stages = Pipeline(settings, ledger, publisher, embedder, mirror, lambda _name, e: _raise(e))
-    began: list[float] = []
+    taken: list[float] = []
 
     def admit(record: Record) -> None:
-        if not began:
-            began.append(time.monotonic())
+        taken.append(time.monotonic())
         stages.admit(record)
 
     consumer = UploadConsumer(settings, ledger, admit, restart)
     threads = [threading.Thread(target=body) for body in (publisher.run, consumer.run)]
     before, cpu = _stage_seconds(), broker.cpu_seconds()
-    finished = _published() + count
     stages.start()
     for thread in threads:
         thread.start()
-    while _published() < finished:
-        time.sleep(0.01)
-    seconds = time.monotonic() - began[0]
+    while len(taken) < count or ledger.in_flight_records:
+        time.sleep(0.005)
+    seconds = time.monotonic() - taken[0]
     busy = {
         stage: (total - before[stage]) / seconds / workers
         for (stage, total), workers in zip(
@@ -302,10 +300,6 @@ def _stream(
     threads[0].join()
     stages.close()
     return Run("stream", count / seconds, share, busy)
-
-
-def _published() -> float:
-    return REGISTRY.get_sample_value("copysieve_published_total", {"kind": "verdict"}) or 0.0
 
 
 def _stage_seconds() -> dict[str, float]:
