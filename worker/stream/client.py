@@ -1,13 +1,15 @@
 """How kafka-python's clients are configured, and which of their errors end the process."""
 
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
+from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.record.default_records import DefaultRecordBatch
 
 from worker.errors import StreamError
 from worker.settings import Kafka
+from worker.stream.ledger import Commit, Partition
 
 FATAL: tuple[type[Exception], ...] = (
     kafka_errors.AuthorizationError,
@@ -52,6 +54,14 @@ def connection(settings: Kafka, servers: tuple[str, ...]) -> dict[str, Any]:
     return config
 
 
+def offsets(commits: dict[Partition, Commit]) -> dict[TopicPartition, OffsetAndMetadata]:
+    """What the ledger wants committed, as kafka-python takes it."""
+    return {
+        TopicPartition(*partition): OffsetAndMetadata(*commit)
+        for partition, commit in commits.items()
+    }
+
+
 def output_servers(settings: Kafka) -> tuple[str, ...]:
     """Where results go: the input's cluster unless another is set."""
     return settings.output.bootstrap_servers or settings.bootstrap_servers
@@ -61,6 +71,21 @@ def unreachable(servers: tuple[str, ...], error: Exception) -> NoReturn:
     """Raise the one line for a cluster that does not answer."""
     reason = " ".join(str(error).split()) or type(error).__name__
     raise StreamError(f"Kafka at {','.join(servers)} cannot be used: {reason}") from error
+
+
+def reader(settings: Kafka, servers: tuple[str, ...], **config: Any) -> KafkaConsumer:
+    """A consumer of committed records without a group. Raises StreamError as `unreachable` does."""
+    tolerate_header_names()
+    try:
+        return KafkaConsumer(
+            **connection(settings, servers),
+            enable_auto_commit=False,
+            isolation_level="read_committed",
+            allow_auto_create_topics=False,
+            **config,
+        )
+    except (*FATAL, kafka_errors.KafkaError) as error:
+        unreachable(servers, error)
 
 
 _LAST_MILLISECOND = 253_402_300_799_999
@@ -73,7 +98,7 @@ def moment(timestamp: int | None) -> datetime:
 
 
 def tolerate_header_names() -> None:
-    """Read header names that are not UTF-8, with the odd bytes escaped.
+    """Read header names that are not UTF-8 as `OddName`s.
 
     kafka-python takes such a record for a corrupt one, and then never gets past its batch: one
     producer that writes raw bytes would stop a partition for every replica.
@@ -94,6 +119,23 @@ def tolerate_header_names() -> None:
     DefaultRecordBatch._read_msg = read  # noqa: SLF001
 
 
+class OddName(str):
+    """A header name that is not UTF-8: the odd bytes escaped; `encode` gives those that came."""
+
+    __slots__ = ("_raw",)
+    _raw: bytes
+
+    def __new__(cls, raw: bytes) -> Self:
+        """Make the name of its bytes."""
+        name = super().__new__(cls, raw.decode("utf-8", "backslashreplace"))
+        name._raw = raw
+        return name
+
+    def encode(self, _encoding: str = "utf-8", _errors: str = "strict") -> bytes:
+        """Return the bytes that came, whatever the encoding."""
+        return self._raw
+
+
 class _Escaping(bytearray):
     """Bytes whose slices decode without an error."""
 
@@ -101,5 +143,8 @@ class _Escaping(bytearray):
         part = super().__getitem__(key)
         return _Escaping(part) if isinstance(key, slice) else part
 
-    def decode(self, encoding: str = "utf-8", _errors: str = "strict") -> str:
-        return super().decode(encoding, "backslashreplace")
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        try:
+            return super().decode(encoding, errors)
+        except UnicodeDecodeError:
+            return OddName(bytes(self))

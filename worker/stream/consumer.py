@@ -3,7 +3,8 @@
 Facts that shape it: the client's own thread runs the listener, and only while this thread is inside
 `poll`; the listener must not block, so it waits by awaiting commits; a member that stops polling
 freezes its whole group, so draining goes on polling with everything paused; `poll(0)` can wedge the
-member for good, so it is never called.
+member for good, so it is never called. With `exactly_once` it is the publisher that commits, and
+nothing here does: a plain commit could overtake the offsets of a transaction.
 """
 
 import contextlib
@@ -23,17 +24,22 @@ from worker.errors import StageDied
 from worker.records import Position, Record
 from worker.settings import Settings
 from worker.stream import client
-from worker.stream.ledger import Commit, Ledger, Partition
+from worker.stream.held import Load
+from worker.stream.ledger import TAKEN_AT_ONCE, Commit, Ledger, Partition
 from worker.telemetry import log, metrics
 
 POLL_MS = 100
 JOIN_POLL_MS = 1_000
 REJOIN_SECONDS = 15.0
-ADOPT_MS = 3_000
+ADOPT_MS = 1_000
 COMMIT_SECONDS = 0.5
 COMMIT_LOST_SECONDS = 30.0
 REVOKE_SECONDS = 5.0
+LISTEN_SECONDS = 0.005
 UNSTABLE_SLACK_SECONDS = 30.0
+FETCH_SHARE = 0.25
+"""Of `limits.in_flight_bytes`, what is left to the client's own buffers. A broker has one fetch
+there and one on its way, each of a sixteenth of that: enough for eight brokers."""
 RESUME_SHARE = 0.75
 """Taking resumes when what is in flight is below this share of its limit."""
 
@@ -48,20 +54,23 @@ class UploadConsumer:
         settings: Settings,
         ledger: Ledger,
         admit: Callable[[Record], None],
+        load: Callable[[], Load],
         restart: threading.Event,
         held_back: Callable[[], str | None] = lambda: None,
     ) -> None:
         """`admit` gets every record that was taken, and must not block.
 
-        `restart` is set where results could not be delivered: begin again at what is finished.
-        `held_back` names a reason of the pipeline's to take nothing for now (None: there is none).
-        Raises StreamError where Kafka does not answer.
+        `load` tells what the pipeline holds; `held_back` names a reason of the pipeline's to take
+        nothing for now (None: there is none). `restart` is set where results could not be
+        delivered: begin again at what is committed. Raises StreamError where Kafka does not answer.
         """
         self._settings = settings
         self._ledger = ledger
         self._admit = admit
+        self._load = load
         self._restart = restart
         self._held_back = held_back
+        self._transactional = settings.kafka.delivery == "exactly_once"
         self._stopping = threading.Event()
         self._abandon = threading.Event()
         self._commit_results: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
@@ -69,9 +78,14 @@ class UploadConsumer:
         self._commit_offsets: dict[TopicPartition, OffsetAndMetadata] = {}
         self._commit_due = 0.0
         self._paused_for: str | None = None
+        self._unknown_at: dict[TopicPartition, float] = {}
         self._stable = False
         self._stable_at = self._joined_at = self._polled = time.monotonic()
         self._consumer = _connect(settings)
+
+    def group_metadata(self) -> Any:
+        """The membership, which fences transactions; from any thread."""
+        return self._consumer.group_metadata()
 
     @property
     def seconds_since_poll(self) -> float:
@@ -113,16 +127,16 @@ class UploadConsumer:
         self._watch()
 
     def _draining(self) -> bool:
-        return self._ledger.in_flight_records > 0 and not self._abandon.is_set()
+        return self._ledger.in_flight > 0 and not self._abandon.is_set()
 
     def _make_room(self) -> int:
         """How many records may be taken now, at least 1: polling with all paused takes none."""
-        limits, ledger = self._settings.limits, self._ledger
+        limits, load = self._settings.limits, self._load()
         share = 1.0 if self._paused_for is None else RESUME_SHARE
         why = "stopping" if self._stopping.is_set() else self._held_back()
-        if why is None and ledger.in_flight_records >= share * limits.in_flight_records:
+        if why is None and load.records >= share * limits.in_flight_records:
             why = "records"
-        if why is None and ledger.in_flight_bytes >= share * limits.in_flight_bytes:
+        if why is None and load.bytes >= share * (1 - FETCH_SHARE) * limits.in_flight_bytes:
             why = "bytes"
         if why != self._paused_for:
             if self._paused_for:
@@ -130,16 +144,16 @@ class UploadConsumer:
             if why:
                 metrics.PAUSED.labels(why).set(1)
             self._paused_for = why
-        metrics.IN_FLIGHT_RECORDS.set(ledger.in_flight_records)
-        metrics.IN_FLIGHT_BYTES.set(ledger.in_flight_bytes)
+        metrics.IN_FLIGHT_RECORDS.set(load.records)
+        metrics.IN_FLIGHT_BYTES.set(load.bytes)
         assigned = self._consumer.assignment()
-        full = {TopicPartition(*p) for p in ledger.full()}
+        full = {TopicPartition(*p) for p in self._ledger.full()}
         wanted = assigned if why else assigned & full
         if pause := wanted - self._consumer.paused():
             self._consumer.pause(*pause)
         if resume := (self._consumer.paused() & assigned) - wanted:
             self._consumer.resume(*resume)
-        return max(1, limits.in_flight_records - ledger.in_flight_records)
+        return min(max(1, limits.in_flight_records - load.records), TAKEN_AT_ONCE)
 
     def _poll(self, room: int) -> dict[TopicPartition, list[Any]]:
         try:
@@ -162,39 +176,42 @@ class UploadConsumer:
         """Begin an epoch for every partition that is newly ours, from its commit's metadata."""
         assigned = self._consumer.assignment()
         metrics.ASSIGNED.set(len(assigned))
-        for at in assigned:
-            partition = _partition(at)
-            if self._ledger.epoch(partition) is not None:
-                continue
+        new = [p for p in assigned if self._ledger.epoch(_partition(p)) is None]
+        for at in sorted(new, key=lambda p: self._unknown_at.get(p, 0.0)):
             try:
                 committed = self._consumer.committed(at, metadata=True, timeout_ms=ADOPT_MS)
-                start = self._consumer.position(at, timeout_ms=ADOPT_MS)
+                begins = self._consumer.beginning_offsets([at], timeout_ms=ADOPT_MS)[at]
             except client.FATAL:
                 raise
-            except kafka_errors.KafkaError:
-                start = None
-            if start is None:  # not known in time: its records come again, in a later turn
-                logger.warning("position_not_known", partition=at.partition)
-                for later in [p for p in polled if self._ledger.epoch(_partition(p)) is None]:
-                    self._consumer.seek(later, polled.pop(later)[0].offset)
+            except kafka_errors.KafkaError as error:
+                # A transaction of its last owner may be open still. Its records come again, and
+                # the other new ones get their turn first.
+                self._unknown_at[at] = time.monotonic()
+                logger.warning(
+                    "offset_not_known", partition=at.partition, error=type(error).__name__
+                )
+                self._seek_back(polled)
                 return
-            if records := polled.get(at):
-                start = records[0].offset
-            self._tell_loss(at, committed, start)
-            if committed is not None and committed.offset <= start:
-                epoch = self._ledger.assign(partition, committed.offset, committed.metadata or "")
-            else:
-                epoch = self._ledger.assign(partition, start)
+            start, metadata = begins, ""
+            if committed is not None and committed.offset >= begins:
+                start, metadata = committed.offset, committed.metadata or ""
+            elif committed is not None:
+                self._tell_loss(at, begins - committed.offset)
+            self._consumer.seek(at, start)
+            polled.pop(at, None)
+            self._unknown_at.pop(at, None)
+            epoch = self._ledger.assign(_partition(at), start, metadata)
             logger.info("partition_assigned", partition=at.partition, offset=start, epoch=epoch)
 
-    def _tell_loss(self, at: TopicPartition, committed: Any, start: int) -> None:
+    def _seek_back(self, polled: dict[TopicPartition, list[Any]]) -> None:
+        """Give back what was polled of partitions that have no epoch yet."""
+        for at in [p for p in polled if self._ledger.epoch(_partition(p)) is None]:
+            self._consumer.seek(at, polled.pop(at)[0].offset)
+
+    def _tell_loss(self, at: TopicPartition, lost: int) -> None:
         """Retention takes what nobody screened in time: that is an alarm, and cannot be undone."""
-        if committed is None or start <= committed.offset:
-            return
-        begins = self._consumer.beginning_offsets([at]).get(at, 0)
-        if lost := max(0, begins - committed.offset):
-            metrics.RECORDS_LOST.inc(lost)
-            logger.error("records_lost_to_retention", partition=at.partition, records=lost)
+        metrics.RECORDS_LOST.inc(lost)
+        logger.error("records_lost_to_retention", partition=at.partition, records=lost)
 
     def _take(self, partition: Partition, records: list[Any]) -> None:
         epoch = self._ledger.epoch(partition)
@@ -207,22 +224,20 @@ class UploadConsumer:
                 logger.error("offset_went_back", partition=partition.number, offset=raw.offset)
                 epoch = self._ledger.assign(partition, raw.offset)
             position = Position(partition.topic, partition.number, raw.offset, epoch)
-            size = len(raw.key or b"") + len(raw.value or b"")
-            if not self._ledger.take(position, size, _leader_epoch(raw)):
+            if not self._ledger.take(position, _leader_epoch(raw)):
                 metrics.SKIPPED.inc()
                 continue
-            metrics.RECORDS.inc()
-            metrics.RECORD_BYTES.inc(size)
-            self._admit(
-                Record(
-                    position=position,
-                    key=raw.key,
-                    value=raw.value,
-                    headers=tuple(raw.headers),
-                    timestamp=client.moment(raw.timestamp),
-                    received_at=now,
-                )
+            record = Record(
+                position=position,
+                key=raw.key,
+                value=raw.value,
+                headers=tuple(raw.headers),
+                timestamp=client.moment(raw.timestamp),
+                received_at=now,
             )
+            metrics.RECORDS.inc()
+            metrics.RECORD_BYTES.inc(record.size)
+            self._admit(record)
 
     def _advance(self) -> None:
         """Offsets of control records are never delivered: step over them when nothing is left."""
@@ -232,10 +247,11 @@ class UploadConsumer:
                 self._ledger.advance(partition, self._consumer.position(at, timeout_ms=1000) or 0)
 
     def _begin_again(self) -> None:
+        """Results were not delivered: new epochs at what is committed."""
         self._restart.clear()
-        for partition, offset in self._ledger.restart().items():
-            self._consumer.seek(TopicPartition(*partition), offset)
-        logger.warning("started_again_at_watermarks")
+        self._commit_finished()
+        self._drop(self._ledger.assigned())
+        logger.warning("started_again_at_committed_offsets")
 
     def _commit(self) -> None:
         """Commit twice a second, with one commit outstanding."""
@@ -250,9 +266,11 @@ class UploadConsumer:
         self._commit_due = now + COMMIT_SECONDS
         self._commit_sent = None
         self._tell_lag()
+        if self._transactional:
+            return
         if commits := self._ledger.commits():
             self._commit_sent = now
-            self._commit_offsets = _offsets(commits)
+            self._commit_offsets = client.offsets(commits)
             self._consumer.commit_async(self._commit_offsets, callback=self._on_commit)
 
     def _on_commit(self, offsets: Any, result: Any) -> None:
@@ -322,38 +340,44 @@ class UploadConsumer:
     def _close(self) -> None:
         """Commit what is finished, leave the group."""
         try:
+            self._commit_finished()
+        finally:
+            self._consumer.close(autocommit=False, timeout_ms=5_000)
+
+    def _commit_finished(self) -> None:
+        """Commit what is finished, and wait for it: what fails is done once more by the next."""
+        if self._transactional:
+            return
+        try:
             if commits := self._ledger.commits():
-                self._consumer.commit(_offsets(commits), timeout_ms=5_000)
+                self._consumer.commit(client.offsets(commits), timeout_ms=5_000)
                 self._ledger.committed(commits)
         except kafka_errors.KafkaError as error:
             logger.warning("last_commit_failed", error=type(error).__name__)
-        finally:
-            self._consumer.close(autocommit=False, timeout_ms=5_000)
 
     async def revoked(self, partitions: list[Partition]) -> None:
         """Another owner comes: stop sending, wait for what is sent, commit, forget."""
         metrics.REBALANCES.labels("revoked").inc()
         self._ledger.revoke(partitions)
         deadline = time.monotonic() + REVOKE_SECONDS
-        while True:
-            waiting = self._ledger.unacknowledged(partitions)
-            try:
-                # Awaiting a commit is the only way to wait here that keeps the heartbeats going.
+        try:
+            while self._ledger.unacknowledged(partitions) and time.monotonic() < deadline:
+                # To await a commit, be it of nothing, is the only way to wait here that lets the
+                # client's thread go on with its heartbeats.
+                await self._consumer.commit_async({})
+                time.sleep(LISTEN_SECONDS)  # noqa: ASYNC251 - this is not asyncio
+            if not self._transactional:
                 commits = self._ledger.commits(partitions, changed=False)
-                await self._consumer.commit_async(_offsets(commits))
-            except client.FATAL:
-                raise
-            except kafka_errors.KafkaError as error:
-                logger.warning("commit_on_revoke_failed", error=type(error).__name__)
-                break
-            if waiting == 0 or time.monotonic() > deadline:
-                break
+                await self._consumer.commit_async(client.offsets(commits))
+        except client.FATAL:
+            raise
+        except kafka_errors.KafkaError as error:
+            logger.warning("commit_on_revoke_failed", error=type(error).__name__)
         dropped = self._drop(partitions)
         logger.info(
             "partitions_revoked",
             partitions=[p.number for p in partitions],
             dropped=dropped,
-            unacknowledged=waiting,
         )
 
     def lost(self, partitions: list[Partition]) -> None:
@@ -393,7 +417,8 @@ class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
 
 
 def _connect(settings: Settings) -> KafkaConsumer:
-    kafka, limits = settings.kafka, settings.limits
+    kafka = settings.kafka
+    fetch_bytes = int(FETCH_SHARE * settings.limits.in_flight_bytes) // 16
     client.tolerate_header_names()
     try:
         return KafkaConsumer(
@@ -408,8 +433,8 @@ def _connect(settings: Settings) -> KafkaConsumer:
             session_timeout_ms=kafka.session_timeout_ms,
             heartbeat_interval_ms=min(3_000, kafka.session_timeout_ms // 3),
             max_poll_interval_ms=kafka.max_poll_interval_ms,
-            fetch_max_bytes=limits.record_bytes,
-            max_partition_fetch_bytes=min(limits.record_bytes, 4 * 1024 * 1024),
+            fetch_max_bytes=fetch_bytes,
+            max_partition_fetch_bytes=min(fetch_bytes, 4 * 1024 * 1024),
             fetch_max_wait_ms=100,
         )
     except (*client.FATAL, kafka_errors.KafkaError) as error:
@@ -422,13 +447,6 @@ def _partition(at: TopicPartition) -> Partition:
 
 def _partitions(at: set[TopicPartition]) -> list[Partition]:
     return sorted(_partition(p) for p in at)
-
-
-def _offsets(commits: dict[Partition, Commit]) -> dict[TopicPartition, OffsetAndMetadata]:
-    return {
-        TopicPartition(*partition): OffsetAndMetadata(*commit)
-        for partition, commit in commits.items()
-    }
 
 
 def _commits(offsets: dict[TopicPartition, OffsetAndMetadata]) -> dict[Partition, Commit]:

@@ -6,13 +6,16 @@ and the last record taken, everything that is not in flight is finished (or is a
 never deliver). A commit is the watermark, and in its metadata the lengths of the runs above it, so
 that the next owner skips what is finished there.
 
-A record's way: `take` -> `release` (its results may be sent) -> `acknowledge` (Kafka has them all).
+A record's way: `take` -> `release` (its results may be sent) -> `acknowledge` (Kafka has them all;
+of a transaction, when it is committed).
 Every assignment of a partition has an epoch of its own, and what carries an older one is refused:
 that is the only fence against an old owner, for Kafka checks member and generation, not ownership.
 """
 
+import base64
+import re
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,7 +24,12 @@ from worker.records import Position
 METADATA_BYTES = 3 * 1024
 """Kafka keeps 4,096 bytes of metadata with a commit; the rest is room for other people's tools."""
 
-_VERSION = "r1:"
+_RUNS, _BITS = "r1:", "b1:"
+_BITMAP_OFFSETS = (METADATA_BYTES - len(_BITS)) // 4 * 3 * 8
+TAKEN_AT_ONCE = 1_000
+"""Records that may be taken between two looks at `full`."""
+_FULL_SPAN = _BITMAP_OFFSETS - 2 * TAKEN_AT_ONCE
+_FULL_RUNS = 250  # as text, that many are below METADATA_BYTES whatever their lengths
 _NO_LEADER_EPOCH = -1
 
 
@@ -45,30 +53,24 @@ type Run = tuple[int, int]
 
 
 @dataclass(slots=True)
-class _InFlight:
-    size: int
-    released: bool = False
-
-
-@dataclass(slots=True)
 class _Assignment:
     epoch: int
     end: int
     inherited: list[Run]
     committed: Commit
-    in_flight: dict[int, _InFlight] = field(default_factory=dict)
+    in_flight: dict[int, bool] = field(default_factory=dict)
+    """Offsets taken and not finished, ascending, and whether each was released."""
     leader_epoch: int = _NO_LEADER_EPOCH
     revoking: bool = False
-    full: bool = False
 
     @property
     def watermark(self) -> int:
         return next(iter(self.in_flight), self.end)
 
-    def finished_runs(self) -> Iterator[Run]:
-        """Runs of finished offsets above the watermark, ascending, none empty."""
-        cursor = self.watermark
-        for offset in self.in_flight:
+    def finished_runs(self, in_flight: Collection[int]) -> Iterator[Run]:
+        """Runs of finished offsets above the first in flight, ascending, none empty."""
+        cursor = next(iter(in_flight), self.end)
+        for offset in in_flight:
             if offset > cursor:
                 yield cursor, offset
             cursor = offset + 1
@@ -78,6 +80,20 @@ class _Assignment:
             if stop > self.end:
                 yield max(start, self.end), stop
 
+    @property
+    def full(self) -> bool:
+        """Whether what is finished could outgrow the metadata if more were taken."""
+        last = self.inherited[-1][1] if self.inherited else self.end
+        wide = max(last, self.end) - self.watermark >= _FULL_SPAN
+        return wide and len(self.in_flight) + len(self.inherited) >= _FULL_RUNS
+
+    def commit(self, finishing: Collection[int] = ()) -> Commit:
+        """What to commit; `finishing`: as if these offsets were finished as well."""
+        left = [offset for offset in self.in_flight if offset not in finishing]
+        watermark = left[0] if left else self.end
+        metadata = encode_runs(watermark, list(self.finished_runs(left)))
+        return Commit(watermark, metadata, self.leader_epoch)
+
 
 class Ledger:
     """Thread-safe; every method is short and none blocks."""
@@ -86,18 +102,12 @@ class Ledger:
         self._lock = threading.Lock()
         self._assignments: dict[Partition, _Assignment] = {}
         self._epochs = 0
-        self._records = 0
-        self._bytes = 0
 
     @property
-    def in_flight_records(self) -> int:
+    def in_flight(self) -> int:
         """Records taken and neither finished nor dropped."""
-        return self._records
-
-    @property
-    def in_flight_bytes(self) -> int:
-        """Their bytes."""
-        return self._bytes
+        with self._lock:
+            return sum(len(assignment.in_flight) for assignment in self._assignments.values())
 
     def assign(self, partition: Partition, offset: int, metadata: str = "") -> int:
         """Begin a new epoch of a partition at a committed offset, and return it.
@@ -107,21 +117,16 @@ class Ledger:
         """
         with self._lock:
             self._forget(partition)
-            return self._assign(partition, offset, metadata)
+            self._epochs += 1
+            self._assignments[partition] = _Assignment(
+                epoch=self._epochs,
+                end=offset,
+                inherited=decode_runs(offset, metadata),
+                committed=Commit(offset, metadata, _NO_LEADER_EPOCH),
+            )
+            return self._epochs
 
-    def restart(self) -> dict[Partition, int]:
-        """Begin a new epoch of every partition at its watermark; returns where to seek to."""
-        with self._lock:
-            starts = {}
-            for partition, assignment in list(self._assignments.items()):
-                metadata, _ = encode_runs(assignment.watermark, assignment.finished_runs())
-                starts[partition] = assignment.watermark
-                self._forget(partition)
-                self._assign(partition, starts[partition], metadata)
-                self._assignments[partition].committed = assignment.committed
-            return starts
-
-    def take(self, position: Position, size: int, leader_epoch: int = _NO_LEADER_EPOCH) -> bool:
+    def take(self, position: Position, leader_epoch: int = _NO_LEADER_EPOCH) -> bool:
         """Account for a delivered record. False: finished by an earlier owner, skip it.
 
         Raises ValueError for a record that is not above the last one taken, or of another epoch.
@@ -139,8 +144,7 @@ class Ledger:
                 del runs[0]
             if runs and runs[0][0] <= position.offset:
                 return False
-            assignment.in_flight[position.offset] = _InFlight(size)
-            self._count(1, size)
+            assignment.in_flight[position.offset] = False
             return True
 
     def release(self, position: Position) -> bool:
@@ -149,10 +153,9 @@ class Ledger:
             assignment = self._current(position)
             if assignment is None or assignment.revoking:
                 return False
-            entry = assignment.in_flight.get(position.offset)
-            if entry is None or entry.released:
+            if assignment.in_flight.get(position.offset, True):
                 return False
-            entry.released = True
+            assignment.in_flight[position.offset] = True
             return True
 
     def acknowledge(self, position: Position) -> bool:
@@ -161,11 +164,9 @@ class Ledger:
             assignment = self._current(position)
             if assignment is None:
                 return False
-            entry = assignment.in_flight.get(position.offset)
-            if entry is None or not entry.released:
+            if not assignment.in_flight.get(position.offset, False):
                 return False
             del assignment.in_flight[position.offset]
-            self._count(-1, -entry.size)
             return True
 
     def advance(self, partition: Partition, position: int) -> None:
@@ -189,10 +190,9 @@ class Ledger:
         """How many records of these partitions were released and not acknowledged yet."""
         with self._lock:
             return sum(
-                entry.released
+                sum(self._assignments[partition].in_flight.values())
                 for partition in partitions
                 if partition in self._assignments
-                for entry in self._assignments[partition].in_flight.values()
             )
 
     def drop(self, partitions: Collection[Partition]) -> int:
@@ -222,7 +222,7 @@ class Ledger:
             return list(self._assignments)
 
     def full(self) -> set[Partition]:
-        """Partitions whose runs no longer fit the metadata: take nothing more of them for now."""
+        """Partitions whose runs might not fit the metadata: take nothing more of them for now."""
         with self._lock:
             return {p for p, assignment in self._assignments.items() if assignment.full}
 
@@ -235,18 +235,23 @@ class Ledger:
         self, partitions: Collection[Partition] | None = None, *, changed: bool = True
     ) -> dict[Partition, Commit]:
         """What to commit, of all or of the given partitions; `changed`: since the last commit."""
-        due: dict[Partition, Commit] = {}
         with self._lock:
-            for partition, assignment in self._assignments.items():
-                if partitions is not None and partition not in partitions:
-                    continue
-                metadata, assignment.full = encode_runs(
-                    assignment.watermark, assignment.finished_runs()
-                )
-                commit = Commit(assignment.watermark, metadata, assignment.leader_epoch)
-                if not changed or commit[:2] != assignment.committed[:2]:
-                    due[partition] = commit
-        return due
+            chosen = self._assignments if partitions is None else partitions
+            return self._due(chosen, {}, changed=changed)
+
+    def commits_with(self, positions: Collection[Position]) -> dict[Partition, Commit] | None:
+        """What to commit along with the results of these released records, in one transaction.
+
+        None: one of them is another's now, and the transaction must not be committed.
+        """
+        with self._lock:
+            finishing: dict[Partition, set[int]] = {}
+            for position in positions:
+                if self._current(position) is None:
+                    return None
+                at = Partition(position.topic, position.partition)
+                finishing.setdefault(at, set()).add(position.offset)
+            return self._due(self._assignments, finishing, changed=True)
 
     def committed(self, commits: dict[Partition, Commit]) -> None:
         """Kafka has these commits. One that an assignment did not ask for only repeats later."""
@@ -255,15 +260,21 @@ class Ledger:
                 if partition in self._assignments:
                     self._assignments[partition].committed = commit
 
-    def _assign(self, partition: Partition, offset: int, metadata: str) -> int:
-        self._epochs += 1
-        self._assignments[partition] = _Assignment(
-            epoch=self._epochs,
-            end=offset,
-            inherited=decode_runs(offset, metadata),
-            committed=Commit(offset, metadata, _NO_LEADER_EPOCH),
-        )
-        return self._epochs
+    def _due(
+        self,
+        partitions: Collection[Partition],
+        finishing: dict[Partition, set[int]],
+        *,
+        changed: bool,
+    ) -> dict[Partition, Commit]:
+        due: dict[Partition, Commit] = {}
+        for partition in partitions:
+            if (assignment := self._assignments.get(partition)) is None:
+                continue
+            commit = assignment.commit(finishing.get(partition, ()))
+            if not changed or commit[:2] != assignment.committed[:2]:
+                due[partition] = commit
+        return due
 
     def _current(self, position: Position) -> _Assignment | None:
         assignment = self._assignments.get(Partition(position.topic, position.partition))
@@ -273,39 +284,35 @@ class Ledger:
 
     def _forget(self, partition: Partition) -> int:
         assignment = self._assignments.pop(partition, None)
-        if assignment is None:
-            return 0
-        lost = assignment.in_flight.values()
-        self._count(-len(lost), -sum(entry.size for entry in lost))
-        return len(lost)
-
-    def _count(self, records: int, size: int) -> None:
-        self._records += records
-        self._bytes += size
+        return len(assignment.in_flight) if assignment else 0
 
 
-def encode_runs(watermark: int, runs: Iterator[Run]) -> tuple[str, bool]:
-    """Runs of finished offsets as text, and whether some were left out for want of room.
+def encode_runs(watermark: int, runs: Sequence[Run]) -> str:
+    """Runs of finished offsets as text of `METADATA_BYTES` at most.
 
-    `r1:3,5,1,2`: from the watermark 3 offsets not finished, 5 finished, 1 not, 2 finished. What is
-    left out counts as not finished.
+    `r1:3,5,1,2`: from the watermark 3 offsets not finished, 5 finished, 1 not, 2 finished. Where
+    that is too long, `b1:` and a bit for each offset from the watermark, base64. What fits in
+    neither is left out and counts as not finished: a partition that is `full` takes no more, so
+    only a gap of thousands of offsets that Kafka never delivers leads there.
     """
-    text, cursor = _VERSION, watermark
+    text, cursor = _RUNS, watermark
     for start, stop in runs:
-        more = f"{start - cursor},{stop - start},"
-        if len(text) + len(more) > METADATA_BYTES:
-            return text.rstrip(","), True
-        text += more
+        text += f"{start - cursor},{stop - start},"
         cursor = stop
-    return ("" if text == _VERSION else text.rstrip(",")), False
+    if text == _RUNS:
+        return ""
+    if len(text) > METADATA_BYTES:
+        text = _BITS + _bitmap(watermark, runs)
+    return text.rstrip(",")
 
 
 def decode_runs(watermark: int, text: str) -> list[Run]:
     """The inverse of `encode_runs`; an empty list for anything else, of another tool's, say."""
-    if not text.startswith(_VERSION):
-        return []
-    lengths = text.removeprefix(_VERSION).split(",")
-    if len(lengths) % 2 or not all(n.isascii() and n.isdecimal() for n in lengths):
+    if text.startswith(_BITS):
+        return _runs(watermark, text.removeprefix(_BITS))
+    lengths = text.removeprefix(_RUNS).split(",")
+    numbers = all(n.isascii() and n.isdecimal() for n in lengths)
+    if not text.startswith(_RUNS) or len(lengths) % 2 or not numbers:
         return []
     runs, cursor = [], watermark
     for gap, length in zip(lengths[::2], lengths[1::2], strict=True):
@@ -313,3 +320,21 @@ def decode_runs(watermark: int, text: str) -> list[Run]:
         cursor = start + int(length)
         runs.append((start, cursor))
     return runs
+
+
+def _bitmap(watermark: int, runs: Sequence[Run]) -> str:
+    bits = 0
+    for start, stop in runs:
+        first, last = start - watermark, min(stop - watermark, _BITMAP_OFFSETS)
+        if first < last:
+            bits |= ((1 << (last - first)) - 1) << first
+    return base64.b64encode(bits.to_bytes((bits.bit_length() + 7) // 8, "little")).decode()
+
+
+def _runs(watermark: int, bitmap: str) -> list[Run]:
+    try:
+        bits = int.from_bytes(base64.b64decode(bitmap, validate=True), "little")
+    except ValueError:
+        return []
+    ones = re.finditer("1+", f"{bits:b}"[::-1])
+    return [(watermark + run.start(), watermark + run.end()) for run in ones]

@@ -1,29 +1,41 @@
 """The publisher: one thread that owns the producer, and the only one that tells the ledger.
 
 Work comes in as `Delivery`s. For each one the ledger is asked whether it may still be sent; then
-its records are made, sent, and once Kafka has acknowledged all of them the ledger is told. The
-producer's callbacks run on its own thread and only enqueue.
+its records are made and sent. With `at_least_once` the ledger is told as soon as Kafka has
+acknowledged all of them, and the consumer commits what the ledger says. With `exactly_once` what
+was sent within `TRANSACTION_SECONDS` becomes visible together with its offsets, or not at all: when
+all of it is acknowledged, offsets and transaction are committed, and then the ledger is told.
+
+Whatever fails, the answer is one: a new producer, and new epochs at the committed offsets. A
+transaction is never tried again on its producer, which keeps offsets of the aborted one, and can
+lose batches to a new producer epoch without an error; so nothing is committed before every record
+was acknowledged. The producer's callbacks run on its own thread and only enqueue.
 """
 
 import contextlib
 import queue
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kafka import KafkaProducer
 from kafka import errors as kafka_errors
 
 from worker.errors import StreamError
 from worker.records import Position
-from worker.settings import Kafka
+from worker.settings import Settings
 from worker.stream import client
 from worker.stream.ledger import Ledger
 from worker.telemetry import log, metrics
 
 RESULT_BYTES = 512 * 1024
 """No result is larger, for every field of it is bounded: what the output topics must take."""
+TRANSACTION_SECONDS = 0.15
+TRANSACTION_TIMEOUT_SECONDS = 10.0
+"""After it Kafka aborts what a killed replica left open; until then readers of it wait."""
 AGAIN_SECONDS = 1.0
 
 logger = log.get(__name__)
@@ -43,12 +55,14 @@ class Outgoing(NamedTuple):
 class Delivery:
     """The results of one record of the input topic.
 
-    `make` runs on the publisher's thread, so that the device's never waits for JSON; `done` is
-    called once, with whether the record is finished (else it was dropped: it is another's now).
+    All three are called on the publisher's thread: `make`, so that the device's never waits for
+    JSON; `sent`, once, when what comes after it in the same topics will be behind it; `done`, once,
+    with whether the record is finished (else it was dropped: it will come again).
     """
 
     position: Position
     make: Callable[[], Sequence[Outgoing]]
+    sent: Callable[[], None]
     done: Callable[[bool], None]
 
 
@@ -64,10 +78,17 @@ class _Acknowledged(NamedTuple):
     error: Exception | None
 
 
+class _TransactionError(Exception):
+    """This transaction must not be committed."""
+
+
 class Publisher:
     """Sends deliveries in the order of `submit`; `run` is the thread's body."""
 
-    def __init__(self, settings: Kafka, ledger: Ledger, restart: threading.Event) -> None:
+    membership: Callable[[], Any]
+    """The consumer's `group_metadata`, which fences transactions: to be set before `run`."""
+
+    def __init__(self, settings: Settings, ledger: Ledger, restart: threading.Event) -> None:
         """`restart` is set where a delivery failed, and read by the consumer.
 
         Raises StreamError where Kafka does not answer.
@@ -75,10 +96,16 @@ class Publisher:
         self._settings = settings
         self._ledger = ledger
         self._restart = restart
+        self._transactional = settings.kafka.delivery == "exactly_once"
         self._inbox: queue.SimpleQueue[Delivery | _Acknowledged | None] = queue.SimpleQueue()
         self._abandon = threading.Event()
+        self._working = threading.Event()
         self._outstanding: set[_Sent] = set()
-        self._producer = producer(settings)
+        self._acknowledged: list[Delivery] = []
+        self._held: deque[Delivery] = deque()
+        self._began: float | None = None
+        self._producer = _producer(settings)
+        self._working.set()
 
     def submit(self, delivery: Delivery) -> None:
         """Hand over one delivery; from any thread, never blocks."""
@@ -88,6 +115,11 @@ class Publisher:
     def backlog(self) -> int:
         """Deliveries and acknowledgements not looked at yet."""
         return self._inbox.qsize()
+
+    @property
+    def working(self) -> bool:
+        """False while a new producer is sought: nothing can be published."""
+        return self._working.is_set()
 
     def close(self, *, abandon: bool = False) -> None:
         """End `run` after what is in the inbox; `abandon`: now. What is not acknowledged is lost.
@@ -101,27 +133,42 @@ class Publisher:
     def run(self) -> None:
         """Send and settle until `close`. A fatal error of Kafka's is raised."""
         try:
-            while (item := self._inbox.get()) is not None and not self._abandon.is_set():
-                if isinstance(item, Delivery):
-                    self._send(item)
+            while not self._abandon.is_set():
+                try:
+                    item = self._inbox.get(timeout=TRANSACTION_SECONDS)
+                except queue.Empty:
+                    pass
                 else:
-                    self._settle(item)
+                    if item is None:
+                        return
+                    self._handle(item)
+                if self._transactional:
+                    self._maybe_commit()
         finally:
             _discard(self._producer)
+
+    def _handle(self, item: Delivery | _Acknowledged) -> None:
+        if isinstance(item, _Acknowledged):
+            self._settle(item)
+        elif self._transactional and self._due:
+            self._held.append(item)
+        else:
+            self._send(item)
 
     def _send(self, delivery: Delivery) -> None:
         if not self._ledger.release(delivery.position):
             metrics.DROPPED.inc()
+            delivery.sent()
             delivery.done(False)
             return
         records = delivery.make()
-        if not records:  # settings may ask for no event on this outcome
-            delivery.done(self._ledger.acknowledge(delivery.position))
-            return
         sent = _Sent(delivery, waiting=len(records))
         self._outstanding.add(sent)
         for record in records:
             self._send_one(record, sent)
+        delivery.sent()
+        if not records:  # settings may ask for no event on this outcome
+            self._finish(sent)
 
     def _send_one(self, record: Outgoing, sent: _Sent) -> None:
         def acknowledged(outcome: object) -> None:
@@ -135,6 +182,7 @@ class Publisher:
             )
         while not self._abandon.is_set():
             try:
+                self._maybe_begin()
                 future = self._producer.send(
                     record.topic, record.value, record.key, list(record.headers)
                 )
@@ -157,30 +205,107 @@ class Publisher:
         metrics.PUBLISHED.labels(ack.kind).inc()
         sent.waiting -= 1
         if sent.waiting == 0:
-            self._outstanding.remove(sent)
-            sent.delivery.done(self._ledger.acknowledge(sent.delivery.position))
+            self._finish(sent)
+
+    def _finish(self, sent: _Sent) -> None:
+        """Kafka has all records of it."""
+        self._outstanding.remove(sent)
+        if self._transactional:
+            self._acknowledged.append(sent.delivery)
+        else:
+            self._tell(sent.delivery)
+
+    def _tell(self, delivery: Delivery) -> None:
+        delivery.done(self._ledger.acknowledge(delivery.position))
+
+    # -- transactions --------------------------------------------------------------------------
+
+    @property
+    def _due(self) -> bool:
+        """Whether the open transaction takes nothing more, and waits for acknowledgements."""
+        return self._began is not None and time.monotonic() - self._began > TRANSACTION_SECONDS
+
+    def _maybe_begin(self) -> None:
+        if self._transactional and self._began is None:
+            self._producer.begin_transaction()
+            self._began = time.monotonic()
+
+    def _maybe_commit(self) -> None:
+        """Commit what was sent with its offsets; with none open, what else there is to commit."""
+        if self._outstanding or not (self._due or self._began is None):
+            return
+        try:
+            self._commit()
+        except (_TransactionError, kafka_errors.KafkaError) as error:
+            self._start_again(error)
+        while self._held and not self._due:
+            self._send(self._held.popleft())
+
+    def _commit(self) -> None:
+        # First the membership, then what is ours: an owner that comes later has a newer generation,
+        # with which Kafka refuses these offsets.
+        group = self.membership()
+        commits = self._ledger.commits_with([d.position for d in self._acknowledged])
+        if commits is None:
+            raise _TransactionError("its uploads went to another owner")
+        if not commits and self._began is None:
+            return
+        if group.generation_id < 0 or not group.member_id:  # Kafka would not fence it
+            if self._began is None:
+                return
+            raise _TransactionError("not a member of the group")
+        self._maybe_begin()
+        if commits:
+            self._producer.send_offsets_to_transaction(client.offsets(commits), group)
+        self._producer.commit_transaction()
+        metrics.COMMITS.labels("ok").inc()
+        metrics.LAST_COMMIT.set_to_current_time()
+        self._ledger.committed(commits)
+        finished, self._acknowledged, self._began = self._acknowledged, [], None
+        for delivery in finished:
+            self._tell(delivery)
+
+    # -- failure -------------------------------------------------------------------------------
 
     def _start_again(self, error: Exception) -> None:
         """A failed delivery leaves a gap that only a new producer and new epochs can close."""
-        if isinstance(error, client.FATAL):
-            raise StreamError(f"Kafka refused a result: {error}") from error
+        if (fatal := self._fatal(error)) is not None:
+            raise StreamError(fatal) from error
         metrics.DELIVERY_FAILURES.inc()
         logger.error("delivery_failed", error=type(error).__name__, detail=str(error))
+        self._working.clear()
         self._ledger.revoke(self._ledger.assigned())
-        self._restart.set()
         _discard(self._producer)
-        given_up, self._outstanding = self._outstanding, set()
-        for sent in given_up:
-            sent.delivery.done(False)
-        self._abandon.wait(AGAIN_SECONDS)
-        while not self._abandon.is_set():
+        given_up = [sent.delivery for sent in self._outstanding] + self._acknowledged
+        self._outstanding, self._acknowledged, self._began = set(), [], None
+        for delivery in given_up:
+            delivery.done(False)
+        while not self._abandon.wait(AGAIN_SECONDS):
             try:
-                self._producer = producer(self._settings)
+                self._producer = _producer(self._settings)
             except StreamError as failure:
+                if isinstance(failure.__cause__, client.FATAL):
+                    raise
                 logger.warning("kafka_away", error=str(failure))
-                self._abandon.wait(AGAIN_SECONDS)
             else:
+                self._restart.set()
+                self._working.set()
                 return
+
+    def _fatal(self, error: Exception) -> str | None:
+        """Why trying again cannot help; None where it can.
+
+        A producer is fenced by another one with its name, which is fatal, and by Kafka itself when
+        its transaction took too long: a paused process, or brokers that were away.
+        """
+        if self._transactional:
+            error = self._producer._transaction_manager.last_error or error  # noqa: SLF001
+        if isinstance(error, kafka_errors.ProducerFencedError) and self._began is not None:
+            if time.monotonic() - self._began > TRANSACTION_TIMEOUT_SECONDS:
+                return None
+            name = self._settings.replica.name
+            return f"another replica publishes as {name!r}: each needs a replica.name of its own"
+        return f"Kafka refused a result: {error}" if isinstance(error, client.FATAL) else None
 
 
 def _discard(given_up: KafkaProducer) -> None:
@@ -193,17 +318,28 @@ def _discard(given_up: KafkaProducer) -> None:
         given_up.close(timeout=5)
 
 
-def producer(settings: Kafka) -> KafkaProducer:
-    """An idempotent producer for results. Raises StreamError where Kafka does not answer."""
-    servers = client.output_servers(settings)
+def _producer(settings: Settings) -> KafkaProducer:
+    """An idempotent producer for results. Raises StreamError where Kafka does not answer.
+
+    With transactions, whatever an earlier one of the same name left open is aborted first.
+    """
+    kafka = settings.kafka
+    servers = client.output_servers(kafka)
+    transactions: dict[str, Any] = {}
+    if kafka.delivery == "exactly_once":
+        transactions = {
+            "transactional_id": f"{kafka.group_id}.{settings.replica.name}",
+            "transaction_timeout_ms": int(TRANSACTION_TIMEOUT_SECONDS * 1000),
+        }
     try:
-        return KafkaProducer(
-            **client.connection(settings, servers),
+        made = KafkaProducer(
+            **client.connection(kafka, servers),
+            **transactions,
             client_id="copysieve",
             enable_idempotence=True,
             acks="all",
-            delivery_timeout_ms=settings.delivery_timeout_ms,
-            request_timeout_ms=min(30_000, settings.delivery_timeout_ms // 2),
+            delivery_timeout_ms=kafka.delivery_timeout_ms,
+            request_timeout_ms=min(30_000, kafka.delivery_timeout_ms // 2),
             linger_ms=5,
             batch_size=256 * 1024,
             compression_type="lz4",
@@ -211,5 +347,12 @@ def producer(settings: Kafka) -> KafkaProducer:
             max_request_size=2 * RESULT_BYTES,
             allow_auto_create_topics=False,
         )
+        if transactions:
+            try:
+                made.init_transactions()
+            except BaseException:
+                _discard(made)
+                raise
     except (*client.FATAL, kafka_errors.KafkaError) as error:
         client.unreachable(servers, error)
+    return made

@@ -1,8 +1,9 @@
-"""A platform's side of the stream, for the demo and the benchmark: publish uploads, read results.
+"""A platform's side of the stream: publish uploads, read results.
 
-The worker itself never uses these; see `consumer` and `publisher`.
+For the demo, the benchmark and canaries; what the worker itself uses is `consumer` and `publisher`.
 """
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -41,13 +42,16 @@ class UploadProducer:
                 max_request_size=32 * 1024 * 1024,
             )
         except (*client.FATAL, kafka_errors.KafkaError) as error:
-            client.unreachable(servers, error)
+            client.unreachable(client.output_servers(settings), error)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._producer.close(timeout=5)
+        try:
+            self._producer.close(timeout=5)
+        except kafka_errors.KafkaError:  # Kafka is away: it would go on trying
+            self._producer._sender.force_close()  # noqa: SLF001 - no public way to give up
 
     def send(self, value: bytes | None, key: bytes | None = None, headers: Headers = ()) -> None:
         """Publish one record. Raises StreamError if there is no room, or one was refused."""
@@ -89,41 +93,63 @@ class Result:
     arrived_at: datetime
 
 
-def tail(settings: Kafka, topics: Iterable[str], stop: Callable[[], bool]) -> Iterator[Result]:
-    """Read topics of the results' cluster from their beginning, without a group.
+class Tail:
+    """Reads topics of the results' cluster without a group, from their beginning or their end.
 
-    Yields in the order of arrival until `stop()`, which is asked after every poll. Raises
-    StreamError for a topic that is not there.
+    Its place is taken when it is made. Raises StreamError where Kafka does not answer, and for a
+    topic that is not there.
     """
-    servers = client.output_servers(settings)
-    try:
-        consumer = KafkaConsumer(
-            **client.connection(settings, servers),
-            auto_offset_reset="earliest",
-            enable_auto_commit=False,
-            isolation_level="read_committed",
+
+    def __init__(self, settings: Kafka, topics: Iterable[str], *, from_end: bool = False) -> None:
+        self._consumer = client.reader(
+            settings,
+            client.output_servers(settings),
+            auto_offset_reset="latest" if from_end else "earliest",
             fetch_max_wait_ms=_POLL_MS,
         )
-    except (*client.FATAL, kafka_errors.KafkaError) as error:
-        client.unreachable(servers, error)
-    try:
-        consumer.assign(
-            [
+        try:
+            partitions = [
                 TopicPartition(topic, partition)
                 for topic in topics
-                for partition in _partitions(consumer, topic)
+                for partition in _partitions(self._consumer, topic)
             ]
-        )
+            self._consumer.assign(partitions)
+            for partition in partitions:
+                self._consumer.position(partition)
+        except kafka_errors.KafkaError as error:
+            self.close()
+            client.unreachable(client.output_servers(settings), error)
+        except StreamError:
+            self.close()
+            raise
+
+    def poll(self, timeout_ms: int = _POLL_MS) -> Iterator[Result]:
+        """What has arrived, in that order; waits for `timeout_ms` where nothing has.
+
+        Raises StreamError where the topics can no longer be read.
+        """
+        try:
+            polled = self._consumer.poll(timeout_ms)
+        except kafka_errors.KafkaError as error:
+            raise StreamError(f"Kafka lets nobody read results: {error}") from error
+        for records in polled.values():
+            arrived_at = datetime.now(UTC)
+            for record in records:
+                timestamp = client.moment(record.timestamp)
+                yield Result(record.topic, record.key, record.value, timestamp, arrived_at)
+
+    def close(self) -> None:
+        """Leave."""
+        self._consumer.close()
+
+
+def tail(settings: Kafka, topics: Iterable[str], stop: Callable[[], bool]) -> Iterator[Result]:
+    """Read topics from their beginning, see `Tail`, until `stop()`: asked after every poll."""
+    with contextlib.closing(Tail(settings, topics)) as reader:
         while True:
-            for records in consumer.poll(_POLL_MS).values():
-                arrived_at = datetime.now(UTC)
-                for record in records:
-                    timestamp = client.moment(record.timestamp)
-                    yield Result(record.topic, record.key, record.value, timestamp, arrived_at)
+            yield from reader.poll()
             if stop():
                 return
-    finally:
-        consumer.close()
 
 
 def _partitions(consumer: KafkaConsumer, topic: str) -> set[int]:

@@ -11,13 +11,20 @@ from kafka import KafkaProducer, TopicPartition
 from tests.fixtures.stream import make_stream
 from worker.embedded.kafka import kafka_broker as own_broker
 from worker.stream import consumer as consumers
+from worker.stream import publisher as publishers
 from worker.stream.admin import Admin, require_topics
 from worker.stream.consumer import UploadConsumer
+from worker.stream.held import Held
 from worker.stream.ledger import Ledger, decode_runs
-from worker.stream.publisher import Delivery, Outgoing, Publisher
+from worker.stream.publisher import TRANSACTION_TIMEOUT_SECONDS, Delivery, Outgoing, Publisher
 from worker.telemetry import metrics
 
 pytestmark = pytest.mark.kafka
+
+
+@pytest.fixture(params=["at_least_once", "exactly_once"])
+def stream(kafka_broker, request):
+    return make_stream(kafka_broker, kafka={"delivery": request.param})
 
 
 class Echo:
@@ -27,8 +34,12 @@ class Echo:
         self.settings, self.hold = settings, hold
         self.ledger, self.restart = Ledger(), threading.Event()
         self.admitted, self.held, self.errors = [], [], []
-        self.publisher = Publisher(settings.kafka, self.ledger, self.restart)
-        self.consumer = UploadConsumer(settings, self.ledger, self.admit, self.restart)
+        self.load = Held()
+        self.publisher = Publisher(settings, self.ledger, self.restart)
+        self.consumer = UploadConsumer(
+            settings, self.ledger, self.admit, self.load.load, self.restart, self.held_back
+        )
+        self.publisher.membership = self.consumer.group_metadata
         self.threads = [
             threading.Thread(target=self._guarded, args=(body,), daemon=True)
             for body in (self.publisher.run, self.consumer.run)
@@ -42,7 +53,11 @@ class Echo:
         except Exception as error:  # noqa: BLE001 - the test looks at them
             self.errors.append(error)
 
+    def held_back(self):
+        return None if self.publisher.working else "output_away"
+
     def admit(self, record):
+        self.load.add(record)
         self.admitted.append(record)
         if self.hold(record.value):
             self.held.append(record)
@@ -52,7 +67,14 @@ class Echo:
     def finish(self, record):
         topic = self.settings.kafka.topics.verdicts
         echo = Outgoing("verdict", topic, record.key, record.value)
-        self.publisher.submit(Delivery(record.position, lambda: [echo], lambda _finished: None))
+        self.publisher.submit(
+            Delivery(
+                record.position,
+                make=lambda: [echo],
+                sent=lambda: None,
+                done=lambda _finished: self.load.remove(record),
+            )
+        )
 
     def let_go(self):
         held, self.held = self.held, []
@@ -137,7 +159,7 @@ def test_what_is_in_flight_stays_below_the_limit(stream):
     deadline = time.monotonic() + 60
     while sum(seen(stream).values()) < 300 and time.monotonic() < deadline:
         replica.let_go()
-        assert replica.ledger.in_flight_records <= 20
+        assert replica.load.load().records <= 20
         time.sleep(0.05)
     replica.stop()
     assert seen(stream) == Counter(range(300))
@@ -158,20 +180,26 @@ def test_a_record_of_the_largest_size_is_followed_by_others(stream):
     assert sizes == [1, len(large), 1]
 
 
-def test_results_that_kafka_did_not_take_are_made_again():
+@pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
+def test_results_that_kafka_did_not_take_are_made_again(delivery):
     with own_broker() as broker:
-        stream = make_stream(broker, kafka={"delivery_timeout_ms": 3_000})
+        stream = make_stream(broker, kafka={"delivery_timeout_ms": 3_000, "delivery": delivery})
         stream.produce(numbered(50))
         replica = Echo(stream.settings, hold=lambda value: int(value) > 5)
         eventually(lambda: len(replica.held) == 44 and len(seen(stream)) == 6)
         broker.kill()
         replica.hold = lambda _value: False
         replica.let_go()
-        eventually(replica.restart.is_set, seconds=60)
+        if delivery == "at_least_once":
+            eventually(lambda: not replica.publisher.working, seconds=60)
+        else:  # a transaction that has begun waits, until Kafka aborts it
+            time.sleep(TRANSACTION_TIMEOUT_SECONDS + 2)
         broker.restart()
         eventually(lambda: set(seen(stream)) == set(range(50)), seconds=60)
         replica.stop()
         assert sum(commit.offset for commit in stream.committed().values()) == 50
+        if delivery == "exactly_once":
+            assert seen(stream) == Counter(range(50))
 
 
 def test_a_missing_topic_is_named(stream):
@@ -256,3 +284,59 @@ def test_a_member_that_is_wedged_joins_anew(stream, monkeypatch):
         replica = Echo(stream.replica(kafka={"group_id": f"{stream.topics.uploads}-{attempt}"}))
         eventually(lambda: len(replica.admitted) == 20, seconds=60)  # noqa: B023 - asked at once
         replica.stop()
+
+
+@pytest.fixture
+def exact(kafka_broker):
+    return make_stream(kafka_broker, kafka={"delivery": "exactly_once"})
+
+
+def test_a_transaction_whose_uploads_went_to_another_owner_is_not_committed(exact, monkeypatch):
+    monkeypatch.setattr(publishers, "TRANSACTION_SECONDS", 2.0)
+    exact.produce(numbered(100))
+    replica = Echo(exact.settings)
+    eventually(lambda: len(exact.read(exact.topics.verdicts, "read_uncommitted")) == 100)
+    assert not seen(exact)
+    before = metrics.DELIVERY_FAILURES._value.get()
+    replica.ledger.drop(replica.ledger.assigned())  # as when the partitions are lost
+    eventually(lambda: len(seen(exact)) == 100)
+    replica.stop()
+    assert metrics.DELIVERY_FAILURES._value.get() == before + 1
+    assert seen(exact) == Counter(range(100))
+    assert len(exact.read(exact.topics.verdicts, "read_uncommitted")) > 100
+
+
+def test_outside_the_group_no_transaction_is_committed(exact, monkeypatch):
+    """Kafka takes offsets without a member's name from anyone."""
+    exact.produce(numbered(50))
+    replica = Echo(exact.settings, hold=lambda _value: True)
+    eventually(lambda: len(replica.held) == 50)
+    real = replica.publisher.membership
+    nobody = real()._replace(generation_id=-1, member_id="")
+    monkeypatch.setattr(replica.publisher, "membership", lambda: nobody)
+    replica.let_go()
+    eventually(lambda: not replica.publisher.working)
+    assert not seen(exact)
+    monkeypatch.setattr(replica.publisher, "membership", real)
+    eventually(lambda: len(replica.held) == 50)
+    replica.let_go()
+    eventually(lambda: len(seen(exact)) == 50)
+    replica.stop()
+    assert seen(exact) == Counter(range(50))
+
+
+def test_of_two_replicas_with_one_name_the_first_ends_with_a_clear_line(exact):
+    exact.produce(numbered(50))
+    first = Echo(exact.settings)
+    eventually(lambda: len(seen(exact)) == 50)
+    second = Echo(exact.settings)
+    eventually(second.ledger.assigned)
+    exact.produce(numbered(50, start=50))
+    eventually(lambda: first.errors)
+    name = exact.settings.replica.name
+    assert str(first.errors[0]).startswith(f"another replica publishes as '{name}'")
+    first.errors.clear()
+    first.stop(abandon=True)
+    eventually(lambda: len(seen(exact)) == 100, seconds=60)
+    second.stop()
+    assert seen(exact) == Counter(range(100))
