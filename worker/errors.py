@@ -47,6 +47,7 @@ class DeadLetterReason(StrEnum):
     MISSING_ID = "missing_id"
     BAD_BASE64 = "bad_base64"
     TOO_LARGE = "too_large"
+    RESERVED_ID = "reserved_id"
 
 
 class CopysieveError(Exception):
@@ -90,7 +91,22 @@ class Unscreenable(CopysieveError):
 
 
 class FetchError(Unscreenable):
-    """The bytes of an upload could not be had."""
+    """The bytes of an upload could not be had.
+
+    `transient`: another attempt may succeed, not before `retry_after` seconds if the host says so.
+    """
+
+    def __init__(
+        self,
+        reason: UnscreenedReason,
+        detail: str,
+        *,
+        transient: bool = False,
+        retry_after: float = 0.0,
+    ) -> None:
+        super().__init__(reason, detail)
+        self.transient = transient
+        self.retry_after = retry_after
 
 
 class DecodeError(Unscreenable):

@@ -20,8 +20,17 @@ from worker.errors import DeadLetterReason, UnscreenedReason
 
 ATTRIBUTES_BYTES = 8 * 1024
 MATCHES_SHOWN = 20
+CANARY_PREFIX = "canary:"
+"""Begins the upload ids of the worker's own canaries, and of nobody else's."""
 
-Identifier = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+ID_LENGTH = 512
+Identifier = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=ID_LENGTH, pattern=r"^[^\x00-\x1f\x7f]*$"),
+]
+"""No control characters: databases downstream refuse NUL, and logs and consoles obey others."""
+Time = Annotated[AwareDatetime, Field(strict=True)]
+"""Not a number, of which nobody can tell whether it counts seconds or milliseconds."""
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 ImageUrl = Annotated[
     str, StringConstraints(pattern=r"^(https?|s3|gs|az)://[^\s\x00-\x1f]+$", max_length=8192)
@@ -47,7 +56,7 @@ class UploadEvent(Event):
     image_url: ImageUrl | None = None
     image_base64: str | None = None
     tenant: Identifier | None = None
-    uploaded_at: AwareDatetime | None = None
+    uploaded_at: Time | None = None
     sha256: Annotated[str, StringConstraints(max_length=128)] | None = None
     attributes: dict[str, str] = Field(default_factory=dict)
 
@@ -183,6 +192,7 @@ class DeadLetter(Event):
     timestamp: AwareDatetime
     failed_at: AwareDatetime
     key_base64: str | None
+    key_bytes: int | None = None
     value_base64: str | None
     value_bytes: int
     value_sha256: str | None

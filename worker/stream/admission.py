@@ -6,20 +6,40 @@ headers, the value is the event), and raw images (`content-type: image/*`: the v
 
 import base64
 import binascii
+import json
 from codecs import BOM_UTF8
+from collections.abc import Callable
 from datetime import datetime
+from typing import Any, NoReturn
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from worker.errors import BadEvent, DeadLetterReason
-from worker.events import UploadEvent
-from worker.records import Record, Upload
+from worker.events import CANARY_PREFIX, ID_LENGTH, Identifier, Time, UploadEvent
+from worker.records import Headers, Record, Upload
 
-_ID_LENGTH = 512
+CANARY_HEADER = "copysieve-canary"
+"""Of the worker's own canaries: their signature."""
+_HEADERS = ("content-type", "upload-id", "tenant", "ce_time", CANARY_HEADER)
+_IDENTIFIER: TypeAdapter[str] = TypeAdapter(Identifier)
+_TIME: TypeAdapter[datetime] = TypeAdapter(Time)
+_LONG = 1024
+
+type Genuine = Callable[[str, bytes, bytes], bool]
+"""Whether upload id and value of a canary were signed so by a replica."""
 
 
-def read(record: Record, record_bytes: int) -> Upload:
-    """Read one record. Raises BadEvent for what is no upload event, or above `record_bytes`."""
+def nobodys(_upload_id: str, _value: bytes, _signature: bytes) -> bool:
+    """Where no canaries are published, none is genuine."""
+    return False
+
+
+def read(record: Record, record_bytes: int, genuine: Genuine = nobodys) -> Upload:
+    """Read one record.
+
+    Raises BadEvent for what is no upload event, or above `record_bytes`, and for a canary's id
+    that is not `genuine`: an upload that gets no verdict must not be anybody's to publish.
+    """
     if record.size > record_bytes:
         raise BadEvent(
             DeadLetterReason.TOO_LARGE,
@@ -27,15 +47,23 @@ def read(record: Record, record_bytes: int) -> Upload:
         )
     if not record.value:
         raise BadEvent(DeadLetterReason.NO_VALUE, "a record without a value")
-    headers = {name.lower(): value or b"" for name, value in record.headers}
+    headers = _headers(record.headers)
     content_type = _text(headers, "content-type", "application/json").split(";")[0].strip().lower()
     if content_type.startswith("image/"):
-        return _raw(record, headers)
-    if content_type == "application/cloudevents+json":
+        upload = _raw(record, headers)
+    elif content_type == "application/cloudevents+json":
         raise BadEvent(
             DeadLetterReason.INVALID_EVENT, "CloudEvents in structured mode: send binary mode"
         )
-    return _json(record)
+    else:
+        upload = _json(record)
+    signature = headers.get(CANARY_HEADER, b"")
+    if upload.is_canary and not genuine(upload.upload_id, record.value, signature):
+        raise BadEvent(
+            DeadLetterReason.RESERVED_ID,
+            f"upload ids that begin with {CANARY_PREFIX} are the worker's own",
+        )
+    return upload
 
 
 def image_bytes(upload: Upload) -> bytes:
@@ -49,10 +77,12 @@ def image_bytes(upload: Upload) -> bytes:
 
 
 def _json(record: Record) -> Upload:
+    value = (record.value or b"").removeprefix(BOM_UTF8)
     try:
-        event = UploadEvent.model_validate_json((record.value or b"").removeprefix(BOM_UTF8))
+        event = UploadEvent.model_validate_json(value)
     except ValidationError as error:
         raise _bad(error) from None
+    _refuse_ambiguity(value, event)
     return Upload(
         position=record.position,
         upload_id=event.upload_id,
@@ -67,23 +97,44 @@ def _json(record: Record) -> Upload:
 
 def _raw(record: Record, headers: dict[str, bytes]) -> Upload:
     upload_id = _text(headers, "upload-id", "") or _decoded(record.key or b"", "the key")
-    if not 0 < len(upload_id) <= _ID_LENGTH:
+    if not 0 < len(upload_id) <= ID_LENGTH:
         raise BadEvent(
             DeadLetterReason.MISSING_ID,
-            f"an image needs an id of 1 to {_ID_LENGTH} characters: header upload-id, or the key",
+            f"an image needs an id of 1 to {ID_LENGTH} characters: header upload-id, or the key",
         )
-    try:
-        uploaded_at = datetime.fromisoformat(_text(headers, "ce_time", ""))
-    except ValueError:
-        uploaded_at = None
+    tenant = _text(headers, "tenant", "")
     return Upload(
         position=record.position,
-        upload_id=upload_id,
+        upload_id=_identifier(upload_id, "the id (header upload-id, or the key)"),
         received_at=record.received_at,
         image=record.value,
-        tenant=_text(headers, "tenant", "")[:_ID_LENGTH] or None,
-        uploaded_at=uploaded_at if uploaded_at and uploaded_at.tzinfo else None,
+        tenant=_identifier(tenant, "header tenant") if tenant else None,
+        uploaded_at=_time(_text(headers, "ce_time", "")),
     )
+
+
+def _headers(headers: Headers) -> dict[str, bytes]:
+    """The headers that are looked at. Kafka allows one twice: which of two counts, nobody knows."""
+    found: dict[str, bytes] = {}
+    for name, value in headers:
+        known = name.lower()
+        if known in _HEADERS and found.setdefault(known, value or b"") != (value or b""):
+            raise BadEvent(DeadLetterReason.INVALID_EVENT, f"header {known}: two that differ")
+    return found
+
+
+def _identifier(text: str, what: str) -> str:
+    try:
+        return _IDENTIFIER.validate_python(text)
+    except ValidationError as error:
+        raise BadEvent(DeadLetterReason.INVALID_EVENT, f"{what}: {_message(error)}") from None
+
+
+def _time(text: str) -> datetime | None:
+    try:
+        return _TIME.validate_strings(text)
+    except ValidationError:
+        return None
 
 
 def _text(headers: dict[str, bytes], name: str, default: str) -> str:
@@ -109,4 +160,40 @@ def _bad(error: ValidationError) -> BadEvent:
         if (name, first["type"]) == ("upload_id", "missing")
         else DeadLetterReason.INVALID_EVENT
     )
-    return BadEvent(reason, f"{name}: {first['msg'].removeprefix('Value error, ')}")
+    return BadEvent(reason, f"{name}: {_message(error)}")
+
+
+def _message(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return first["msg"].removeprefix("Value error, ")
+
+
+def _refuse_ambiguity(value: bytes, event: UploadEvent) -> None:
+    """Raise BadEvent for what another reader of this JSON would read otherwise.
+
+    pydantic takes the last of two fields with one name, others the first: what is screened here
+    would not be what is shown there. NaN and Infinity are not JSON.
+    """
+    image = (event.image_base64 or "").encode()
+    at = value.find(image[:_LONG])
+    if len(image) > _LONG and value.startswith(image, at):
+        # Long, and without structure (else it is no base64, and refused later): not read twice.
+        value = value[:at] + value[at + len(image) :]
+    try:
+        _STRICT.decode(value.decode())
+    except (ValueError, RecursionError):  # pydantic's reader and Python's need not agree
+        raise BadEvent(DeadLetterReason.NOT_JSON, "the value is not JSON") from None
+
+
+def _once(fields: list[tuple[str, Any]]) -> None:
+    if len({name for name, _ in fields}) != len(fields):
+        raise BadEvent(DeadLetterReason.INVALID_EVENT, "an object has two fields with one name")
+
+
+def _no_constant(_: str) -> NoReturn:
+    raise BadEvent(DeadLetterReason.NOT_JSON, "the value is not JSON: NaN or Infinity")
+
+
+_STRICT = json.JSONDecoder(
+    object_pairs_hook=_once, parse_constant=_no_constant, parse_int=str, parse_float=str
+)

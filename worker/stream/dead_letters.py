@@ -6,6 +6,7 @@ The value is a `DeadLetter`; the headers are the original ones and, in Kafka Con
 
 import base64
 import hashlib
+import re
 from datetime import UTC, datetime
 
 from worker.errors import BadEvent
@@ -17,6 +18,19 @@ VALUE_BYTES = 64 * 1024
 """A larger value is told by its size and digest: no poison pill, no pictures where nobody looks."""
 HEADERS_BYTES = 64 * 1024
 _HEADER_OVERHEAD = 8
+_ESCAPED = re.compile(r"\\x[0-9a-f]{2}")
+_DROPPED = "copysieve.headers.dropped"
+_CONTEXT = tuple(
+    f"__connect.errors.{name}"
+    for name in (
+        "topic",
+        "partition",
+        "offset",
+        "class.name",
+        "exception.class.name",
+        "exception.message",
+    )
+)
 
 
 def dead_letter(record: Record, error: BadEvent, topic: str) -> Outgoing:
@@ -29,26 +43,36 @@ def dead_letter(record: Record, error: BadEvent, topic: str) -> Outgoing:
         timestamp=record.timestamp,
         failed_at=datetime.now(UTC),
         key_base64=_small_base64(key),
+        key_bytes=None if key is None else len(key),
         value_base64=_small_base64(value),
         value_bytes=len(value or b""),
         value_sha256=None if value is None else hashlib.sha256(value).hexdigest(),
     )
-    context = {
-        "__connect.errors.topic": at.topic,
-        "__connect.errors.partition": str(at.partition),
-        "__connect.errors.offset": str(at.offset),
-        "__connect.errors.class.name": type(error).__name__,
-        "__connect.errors.exception.class.name": error.reason.value,
-        "__connect.errors.exception.message": letter.detail,
-    }
+    context = (
+        at.topic,
+        str(at.partition),
+        str(at.offset),
+        type(error).__name__,
+        error.reason.value,
+        letter.detail,
+    )
     return Outgoing(
         kind="dead_letter",
         topic=topic,
         key=key if key is not None and len(key) <= VALUE_BYTES else None,
         value=letter.model_dump_json().encode(),
         headers=_bounded(record.headers)
-        + tuple((name, text.encode()) for name, text in context.items()),
+        + tuple((name, text.encode()) for name, text in zip(_CONTEXT, context, strict=True)),
     )
+
+
+def original_headers(headers: Headers) -> Headers | None:
+    """The headers that a dead letter's record had; None where the letter cannot tell them all."""
+    if tuple(name for name, _ in headers[-len(_CONTEXT) :]) == _CONTEXT:
+        headers = headers[: -len(_CONTEXT)]
+    if headers and headers[-1][0] == _DROPPED:
+        return None
+    return None if any(_ESCAPED.search(name) for name, _ in headers) else headers
 
 
 def _small_base64(data: bytes | None) -> str | None:
@@ -66,7 +90,7 @@ def _bounded(headers: Headers) -> tuple[tuple[str, bytes], ...]:
         if room < 0:
             dropped += 1
         else:
-            kept.append((name, value or b""))
+            kept.append((str(name), value or b""))  # an odd name stays escaped, for other readers
     if dropped:
-        kept.append(("copysieve.headers.dropped", str(dropped).encode()))
+        kept.append((_DROPPED, str(dropped).encode()))
     return tuple(kept)

@@ -12,6 +12,8 @@ from worker.stream import admission
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 MIB = 1024 * 1024
+IMAGE = ("content-type", b"image/png")
+LONG = b"A" * 8192
 
 
 def record(value, headers=(), key=b"key"):
@@ -89,6 +91,56 @@ def test_a_raw_image_takes_its_id_from_the_header_or_the_key(headers, key, uploa
         ),
         (event(upload_id="u", image_base64="%%%"), "bad_base64"),
         (event(upload_id="u", image_base64="AAA"), "bad_base64"),
+        # What two readers of JSON read differently.
+        (b'{"upload_id":"u","upload_id":"v","image_base64":"AAAA"}', "invalid_event"),
+        (b'{"upload_id":"u","upload\\u005fid":"v","image_base64":"AAAA"}', "invalid_event"),
+        (b'{"upload_id":"u","image_base64":"AAAA","image_base64":"BBBB"}', "invalid_event"),
+        (
+            b'{"upload_id":"u","image_url":"https://a/b","image_url":"https://a/c"}',
+            "invalid_event",
+        ),
+        (
+            b'{"upload_id":"u","image_base64":"AAAA","attributes":{"a":"1","a":"2"}}',
+            "invalid_event",
+        ),
+        (b'{"upload_id":"u","image_base64":"AAAA","own":[{"a":1,"a":2}]}', "invalid_event"),
+        (
+            b'{"upload_id":"u","image_base64":"' + LONG + b'","upload_id":"v","b":"' + LONG + b'"}',
+            "invalid_event",
+        ),
+        (
+            b'{"upload_id":"u","image_base64":"'
+            + LONG.replace(b"A", b'\\"upload_id\\":', 1)
+            + b'","upload_id":"v"}',
+            "invalid_event",
+        ),
+        (b'{"upload_id":"u","image_base64":"AAAA","own":NaN}', "not_json"),
+        (b'{"upload_id":"u","image_base64":"AAAA","own":[-Infinity]}', "not_json"),
+        # What breaks readers.
+        (b'{"upload_id":"u","own":' + b"[" * 5000 + b"]" * 5000 + b"}", "not_json"),
+        (b'{"a":' * 5000 + b"1" + b"}" * 5000, "not_json"),
+        (b'{"upload_id":"u","own":' + b"9" * 1_000_000 + b"}", "not_json"),
+        (b'{"upload_id":' + b"9" * 4000 + b',"image_base64":"AAAA"}', "invalid_event"),
+        (b'{"upload_id":"\\ud800","image_base64":"AAAA"}', "not_json"),
+        (b'{"upload_id":"u","own":"\\ud800","image_base64":"AAAA"}', "not_json"),
+        (b'{"upload_id":"\xff","image_base64":"AAAA"}', "not_json"),
+        (b'{"upload_id":"u","own":"\xff","image_base64":"AAAA"}', "not_json"),
+        (event(upload_id="u", image_base64="AAAA").decode().encode("utf-16"), "not_json"),
+        (event(upload_id="u", image_base64="AAAA") + b"{}", "not_json"),
+        (event(upload_id="a\x00b", image_base64="AAAA"), "invalid_event"),
+        (event(upload_id="a\nb", image_base64="AAAA"), "invalid_event"),
+        (event(upload_id="u" * 513, image_base64="AAAA"), "invalid_event"),
+        (event(upload_id="u", image_base64="AAAA", tenant="a\x00"), "invalid_event"),
+        (event(upload_id="u", image_base64="\u00e9" * 4), "bad_base64"),
+        # Wrong types.
+        (event(upload_id=None, image_base64="AAAA"), "invalid_event"),
+        (event(upload_id=["u"], image_base64="AAAA"), "invalid_event"),
+        (event(upload_id="u", image_base64=7), "invalid_event"),
+        (event(upload_id="u", image_base64="AAAA", uploaded_at=1_700_000_000), "invalid_event"),
+        (event(upload_id="u", image_base64="AAAA", attributes=["a"]), "invalid_event"),
+        (event(upload_id="u", image_base64="AAAA", attributes={"a": None}), "invalid_event"),
+        (b"7", "invalid_event"),
+        (b"null", "invalid_event"),
     ],
 )
 def test_what_is_no_upload_event(value, reason):
@@ -103,20 +155,88 @@ def test_what_is_no_upload_event(value, reason):
         ([("content-type", b"image/png")], b"\xff", "invalid_event"),
         ([("content-type", b"\xff")], b"k", "invalid_event"),
         ([("content-type", b"application/cloudevents+json")], b"k", "invalid_event"),
+        ([IMAGE], b"a\x00b", "invalid_event"),
+        ([IMAGE, ("upload-id", b"a\x1bb")], b"k", "invalid_event"),
+        ([IMAGE, ("tenant", b"\xff")], b"k", "invalid_event"),
+        ([IMAGE, ("tenant", b"t" * 513)], b"k", "invalid_event"),
+        ([IMAGE, ("upload-id", b"a"), ("Upload-Id", b"b")], b"k", "invalid_event"),
+        ([IMAGE, ("content-type", b"application/json")], b"k", "invalid_event"),
+        ([IMAGE, ("tenant", None), ("tenant", b"t")], b"k", "invalid_event"),
+        ([IMAGE, *[("h", b"")] * 2_000_000], b"k", "too_large"),
     ],
 )
 def test_what_is_no_image_record(headers, key, reason):
     assert refused(b"bytes", headers, key).reason == reason
 
 
+def test_a_header_may_be_there_twice_if_it_says_the_same():
+    twice = [IMAGE, ("Content-Type", b"image/png"), ("trace", b"1"), ("trace", b"2")]
+    assert admission.read(record(b"bytes", twice), MIB).upload_id == "key"
+
+
+@pytest.mark.parametrize(
+    "time", ["2026-01-01T00:00:00", "2026-01-01T00:00:00-23:59:59.999999", "soon", "\x00"]
+)
+def test_a_time_that_is_none_does_no_harm_to_an_image(time):
+    upload = admission.read(record(b"bytes", [IMAGE, ("ce_time", time.encode())]), MIB)
+    assert upload.uploaded_at is None
+
+
+def test_long_images_with_equal_parts_and_odd_fields_are_taken():
+    """What is cut out before the second look may be there more than once."""
+    value = b'{"upload_id":"u","own":"' + LONG + b'","image_base64":"' + LONG + b'"}'
+    assert admission.image_bytes(admission.read(record(value), MIB)) == bytes(8192 * 3 // 4)
+
+
 def test_a_record_above_the_limit_is_named_by_its_size():
-    assert str(refused(b"x" * 100, limit=50)) == "a record of 103 bytes, limits.record_bytes is 50"
+    assert str(refused(b"x" * 100, [("h", b"1")], limit=50)) == (
+        "a record of 105 bytes, limits.record_bytes is 50"
+    )
 
 
 def test_the_detail_never_holds_the_value():
     secret = "https://host/path?signature=secret"
     error = refused(event(upload_id="u", image_url=secret + " ", sha256=secret))
     assert "secret" not in str(error)
+
+
+RAW = ("content-type", b"image/jpeg")
+
+
+@pytest.mark.parametrize(
+    ("value", "headers", "key"),
+    [
+        (event(upload_id="canary:1", image_base64="AAAA"), [], b"key"),
+        (b'{"upload_id": "\\u0063anary:1", "image_base64": "AAAA"}', [], b"key"),
+        (b"bytes", [RAW], b"canary:1"),
+        (b"bytes", [RAW, ("Upload-Id", b"canary:")], b"key"),
+    ],
+)
+def test_a_canarys_id_is_for_canaries_alone(value, headers, key):
+    """The same records are uploads to a replica that takes their signature for its own."""
+    asked = []
+
+    def genuine(upload_id, signed, signature):
+        asked.append((upload_id, signed, signature))
+        return signature == b"ours"
+
+    assert refused(value, headers, key).reason == "reserved_id"
+    assert refused(value, [*headers, ("copysieve-canary", b"ours")], key).reason == "reserved_id"
+    for signature, header in ((b"", []), (b"x", [("copysieve-canary", b"x")])):
+        with pytest.raises(BadEvent) as caught:
+            admission.read(record(value, [*headers, *header], key), MIB, genuine)
+        assert caught.value.reason == "reserved_id"
+        assert asked[-1][1:] == (value, signature)
+    signed = record(value, [*headers, ("Copysieve-Canary", b"ours")], key)
+    upload = admission.read(signed, MIB, genuine)
+    assert upload.is_canary
+    assert upload.upload_id == asked[-1][0]
+
+
+def test_other_ids_need_no_signature():
+    for upload_id in ("canary", "Canary:1", " canary:1", "a canary:1"):
+        value = event(upload_id=upload_id, image_base64="AAAA")
+        assert not admission.read(record(value, [("copysieve-canary", b"x")]), MIB).is_canary
 
 
 @given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))

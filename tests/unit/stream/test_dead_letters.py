@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from worker.errors import BadEvent, DeadLetterReason
 from worker.events import DeadLetter
 from worker.records import Position, Record
+from worker.stream.client import OddName
 from worker.stream.dead_letters import HEADERS_BYTES, VALUE_BYTES, dead_letter
 from worker.stream.publisher import RESULT_BYTES
 
@@ -31,6 +32,11 @@ def test_a_small_value_is_kept_whole_with_its_key_and_headers():
     assert headers["__connect.errors.exception.message"] == b"the value is not JSON"
 
 
+def test_an_odd_header_name_is_escaped_for_other_readers():
+    outgoing, _ = letter(b"{", headers=[(OddName(b"\xff"), b"v")])
+    assert outgoing.headers[0][0].encode() == b"\\xff"
+
+
 def test_a_large_value_is_told_by_size_and_digest():
     value = b"x" * (VALUE_BYTES + 1)
     _, told = letter(value)
@@ -48,4 +54,6 @@ def test_whatever_comes_in_the_letter_fits_a_topic():
         size = len(outgoing.value) + sum(len(n) + len(v) + 8 for n, v in outgoing.headers)
         assert size < RESULT_BYTES
         assert "copysieve.headers.dropped" in dict(outgoing.headers)
-    assert letter(b"", key=worst + b"x")[0].key is None
+    outgoing, told = letter(b"", key=worst + b"x")
+    assert (outgoing.key, told.key_base64, told.key_bytes) == (None, None, VALUE_BYTES + 1)
+    assert letter(b"", key=None)[1].key_bytes is None
