@@ -6,6 +6,8 @@ one of those very addresses (a second look-up could answer otherwise). TLS still
 Redirects are followed by hand, each like a new URL. Bytes are counted while they arrive, the time
 is one deadline for all of it, and neither proxies, cookies nor compression take part.
 
+This is one attempt; what comes of it, `worker.image.fetching` decides.
+
     fetch -> _admit (the URL) -> _addresses (where it leads) -> _get (what is there) -> _read
 
 What an error tells names the host at most, never the path or the query: they may be signed.
@@ -16,11 +18,11 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from http.client import HTTPException
-from typing import Any
+from http.client import HTTPException, IncompleteRead
+from typing import Any, NamedTuple
 from urllib.parse import urljoin
 
 import urllib3
@@ -28,10 +30,11 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
+    InvalidHeader,
     NewConnectionError,
 )
 from urllib3.exceptions import TimeoutError as HTTPTimeoutError
-from urllib3.util import Timeout, parse_url
+from urllib3.util import Retry, Timeout, Url, parse_url
 
 import worker
 from worker.errors import FetchError, UnscreenedReason
@@ -51,6 +54,10 @@ _FIRST_FREE_PORT = 1024  # below, only the web's own: the others belong to servi
 _HOST_CHARACTERS = 253
 _CHUNK_BYTES = 64 * 1024
 _CONNECTIONS_PER_HOST = 4
+_STALL_SHARE = 0.5
+"""An attempt ends if nothing comes for this share of the deadline: there is time for another."""
+_TRANSIENT = frozenset({408, 425, 429, *range(500, 600)})
+_LONGEST_RETRY_AFTER = 86_400.0
 _HEADERS = {
     "Accept": "image/jpeg, image/png, image/webp, image/gif, */*;q=0.1",
     "Accept-Encoding": "identity",
@@ -67,6 +74,17 @@ def resolve(host: str, port: int) -> Sequence[str]:
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+class Origin(NamedTuple):
+    """What answers, or does not: a web server, or a bucket (port 0).
+
+    With the port, for a link to a dead port of a host says nothing about the host.
+    """
+
+    scheme: str
+    host: str
+    port: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +139,8 @@ class _TlsPool(urllib3.HTTPSConnectionPool):
 class Fetcher:
     """Fetches images for many threads; keeps a bounded number of connections.
 
-    `resolve` and `tls` (which authorities are trusted) are the system's unless given.
+    `resolve` and `tls` (which authorities are trusted) are the system's unless given; `stores`
+    overrides the object stores' environment.
     """
 
     def __init__(
@@ -131,24 +150,43 @@ class Fetcher:
         *,
         resolve: Resolve = resolve,
         tls: ssl.SSLContext | None = None,
+        stores: Mapping[str, Any] | None = None,
     ) -> None:
         self._settings = settings
         self._image_bytes = image_bytes
+        self._named = {name.lower() for name in settings.allowed_hosts}
         self._resolve = resolve
         self._tls = tls or ssl.create_default_context()
         self._watchdog = Watchdog()
         self._resolvers = ThreadPoolExecutor(settings.workers, "fetch-resolve")
-        self._objects = ObjectFetcher(settings, image_bytes)
+        self._objects = ObjectFetcher(settings, image_bytes, self._fetch_signed, stores)
         self._pools = urllib3.PoolManager(settings.workers, maxsize=_CONNECTIONS_PER_HOST)
         self._pools.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
 
-    def fetch(self, url: str) -> bytes:
-        """Fetch one image; blocks until `fetch.deadline_seconds` at most. Raises FetchError."""
-        try:
-            data = self._fetch(url)
-        except FetchError as error:
-            metrics.FETCHES.labels(error.reason.value).inc()
-            raise
+    def origin(self, url: str) -> Origin:
+        """What a URL leads to first. Raises FetchError for one that the settings do not allow."""
+        with _counting_errors():
+            if _is_object(url):
+                scheme, bucket, _ = self._objects.admit(url)
+                return Origin(scheme, bucket, 0)
+            link = self._admit(url)
+            return Origin(link.scheme, link.host.rstrip("."), link.port)
+
+    def is_named(self, origin: Origin) -> bool:
+        """Whether the settings name exactly this: below a `*.suffix` there may be dead names."""
+        port = _DEFAULT_PORTS.get(origin.scheme, 0)
+        return origin.port == port and origin.host in self._named
+
+    def fetch(self, url: str, seconds: float | None = None) -> bytes:
+        """Fetch one image in one attempt; raises FetchError.
+
+        Blocks for `seconds` at most, `fetch.deadline_seconds` by default.
+        """
+        seconds = self._settings.deadline_seconds if seconds is None else seconds
+        with _counting_errors():
+            data = (
+                self._objects.fetch(url, seconds) if _is_object(url) else self._fetch(url, seconds)
+            )
         metrics.FETCHES.labels("fetched").inc()
         metrics.FETCHED_BYTES.inc(len(data))
         return data
@@ -160,15 +198,12 @@ class Fetcher:
         self._resolvers.shutdown(wait=False, cancel_futures=True)
         self._objects.close()
 
-    def _fetch(self, url: str) -> bytes:
-        if url.partition("://")[0].lower() in OBJECT_SCHEMES:
-            return self._objects.fetch(url)
-        with self._watchdog.watch(self._settings.deadline_seconds) as watch:
-            _current.watch = watch
+    def _fetch(self, url: str, seconds: float) -> bytes:
+        with self._watched(seconds) as watch:
             for _ in range(self._settings.redirects + 1):
                 link = self._admit(url)
                 with _as_fetch_error(link.host, watch):
-                    response = self._get(link, watch)
+                    response = self._get(link, self._judged_addresses(link, watch), watch)
                     with contextlib.closing(response):
                         if not (location := response.get_redirect_location()):
                             return self._read(response, watch)
@@ -176,6 +211,20 @@ class Fetcher:
         raise FetchError(
             UnscreenedReason.FETCH_FAILED, f"more than {self._settings.redirects} redirects"
         )
+
+    def _fetch_signed(self, url: str, bucket: str, seconds: float) -> bytes:
+        """Fetch from the operator's own store, wherever it is; a redirect of it is not followed."""
+        link = _link(parse_url(url))
+        with self._watched(seconds) as watch, _as_fetch_error(bucket, watch):
+            response = self._get(link, self._addresses(link, watch), watch)
+            with contextlib.closing(response):
+                return self._read(response, watch)
+
+    @contextlib.contextmanager
+    def _watched(self, seconds: float) -> Iterator[Watch]:
+        with self._watchdog.watch(seconds) as watch:
+            _current.watch = watch
+            yield watch
 
     def _admit(self, url: str) -> _Link:
         """Hold a URL to the settings."""
@@ -192,26 +241,30 @@ class Fetcher:
             raise _denied("a URL without a host, or with one that is too long")
         if not host_is_allowed(host, self._settings.allowed_hosts):
             raise _denied(f"{host}: the host is not allowed")
-        port = _DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port
-        if port < _FIRST_FREE_PORT and port not in _DEFAULT_PORTS.values():
-            raise _denied(f"{host}: port {port} is not allowed")
-        return _Link(parts.scheme, host, port, parts.request_uri)
+        link = _link(parts)
+        if link.port < _FIRST_FREE_PORT and link.port not in _DEFAULT_PORTS.values():
+            raise _denied(f"{host}: port {link.port} is not allowed")
+        return link
 
-    def _addresses(self, link: _Link, watch: Watch) -> Sequence[str]:
+    def _judged_addresses(self, link: _Link, watch: Watch) -> Sequence[str]:
         """Look up the host, and judge every address: one bad one condemns the name."""
-        look_up = self._resolvers.submit(self._resolve, link.host, link.port)
-        try:
-            found = look_up.result(timeout=watch.left())
-        finally:
-            look_up.cancel()
+        found = self._addresses(link, watch)
         for address in found:
             addresses.check(address, allow_private=self._settings.allow_private_addresses)
         return found
 
-    def _get(self, link: _Link, watch: Watch) -> urllib3.BaseHTTPResponse:
+    def _addresses(self, link: _Link, watch: Watch) -> Sequence[str]:
+        look_up = self._resolvers.submit(self._resolve, link.host, link.port)
+        try:
+            return look_up.result(timeout=watch.left())
+        finally:
+            look_up.cancel()
+
+    def _get(self, link: _Link, found: Sequence[str], watch: Watch) -> urllib3.BaseHTTPResponse:
         """Send the request to the first address that takes a connection; returns at the headers."""
-        failure: Exception = OSError("no address")
-        for address in self._addresses(link, watch):
+        failure: Exception = socket.gaierror(socket.EAI_NONAME, "no address")
+        stall = self._settings.deadline_seconds * _STALL_SHARE
+        for address in found:
             tls = {"server_hostname": link.host, "ssl_context": self._tls}
             pool = self._pools.connection_from_host(
                 address, link.port, link.scheme, tls if link.scheme == "https" else None
@@ -222,7 +275,7 @@ class Fetcher:
                     "GET",
                     link.target,
                     headers={**_HEADERS, "Host": link.host_header},
-                    timeout=Timeout(connect=connect, read=watch.left()),
+                    timeout=Timeout(connect=connect, read=min(stall, watch.left())),
                     retries=False,
                     redirect=False,
                     assert_same_host=False,
@@ -234,7 +287,7 @@ class Fetcher:
         raise failure
 
     def _read(self, response: urllib3.BaseHTTPResponse, watch: Watch) -> bytes:
-        _refuse_status(response.status)
+        _refuse_status(response)
         if response.headers.get("content-encoding", "identity").lower() != "identity":
             raise FetchError(UnscreenedReason.FETCH_FAILED, "compressed, though asked not to be")
         if (response.length_remaining or 0) > self._image_bytes:
@@ -246,11 +299,23 @@ class Fetcher:
                 raise _too_large(self._image_bytes)
         watch.left()  # a connection cut at the deadline can look like the end of a body
         if not data:
-            raise FetchError(UnscreenedReason.FETCH_FAILED, "an empty body")
+            cut = "content-length" not in response.headers  # then nobody said where it ends
+            raise FetchError(UnscreenedReason.FETCH_FAILED, "an empty body", transient=cut)
         return bytes(data)
 
 
-def _refuse_status(status: int) -> None:
+def _is_object(url: str) -> bool:
+    return url.partition("://")[0].lower() in OBJECT_SCHEMES
+
+
+def _link(parts: Url) -> _Link:
+    scheme = parts.scheme or ""
+    port = _DEFAULT_PORTS[scheme] if parts.port is None else parts.port
+    return _Link(scheme, (parts.host or "").strip("[]"), port, parts.request_uri)
+
+
+def _refuse_status(response: urllib3.BaseHTTPResponse) -> None:
+    status = response.status
     if status in (200, 203):
         return
     reason = {
@@ -259,7 +324,28 @@ def _refuse_status(status: int) -> None:
         404: UnscreenedReason.FETCH_NOT_FOUND,
         410: UnscreenedReason.FETCH_NOT_FOUND,
     }.get(status, UnscreenedReason.FETCH_FAILED)
-    raise FetchError(reason, f"HTTP status {status}")
+    raise FetchError(
+        reason,
+        f"HTTP status {status}",
+        transient=status in _TRANSIENT,
+        retry_after=_retry_after(response.headers.get("retry-after", "")),
+    )
+
+
+def _retry_after(header: str) -> float:
+    """Seconds that a host wants to be left alone for; 0 where it does not say."""
+    with contextlib.suppress(InvalidHeader, ValueError, OverflowError):
+        return min(float(Retry().parse_retry_after(header)), _LONGEST_RETRY_AFTER)
+    return 0.0
+
+
+@contextlib.contextmanager
+def _counting_errors() -> Iterator[None]:
+    try:
+        yield
+    except FetchError as error:
+        metrics.FETCHES.labels(error.reason.value).inc()
+        raise
 
 
 @contextlib.contextmanager
@@ -268,13 +354,36 @@ def _as_fetch_error(host: str, watch: Watch) -> Iterator[None]:
     try:
         yield
     except FetchError as error:
-        raise FetchError(error.reason, f"{host}: {error}") from None
+        raise FetchError(
+            error.reason,
+            f"{host}: {error}",
+            transient=error.transient,
+            retry_after=error.retry_after,
+        ) from None
     except (HTTPError, HTTPException, OSError, ValueError) as error:
         slow = isinstance(error, (TimeoutError, HTTPTimeoutError))
         if watch.expired or (slow and not isinstance(error, NewConnectionError)):
-            raise FetchError(UnscreenedReason.FETCH_TIMEOUT, f"{host}: too slow") from None
-        name = type(error).__name__
-        raise FetchError(UnscreenedReason.FETCH_FAILED, f"{host}: {name}") from None
+            raise FetchError(
+                UnscreenedReason.FETCH_TIMEOUT, f"{host}: too slow", transient=True
+            ) from None
+        raise FetchError(
+            UnscreenedReason.FETCH_FAILED,
+            f"{host}: {type(error).__name__}",
+            transient=_may_pass(error),
+        ) from None
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether it is the network's doing. What a host says wrongly, it would say again."""
+    for one in (error, *error.args):
+        if isinstance(one, socket.gaierror):
+            return one.errno == socket.EAI_AGAIN
+        if isinstance(one, ssl.SSLError):
+            return isinstance(one, ssl.SSLEOFError)
+    return any(
+        isinstance(one, (NewConnectionError, OSError, IncompleteRead))
+        for one in (error, *error.args)
+    )
 
 
 def _denied(detail: str) -> FetchError:

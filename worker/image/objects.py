@@ -3,27 +3,38 @@
 Endpoint and credentials are the operator's, through the platform's usual chain (environment, web
 identity, instance metadata); only bucket and key come from the event. The key is what follows the
 bucket, letter by letter: nothing in it is decoded, `?` and `#` belong to it.
+
+The stores' client follows redirects to any host. It takes the `Authorization` along to none, but
+`X-Amz-Security-Token`, a part of S3's credentials, it does. So an object of S3 is fetched by a
+signed URL and our own hands, which follow no redirect.
 """
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import obstore
-from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import (
+    BaseError,
+    GenericError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from worker.errors import FetchError, UnscreenedReason
-from worker.settings import Fetch
+from worker.settings import Fetch, buckets_are_public
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig  # exists for type checkers only
 
 type _Store = S3Store | GCSStore | AzureStore
+type GetSigned = Callable[[str, str, float], bytes]
+"""Gets a signed URL of a bucket within some seconds. Raises FetchError."""
 
 _STORES: dict[str, Callable[..., _Store]] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
 SCHEMES = frozenset(_STORES)
@@ -31,6 +42,8 @@ SCHEMES = frozenset(_STORES)
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,221}")
 _CHUNK_BYTES = 64 * 1024
 _STORES_KEPT = 64
+_SIGNED_FOR = timedelta(minutes=5)
+_FINAL_STATUS = re.compile(r"status code: 4(?!08|25|29)")
 
 
 def host_is_allowed(host: str, allowed: tuple[str, ...]) -> bool:
@@ -46,41 +59,63 @@ class ObjectFetcher:
     """Fetches objects for many threads. `config` overrides the stores' environment."""
 
     def __init__(
-        self, settings: Fetch, image_bytes: int, config: dict[str, Any] | None = None
+        self,
+        settings: Fetch,
+        image_bytes: int,
+        get_signed: GetSigned,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         self._settings = settings
         self._image_bytes = image_bytes
-        self._config = config or {}
+        self._get_signed = get_signed
+        self._config = dict(config or {})
+        self._signs = not self._config.get("skip_signature", buckets_are_public())
         self._store = lru_cache(_STORES_KEPT)(self._new_store)
         self._threads = ThreadPoolExecutor(settings.workers, "fetch-object")
 
-    def fetch(self, url: str) -> bytes:
-        """Fetch one object; blocks until `fetch.deadline_seconds` at most. Raises FetchError."""
-        scheme, bucket, key = self._admit(url)
-        # The client's timeouts are for one request, and finding credentials takes several: so the
-        # wait is bounded here, and the client ends what is left of it a little later.
-        deadline = time.monotonic() + self._settings.deadline_seconds
-        reading = self._threads.submit(self._read, scheme, bucket, key)
+    def fetch(self, url: str, seconds: float) -> bytes:
+        """Fetch one object in one attempt; blocks for `seconds` at most. Raises FetchError."""
+        scheme, bucket, key = self.admit(url)
+        deadline = time.monotonic() + seconds
+        if scheme == "s3" and self._signs:
+            signed = self._within(deadline, bucket, self._sign, bucket, key)
+            return self._get_signed(signed, bucket, deadline - time.monotonic())
+        return self._within(deadline, bucket, self._read, scheme, bucket, key)
+
+    def _within[**P, T](
+        self, deadline: float, bucket: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Have the stores' client do something until a deadline.
+
+        Its timeouts are for one request, and finding credentials takes several: so the wait is
+        bounded here, and the client ends what is left of it a little later.
+        """
+        working = self._threads.submit(work, *args, **kwargs)
         try:
-            return reading.result(timeout=deadline - time.monotonic())
+            return working.result(timeout=deadline - time.monotonic())
         except FileNotFoundError:
             raise FetchError(UnscreenedReason.FETCH_NOT_FOUND, f"{bucket}: no such key") from None
         except (PermissionDeniedError, UnauthenticatedError) as error:
             detail = f"{bucket}: {type(error).__name__}"
             raise FetchError(UnscreenedReason.FETCH_DENIED, detail) from None
-        except (BaseError, OSError, ValueError) as error:
-            reading.cancel()
+        except (BaseError, OSError, TypeError, ValueError) as error:
+            working.cancel()
             # The client's own timeouts have no type that tells them from other failures.
             if isinstance(error, TimeoutError) or time.monotonic() >= deadline:
-                raise FetchError(UnscreenedReason.FETCH_TIMEOUT, f"{bucket}: too slow") from None
-            detail = f"{bucket}: {type(error).__name__}"
-            raise FetchError(UnscreenedReason.FETCH_FAILED, detail) from None
+                detail = f"{bucket}: too slow"
+                raise FetchError(UnscreenedReason.FETCH_TIMEOUT, detail, transient=True) from None
+            raise FetchError(
+                UnscreenedReason.FETCH_FAILED,
+                f"{bucket}: {type(error).__name__}",
+                transient=_may_pass(error),
+            ) from None
 
     def close(self) -> None:
         """Let the threads end as their requests do."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _admit(self, url: str) -> tuple[str, str, str]:
+    def admit(self, url: str) -> tuple[str, str, str]:
+        """Scheme, bucket and key, held to the settings. Raises FetchError."""
         scheme, _, rest = url.partition("://")
         bucket, _, key = rest.partition("/")
         denied = UnscreenedReason.FETCH_DENIED
@@ -105,6 +140,9 @@ class ObjectFetcher:
             bucket, config=self._config, client_options=options, retry_config=once
         )
 
+    def _sign(self, bucket: str, key: str) -> str:
+        return obstore.sign(self._store("s3", bucket), "GET", key, _SIGNED_FOR)
+
     def _read(self, scheme: str, bucket: str, key: str) -> bytes:
         result = obstore.get(self._store(scheme, bucket), key)
         too_large = FetchError(
@@ -118,3 +156,8 @@ class ObjectFetcher:
             if len(data) > self._image_bytes:
                 raise too_large
         return bytes(data)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether another attempt may succeed: the client has one type for all of it, and texts."""
+    return isinstance(error, GenericError) and not _FINAL_STATUS.search(str(error))

@@ -24,6 +24,7 @@ class Certificate:
 
     server: ssl.SSLContext
     client: ssl.SSLContext
+    file: Path
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def fetcher() -> Iterator[Callable[..., Fetcher]]:
         ) -> Fetcher:
             given = {"allowed_schemes": ("http", "https"), "allow_private_addresses": True}
             values = given | {"workers": 4, "deadline_seconds": 20} | settings
-            more = {"resolve": resolve} if resolve else {}
+            more: dict[str, Any] = {"resolve": resolve} if resolve else {}
             return stack.enter_context(
                 contextlib.closing(Fetcher(Fetch(**values), IMAGE_BYTES, tls=tls, **more))
             )
@@ -65,4 +66,5 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     subprocess.run([*new, *subject, *files], check=True, capture_output=True)
     serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     serving.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-    return Certificate(serving, ssl.create_default_context(cafile=folder / "cert.pem"))
+    trusting = ssl.create_default_context(cafile=folder / "cert.pem")
+    return Certificate(serving, trusting, folder / "cert.pem")
