@@ -1,18 +1,24 @@
 """Whatever the bytes are: a picture, or a DecodeError."""
 
 import io
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 import numpy as np
-from hypothesis import given
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from worker.errors import DecodeError
 from worker.image.decode import decode
-from worker.records import DecodedImage
-from worker.settings import Limits
+from worker.image.preprocess import prepare
+from worker.image.sandbox import Sandbox
+from worker.records import DecodedImage, ImageInfo, Pixels, Preprocessing
+from worker.settings import Decode, Limits
 
 LIMITS = Limits(image_pixels=1_000_000, image_frames=5)
+PREPROCESSING = Preprocessing("test", 8, "bilinear")
 
 
 def _samples() -> list[bytes]:
@@ -44,6 +50,13 @@ SAMPLES = st.sampled_from(_samples())
 SIGNATURES = st.sampled_from(
     [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF\0\0\0\0WEBPVP8L"]
 )
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    made = Sandbox(Decode(workers=1, deadline_seconds=60), LIMITS, PREPROCESSING)
+    yield made
+    made.close()
 
 
 def attempt(data: bytes) -> DecodedImage | None:
@@ -82,3 +95,23 @@ def test_one_grafted_onto_another(head: bytes, tail: bytes, end: float, start: f
 @given(SIGNATURES, st.binary(max_size=2000))
 def test_random_bytes(signature: bytes, rest: bytes) -> None:
     attempt(signature + rest)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(SAMPLES, st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=20))
+def test_a_sandboxed_child_says_the_same(
+    sandbox: Sandbox, data: bytes, changes: list[tuple[int, int]]
+) -> None:
+    damaged = bytearray(data)
+    for at, value in changes:
+        damaged[at % len(damaged)] = value
+
+    def told(prepare: Callable[[bytes], tuple[ImageInfo, Pixels]]) -> object:
+        try:
+            info, pixels = prepare(bytes(damaged))
+        except DecodeError as error:
+            return error.reason, str(error)
+        return info, pixels.tobytes()
+
+    expected = told(lambda data: prepare(data, LIMITS, PREPROCESSING))
+    assert told(lambda data: sandbox.prepare(data, nullcontext)) == expected

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from worker.demo.edits import EDITS, UNEDITED
 from worker.demo.uploads import Upload
 from worker.events import DeadLetter, Match, MatchEvent, Verdict
+from worker.image.edits import EDITS, UNEDITED
 from worker.settings import Topics
 from worker.stream.tools import Result
 

@@ -18,9 +18,9 @@ from typing import Literal
 
 from PIL import Image
 
-from worker.demo.edits import EDITS, UNEDITED
 from worker.demo.pictures import Picture
 from worker.errors import DeadLetterReason, UnscreenedReason
+from worker.image.edits import EDITS, UNEDITED
 from worker.records import Headers
 
 type Format = Literal["JPEG", "PNG", "WEBP", "GIF"]

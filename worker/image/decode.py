@@ -15,13 +15,16 @@ Rules:
 """
 
 import hashlib
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -29,26 +32,53 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from worker.errors import DecodeError, UnscreenedReason
+from worker.image import headers
+from worker.image.headers import Header
 from worker.records import DecodedImage, ImageInfo
-from worker.settings import Limits
-from worker.telemetry import metrics
+
+if TYPE_CHECKING:  # a sandboxed child decodes without it, in half the memory
+    from worker.settings import Limits
 
 # The limits below are per call and come before decoding; Pillow's would warn, and be in their way.
 Image.MAX_IMAGE_PIXELS = None
 # Damaged metadata is no news to anyone, and it must not reach stderr once per hostile upload.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-_READERS: dict[str, type[ImageFile]] = {
-    "JPEG": JpegImageFile,
-    "PNG": PngImageFile,
-    "GIF": GifImageFile,
-    "WEBP": WebPImageFile,
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One kind of file that is decoded.
+
+    `peak_bytes_per_pixel` is the most that decoding was measured to hold: Pillow's copies at 4
+    bytes a pixel (with transparency three of them, for WebP two canvases more), or one and what
+    becomes the array, twice 3. `sandboxed`: only ever decoded in a process of its own.
+    """
+
+    signature: re.Pattern[bytes]
+    header: Callable[[bytes, int], Header]
+    reader: type[ImageFile]
+    peak_bytes_per_pixel: int
+    sandboxed: bool = True
+
+
+FORMATS = {
+    "JPEG": Format(re.compile(rb"\xff\xd8\xff"), headers.jpeg, JpegImageFile, 10, sandboxed=False),
+    "PNG": Format(
+        re.compile(rb"\x89PNG\r\n\x1a\n"), headers.png, PngImageFile, 12, sandboxed=False
+    ),
+    "GIF": Format(re.compile(rb"GIF8[79]a"), headers.gif, GifImageFile, 12, sandboxed=False),
+    "WEBP": Format(
+        re.compile(rb"RIFF.{4}WEBP", re.DOTALL), headers.webp, WebPImageFile, 20, sandboxed=False
+    ),
 }
+MOST_PASSES = 1_000_000_000
+"""Scans of a JPEG times its pixels. Each scan goes over the picture, though it may hold nothing."""
+FREE_SCANS = 20
+"""No encoder makes more, so as many are fine at any size."""
 _END_OF_JPEG = b"\xff\xd9"
 _FILLER = (127, 128)
 _LEAST_VISIBLE = 0.01
 _PNG_BIT_DEPTH, _DEEP = 24, 16
-_GIF_HEADER_BYTES, _GIF_IMAGE, _GIF_EXTENSION = 13, 0x2C, 0x21
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -61,15 +91,11 @@ _UPRIGHT = {
 }
 _SWAPS_SIDES = {_UPRIGHT[tag] for tag in (5, 6, 7, 8)}
 
-# The most that decoding was measured to hold: Pillow's copies at 4 bytes a pixel (with transparency
-# three of them, for WebP two canvases more), or one and what becomes the array, twice 3.
-_PEAK_BYTES_PER_PIXEL = {"JPEG": 10, "PNG": 12, "GIF": 12, "WEBP": 20}
-
 type Reserve = Callable[[int], AbstractContextManager[object]]
 
 
 def decode(
-    data: bytes, limits: Limits, target: int | None = None, reserve: Reserve | None = None
+    data: bytes, limits: "Limits", target: int | None = None, reserve: Reserve | None = None
 ) -> DecodedImage:
     """Decode one picture.
 
@@ -82,40 +108,35 @@ def decode(
     """
     if len(data) > limits.image_bytes:
         raise DecodeError(UnscreenedReason.TOO_LARGE, f"{len(data)} bytes encoded")
-    kind = _kind(data)
+    kind = kind_of(data)
     with _as_undecodable(kind):
-        image = _READERS[kind](BytesIO(data))
-        width, height = image.size
-        frames = _frames(kind, data, image, limits.image_frames)
-        _judge(width, height, frames, limits)
-        _scale(image, target)
-    peak = image.width * image.height * _PEAK_BYTES_PER_PIXEL[kind]
-    with (reserve or nullcontext)(peak), _as_undecodable(kind):
-        image, truncated = _load(kind, data, image, target)
-        orientation = _orientation(image)
+        header = FORMATS[kind].header(data, limits.image_frames)
+        if not (header.width and header.height):
+            raise headers.Malformed("no size")
+    width, height = header.width, header.height
+    judge(width, height, header.frames, limits)
+    if header.scans > FREE_SCANS and header.scans * width * height > MOST_PASSES:
+        raise DecodeError(UnscreenedReason.UNDECODABLE, f"{header.scans} scans")
+    with (reserve or nullcontext)(_peak(kind, header, target)), _as_undecodable(kind):
+        image, truncated = _load(kind, header, target)
         rgb = _rgb(image)
         del image
+        orientation = _UPRIGHT.get(header.orientation)
         if orientation is not None:
             rgb = rgb.transpose(orientation)
         pixels = np.asarray(rgb)
     if orientation in _SWAPS_SIDES:
         width, height = height, width
-    metrics.DECODES.labels(kind).inc()
     digest = hashlib.sha256(data).hexdigest()
-    info = ImageInfo(kind, width, height, frames, len(data), digest, truncated)
+    info = ImageInfo(kind, width, height, header.frames, len(data), digest, truncated)
     return DecodedImage(info, pixels)
 
 
-def _kind(data: bytes) -> str:
-    """The format by its signature; what follows is up to the reader."""
-    if data.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        return "GIF"
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return "WEBP"
+def kind_of(data: bytes) -> str:
+    """The format by its signature; what follows is up to the reader. Raises DecodeError."""
+    for kind, known in FORMATS.items():
+        if known.signature.match(data):
+            return kind
     raise DecodeError(UnscreenedReason.UNSUPPORTED_FORMAT, "not a JPEG, PNG, WebP or GIF")
 
 
@@ -126,12 +147,15 @@ def _as_undecodable(kind: str) -> Iterator[None]:
         yield
     except DecodeError:
         raise
+    except headers.Malformed as error:
+        raise DecodeError(UnscreenedReason.UNDECODABLE, f"broken {kind} ({error})") from None
     except Exception as error:  # noqa: BLE001 - the readers raise nearly everything there is
         name = type(error).__name__
         raise DecodeError(UnscreenedReason.UNDECODABLE, f"broken {kind} ({name})") from None
 
 
-def _judge(width: int, height: int, frames: int, limits: Limits) -> None:
+def judge(width: int, height: int, frames: int, limits: "Limits") -> None:
+    """Hold a picture to the limits. Raises DecodeError."""
     if width * height > limits.image_pixels:
         raise DecodeError(UnscreenedReason.TOO_MANY_PIXELS, f"{width}x{height} pixels")
     if max(width, height) > limits.image_aspect_ratio * min(width, height):
@@ -142,49 +166,28 @@ def _judge(width: int, height: int, frames: int, limits: Limits) -> None:
         )
 
 
-def _frames(kind: str, data: bytes, image: ImageFile, limit: int) -> int:
-    """Frames of an animation, else 1. A GIF's are counted up to one beyond `limit`."""
-    if kind == "GIF":
-        return _gif_frames(data, limit)
-    return int(getattr(image, "n_frames", 1))
+def most_bytes(limits: "Limits") -> int:
+    """What decoding may hold at most, whatever the picture."""
+    a_pixel = max(known.peak_bytes_per_pixel for known in FORMATS.values())
+    return limits.image_pixels * (a_pixel + headers.MOST_COEFFICIENT_BYTES)
 
 
-def _gif_frames(data: bytes, limit: int) -> int:
-    """Count the image blocks without decoding one; Pillow would walk through millions of them."""
-    frames = 0
-    at = _GIF_HEADER_BYTES + _color_table_bytes(data[10])
-    while at < len(data) and frames <= limit:
-        block = data[at]
-        if block == _GIF_IMAGE:  # descriptor, colour table, code size, data
-            frames += 1
-            if at + 9 >= len(data):
-                break
-            at = _after_sub_blocks(data, at + 11 + _color_table_bytes(data[at + 9]))
-        elif block == _GIF_EXTENSION:  # label, data
-            at = _after_sub_blocks(data, at + 2)
-        else:  # the trailer, or nothing that a reader would go on from
-            break
-    return max(frames, 1)
+def _peak(kind: str, header: Header, target: int | None) -> int:
+    """What decoding will hold at most. All passes of a JPEG are kept at its full size."""
+    width, height = header.width, header.height
+    scale = 1
+    if kind == "JPEG" and target is not None:  # as `draft` will choose
+        possible = min(width, height) // (2 * target)
+        scale = next((s for s in (8, 4, 2) if possible >= s), 1)
+    loaded = -(-width // scale) * -(-height // scale)
+    passes = width * height * header.coefficient_bytes
+    return loaded * FORMATS[kind].peak_bytes_per_pixel + passes
 
 
-def _color_table_bytes(flags: int) -> int:
-    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
-
-
-def _after_sub_blocks(data: bytes, at: int) -> int:
-    """Each block is led by its length; a length of 0 ends them."""
-    while at < len(data) and data[at]:
-        at += data[at] + 1
-    return at + 1
-
-
-def _scale(image: ImageFile, target: int | None) -> None:
-    if target is not None:
-        image.draft(None, (2 * target, 2 * target))
-
-
-def _load(kind: str, data: bytes, image: ImageFile, target: int | None) -> tuple[ImageFile, bool]:
+def _load(kind: str, header: Header, target: int | None) -> tuple[ImageFile, bool]:
     """Decode the pixels; returns the image, and whether it ended early."""
+    data = header.data
+    image = _open(kind, header, data, target)
     try:
         image.load()
     except OSError:
@@ -195,14 +198,21 @@ def _load(kind: str, data: bytes, image: ImageFile, target: int | None) -> tuple
             # Pixels cut to 8 bits cannot be told from a transparent colour of 16: hide none.
             image.info.pop("transparency", None)
         return image, False
-    stream = BytesIO(data + _END_OF_JPEG)
-    image = JpegImageFile(stream)
-    first_scan = stream.tell()  # the reader stops where its data begin
-    _scale(image, target)
+    image = _open(kind, header, data + _END_OF_JPEG, target)
     image.load()
-    if len(data) <= first_scan or _visible(image) < _LEAST_VISIBLE:
+    if len(data) <= header.first_scan or _visible(image) < _LEAST_VISIBLE:
         raise DecodeError(UnscreenedReason.UNDECODABLE, "the JPEG ends before there is a picture")
     return image, True
+
+
+def _open(kind: str, header: Header, data: bytes, target: int | None) -> ImageFile:
+    """The reader, which has to see the picture that was judged."""
+    image = FORMATS[kind].reader(BytesIO(data))
+    if image.size != (header.width, header.height):
+        raise headers.Malformed("of two sizes")
+    if target is not None:
+        image.draft(None, (2 * target, 2 * target))
+    return image
 
 
 def _visible(image: ImageFile) -> float:
@@ -210,14 +220,6 @@ def _visible(image: ImageFile) -> float:
     levels = np.asarray(image)[::4, ::4]  # a sample, for the sake of memory
     painted = (levels < _FILLER[0]) | (levels > _FILLER[1])
     return float(painted.reshape(*painted.shape[:2], -1).any(axis=-1).mean())
-
-
-def _orientation(image: ImageFile) -> Image.Transpose | None:
-    """How to turn the picture upright. Damaged metadata turn nothing, as in a browser."""
-    try:
-        return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # noqa: BLE001 - a TIFF reader on hostile bytes
-        return None
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 import pytest
 
 from worker.demo import uploads
-from worker.demo.edits import EDITS, UNEDITED
 from worker.errors import BadEvent, DecodeError
 from worker.image.decode import decode
+from worker.image.edits import EDITS, UNEDITED
 from worker.records import Position, Record
 from worker.settings import Limits
 from worker.stream import admission

@@ -1,7 +1,7 @@
 """What people do to a picture before they post it again, each as a small function of a picture.
 
 All take and return RGB and change nothing in place. `quality` and the format in which the result
-is sent are told by `uploads`; an edit is about what the picture looks like.
+is sent are the sender's; an edit is about what the picture looks like.
 """
 
 import io

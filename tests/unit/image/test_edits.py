@@ -1,12 +1,18 @@
 import numpy as np
 import pytest
+from PIL import Image
 
-from worker.demo.edits import EDITS, UNEDITED
+from worker.image.edits import EDITS, UNEDITED
+
+
+@pytest.fixture
+def picture():
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    return Image.fromarray(coarse).resize((200, 150), Image.Resampling.BICUBIC)
 
 
 @pytest.mark.parametrize("what", EDITS)
-def test_an_edit_makes_another_rgb_picture_and_leaves_the_first_alone(what, references):
-    picture = references[0].image
+def test_an_edit_makes_another_rgb_picture_and_leaves_the_first_alone(what, picture):
     before = picture.tobytes()
     edited = EDITS[what](picture)
     assert edited.mode == "RGB"
@@ -15,8 +21,7 @@ def test_an_edit_makes_another_rgb_picture_and_leaves_the_first_alone(what, refe
     assert same == (what == UNEDITED)
 
 
-def test_edits_do_what_they_are_called(references):
-    picture = references[0].image
+def test_edits_do_what_they_are_called(picture):
     pixels = np.asarray(picture)
     assert np.array_equal(np.asarray(EDITS["negative"](picture)), 255 - pixels)
     assert np.array_equal(np.asarray(EDITS["mirrored"](picture)), pixels[:, ::-1])

@@ -1,0 +1,311 @@
+"""Decoding in processes: the same pictures, and nothing that a decoder does gets out."""
+
+import contextlib
+import functools
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.fixtures.bombs import noise
+from tests.fixtures.hostile_decoder import ACTS, LIES, SIGNATURE
+from worker.errors import DecodeError, StartupError, UnscreenedReason
+from worker.image import decode as decoding
+from worker.image.budget import ByteBudget
+from worker.image.decoder import Decoder
+from worker.image.preprocess import prepare
+from worker.image.sandbox import SLACK_BYTES, Sandbox
+from worker.records import Preprocessing
+from worker.settings import Decode, Limits
+from worker.telemetry import metrics
+
+LIMITS = Limits()
+PREPROCESSING = Preprocessing("test", 96, "bicubic")
+HOSTILE = "tests.fixtures.hostile_decoder"
+CONFINED = {"exit": "exit code 3", "raise": "exit code 1", "allocate": "exit code 1"}
+CONFINED |= {"segfault": "SIGSEGV", "abort": "SIG"}
+
+
+def encode(image: Image.Image, kind: str, **options) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+@functools.cache
+def files() -> list[bytes]:
+    """Every format and mode, whole and cut, turned and transparent."""
+    image, exif = noise(700, 500), Image.Exif()
+    exif[0x0112] = 6
+    encoded = [
+        encode(image, "JPEG", quality=90, exif=exif),
+        encode(image, "JPEG", progressive=True),
+        encode(image.convert("CMYK"), "JPEG"),
+        encode(image.convert("RGBA"), "PNG", exif=exif),
+        encode(image.convert("P"), "PNG", transparency=3),
+        encode(image.convert("L"), "GIF", save_all=True, append_images=[image.convert("L")] * 3),
+        encode(image, "WEBP", lossless=True, exif=exif),
+        encode(image, "WEBP", save_all=True, append_images=[image.rotate(90)]),
+    ]
+    return [*encoded, *(data[: len(data) // 2] for data in encoded)]
+
+
+def outcome(prepare, data):
+    try:
+        info, pixels = prepare(data)
+    except DecodeError as error:
+        return error.reason, str(error)
+    return info, pixels.shape, pixels.tobytes()
+
+
+@contextlib.contextmanager
+def sandbox(program=HOSTILE, workers=1, seconds=30.0, **limits):
+    settings = Decode(workers=workers, isolation="processes", deadline_seconds=seconds)
+    made = Sandbox(settings, Limits(**limits), PREPROCESSING, program)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def children(pid: int | str = "self") -> set[int]:
+    threads = Path(f"/proc/{pid}/task").glob("*/children")
+    return {int(child) for thread in threads for child in thread.read_text().split()}
+
+
+def replaced(reason):
+    return metrics.DECODERS_REPLACED.labels(reason)._value.get()
+
+
+@pytest.fixture(scope="module")
+def hostile():
+    with sandbox() as made:
+        yield made
+
+
+@pytest.fixture
+def others():
+    """Children that were there before."""
+    return children()
+
+
+def test_pictures_are_the_same_to_the_bit():
+    decoder = Decoder(Decode(workers=2, isolation="processes"), LIMITS, PREPROCESSING)
+    before = {reason: replaced(reason) for reason in ("crashed", "timeout", "lied")}
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = pool.map(
+                lambda data: outcome(lambda d: decoder.prepare(d, nullcontext), data), files() * 3
+            )
+            for data, one in zip(files() * 3, found, strict=True):
+                assert one == outcome(lambda d: in_threads(d, nullcontext), data)
+    finally:
+        decoder.close()
+    assert before == {reason: replaced(reason) for reason in before}
+
+
+@pytest.mark.parametrize("act", sorted(set(ACTS) - {"hang"}))
+def test_what_a_decoder_tries_ends_it_alone(hostile, act):
+    before = replaced("crashed")
+    with pytest.raises(DecodeError) as caught:
+        hostile.prepare(SIGNATURE + act.encode(), nullcontext)
+    assert caught.value.reason is UnscreenedReason.DECODER_CRASHED
+    assert CONFINED.get(act, "SIGSYS") in str(caught.value)
+    assert replaced("crashed") == before + 1
+    assert hostile.prepare(files()[0], nullcontext)[0].format == "JPEG"
+    assert not Path("created-by-a-decoder").exists()
+
+
+@pytest.mark.parametrize("lie", sorted(LIES))
+def test_a_child_that_lies_is_ended(hostile, lie):
+    before = replaced("lied")
+    with pytest.raises(DecodeError) as caught:
+        hostile.prepare(SIGNATURE + lie.encode(), nullcontext)
+    assert caught.value.reason is UnscreenedReason.DECODER_CRASHED
+    assert str(caught.value) == "the decoder gave a false answer"
+    assert replaced("lied") == before + 1
+    assert hostile.prepare(files()[0], nullcontext)[0].format == "JPEG"
+
+
+def test_an_answer_too_many_is_never_taken_for_the_next_picture(hostile):
+    with pytest.raises(DecodeError, match="broken"):
+        hostile.prepare(SIGNATURE + b"twice", nullcontext)
+    assert hostile.prepare(files()[0], nullcontext)[0].format == "JPEG"
+
+
+def test_a_picture_that_takes_too_long_is_ended_and_others_go_on():
+    with sandbox(workers=2, seconds=2.0) as made, ThreadPoolExecutor(2) as pool:
+        before = replaced("timeout")
+        stuck = pool.submit(made.prepare, SIGNATURE + b"hang", nullcontext)
+        for data in files()[:4]:
+            assert made.prepare(data, nullcontext)
+        with pytest.raises(DecodeError) as caught:
+            stuck.result()
+        assert caught.value.reason is UnscreenedReason.DECODE_TIMEOUT
+        assert replaced("timeout") == before + 1
+
+
+def test_nothing_of_the_parent_is_in_the_environment(monkeypatch):
+    monkeypatch.setenv("COPYSIEVE_KAFKA__SASL__PASSWORD", "secret")
+    with sandbox() as made, pytest.raises(DecodeError, match="clean"):
+        made.prepare(SIGNATURE + b"environment", nullcontext)
+
+
+def in_threads(data, reserve):
+    return prepare(data, LIMITS, PREPROCESSING, reserve)
+
+
+def reserved(prepare, data):
+    """What is asked for, and given back as a negative number."""
+    asked = []
+
+    @contextlib.contextmanager
+    def reserve(nbytes):
+        asked.append(nbytes)
+        yield
+        asked.append(-nbytes)
+
+    with contextlib.suppress(DecodeError):
+        prepare(data, reserve)
+    return asked
+
+
+def test_memory_is_reserved_as_in_threads_and_the_wait_for_it_costs_no_time():
+    data = files()[0]
+    budget = ByteBudget(10_000_000, metrics.DECODED_BYTES)
+    with sandbox("worker.image.sandbox_child", seconds=1.0) as made, ThreadPoolExecutor(1) as pool:
+        for one in files():
+            assert reserved(made.prepare, one) == reserved(in_threads, one)
+        with budget.reserve(10_000_000):
+            waiting = pool.submit(made.prepare, data, budget.reserve)
+            time.sleep(1.5)
+            assert not waiting.done()
+        assert waiting.result()[0].format == "JPEG"
+        assert budget._reserved == 0
+
+
+def test_memory_is_bounded_by_what_was_reserved(others):
+    """The kernel holds a child to it: beyond it there is no memory, whatever the machine has."""
+    with sandbox(image_pixels=1_000_000) as made, ThreadPoolExecutor(1) as pool:
+        (child,) = children() - others
+        trying = pool.submit(made.prepare, SIGNATURE + b"allocate", nullcontext)
+        peak = 0
+        while not trying.done():
+            with contextlib.suppress(OSError, IndexError):
+                status = Path(f"/proc/{child}/status").read_text(encoding="ascii")
+                peak = max(peak, 1024 * int(status.split("VmHWM:")[1].split()[0]))
+        with pytest.raises(DecodeError, match="exit code 1"):
+            trying.result()
+    assert 0 < peak < SLACK_BYTES + 100_000_000
+
+
+def test_children_have_one_thread_no_privileges_and_nothing_open(others):
+    with sandbox("worker.image.sandbox_child", workers=3) as made:
+        assert made.prepare(files()[0], nullcontext)
+        for child in children() - others:
+            status = Path(f"/proc/{child}/status").read_text(encoding="ascii")
+            if "Seccomp:\t2" not in status:  # still starting
+                continue
+            assert "Threads:\t1" in status
+            assert "NoNewPrivs:\t1" in status
+            opened = {str(one.readlink()) for one in Path(f"/proc/{child}/fd").iterdir()}
+            kinds = {name.split(":")[0].split(" ")[0] for name in opened}
+            assert kinds == {"/dev/null", "socket", "/memfd"}
+    assert not children() - others
+
+
+def test_signals_are_the_parents_business(others):
+    with sandbox("worker.image.sandbox_child") as made:
+        (child,) = children() - others
+        assert os.getpgid(child) != os.getpgid(0)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(child, number)
+        assert made.prepare(files()[0], nullcontext)
+        assert children() - others == {child}
+
+
+def test_a_child_killed_while_idle_costs_no_picture(others):
+    with sandbox("worker.image.sandbox_child") as made:
+        (child,) = children() - others
+        os.kill(child, signal.SIGKILL)
+        while alive(child):
+            time.sleep(0.01)
+        assert made.prepare(files()[0], nullcontext)
+        assert children() - others not in (set(), {child})
+
+
+def test_no_child_survives_a_killed_worker():
+    code = (
+        "from contextlib import nullcontext; import sys, threading; "
+        "from tests.unit.image.test_sandbox import sandbox, SIGNATURE, children\n"
+        "with sandbox(workers=2, seconds=1000) as made:\n"
+        "    run = lambda: made.prepare(SIGNATURE + b'hang', nullcontext)\n"
+        "    threading.Thread(target=run, daemon=True).start()\n"
+        "    print(*children(), flush=True); threading.Event().wait()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=os.environ
+    ) as worker:
+        assert worker.stdout is not None
+        left = [int(child) for child in worker.stdout.readline().split()]
+        assert len(left) == 2
+        worker.kill()
+    while any(alive(child) for child in left):  # the test's own limit ends this
+        time.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").split()[2] != "Z"
+    return False
+
+
+def test_a_program_that_does_not_start_is_told():
+    with pytest.raises(StartupError, match="did not start: the decoder ended with exit code 1"):
+        Sandbox(Decode(workers=2), LIMITS, PREPROCESSING, "worker.image.nowhere")
+
+
+def test_formats_are_sandboxed_unless_the_table_says_otherwise(monkeypatch):
+    """A new format needs an entry; in threads mode it alone goes to the children."""
+    plain = Decoder(Decode(workers=1), LIMITS, PREPROCESSING)
+    assert plain._sandbox is None
+    plain.close()
+    monkeypatch.setitem(
+        decoding.FORMATS,
+        "GIF",
+        decoding.Format(
+            **{name: getattr(decoding.FORMATS["GIF"], name) for name in ("signature", "header")},
+            reader=decoding.FORMATS["GIF"].reader,
+            peak_bytes_per_pixel=12,
+        ),
+    )
+    decoder = Decoder(Decode(workers=1), LIMITS, PREPROCESSING)
+    assert decoder._sandbox is not None
+    asked = []
+
+    def prepare_in_child(data, reserve):
+        asked.append(data)
+        return children_prepare(data, reserve)
+
+    children_prepare = decoder._sandbox.prepare
+    monkeypatch.setattr(decoder._sandbox, "prepare", prepare_in_child)
+    gif, png = encode(noise(), "GIF"), encode(noise(), "PNG")
+    for data in (gif, png):
+        assert decoder.prepare(data, nullcontext)
+    decoder.close()
+    assert asked == [gif]
+
+
+def test_answers_are_of_one_length():
+    """The longest honest one fits."""
+    longest = json.dumps({"reason": "too_many_frames", "detail": "x" * 120})
+    assert len(longest) < 256

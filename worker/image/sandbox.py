@@ -1,0 +1,357 @@
+"""Decoding in child processes that can do nothing else.
+
+A flaw in a decoder's C code is then worth one child, not the worker. The children are long-lived:
+interpreters of their own (never a fork of this process with its threads), with a clean
+environment, that run `sandbox_child.py`. Parent and child talk over a socket pair:
+
+    child   once: ready, its address space, whether the kernel confines it
+    parent  length, encoded bytes
+    child   what decoding will hold in memory           -> the parent reserves it, and says go
+    child   the picture's facts; the pixels lie in shared memory of one fixed size
+            or why there is no picture
+
+Whatever comes from a child is taken for hostile: answers are of one length and checked to the last
+field, the pixels' shape and the file's format, length and digest are the parent's own. A child that
+lies, dies, or is not done at the deadline is killed and replaced, and its picture alone is
+unscreened.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import mmap
+import os
+import queue
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from worker.errors import DecodeError, StartupError, UnscreenedReason
+from worker.image.decode import Reserve, judge, kind_of, most_bytes
+from worker.image.sandbox_child import ANSWER_BYTES, GO, REQUEST
+from worker.records import ImageInfo, Pixels, Preprocessing
+from worker.settings import MIB, Decode, Limits
+from worker.telemetry import log, metrics
+
+CHILD = "worker.image.sandbox_child"
+START_SECONDS = 60.0
+CLOSE_SECONDS = 1.0
+SLACK_BYTES = 96 * MIB
+"""What a reader takes beside the picture, and the allocator keeps."""
+COPIES = 4
+"""How often encoded bytes may be in memory."""
+_ROOT = Path(__file__).parents[2]
+_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",
+    # Fixed, for else they grow. What is large goes back at once, so that no picture is charged for
+    # the last one; what is small stays, since fresh pages for each picture double its time.
+    "MALLOC_MMAP_THRESHOLD_": str(16 * MIB),
+    "MALLOC_TRIM_THRESHOLD_": str(32 * MIB),
+}
+
+logger = log.get(__name__)
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class _Ready(_Answer):
+    address_space: Annotated[int, Field(gt=0, lt=1 << 40)]
+    confined: bool
+
+
+class _Need(_Answer):
+    need: Annotated[int, Field(ge=0, lt=1 << 40)]
+
+
+class _Picture(_Answer):
+    width: Annotated[int, Field(gt=0, lt=1 << 32)]
+    height: Annotated[int, Field(gt=0, lt=1 << 32)]
+    frames: Annotated[int, Field(gt=0, lt=1 << 32)]
+    truncated: bool
+
+
+class _Refusal(_Answer):
+    reason: Literal[
+        "undecodable", "too_many_pixels", "too_many_frames", "bad_aspect_ratio", "too_large"
+    ]
+    detail: Annotated[str, Field(pattern=r"^[A-Za-z0-9 (),.-]{1,120}$")]
+
+
+_READY: TypeAdapter[_Ready] = TypeAdapter(_Ready)
+_FIRST: TypeAdapter[_Need | _Refusal] = TypeAdapter(_Need | _Refusal)
+_LAST: TypeAdapter[_Picture | _Refusal] = TypeAdapter(_Picture | _Refusal)
+
+
+class _Broken(Exception):
+    """A child that cannot be used any more: `crashed`, `timeout` or `lied`."""
+
+    def __init__(self, why: Literal["crashed", "timeout", "lied"]) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+class Sandbox:
+    """`decode.workers` children, used by as many threads."""
+
+    def __init__(
+        self, decode: Decode, limits: Limits, preprocessing: Preprocessing, program: str = CHILD
+    ) -> None:
+        """Start the children. `program` is the module that they run.
+
+        Raises StartupError if they do not start.
+        """
+        self._settings = decode
+        self._limits = limits
+        self._preprocessing = preprocessing
+        self._program = program
+        self._idle: queue.SimpleQueue[_Child | StartupError] = queue.SimpleQueue()
+        self._wanted: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        for _ in range(decode.workers):
+            self._wanted.put(True)
+        # Children die with the thread that started them, so it has to outlive them all.
+        self._thread = threading.Thread(target=self._keep, name="sandbox", daemon=True)
+        self._thread.start()
+        try:
+            first = self._take()
+        except StartupError:
+            self.close()
+            raise
+        if not first.confined:
+            logger.warning("sandbox_without_seccomp", detail="decoders may open files and sockets")
+        self._idle.put(first)
+
+    def prepare(self, data: bytes, reserve: Reserve) -> tuple[ImageInfo, Pixels]:
+        """Decode one picture in a child, and resize it: uint8 [size, size, 3].
+
+        `reserve` as in `decode`. Raises DecodeError; StartupError when a child cannot be replaced.
+        """
+        if len(data) > self._limits.image_bytes:
+            raise DecodeError(UnscreenedReason.TOO_LARGE, f"{len(data)} bytes encoded")
+        kind = kind_of(data)
+        child = self._take()
+        try:
+            picture, pixels = child.prepare(data, reserve, self._settings.deadline_seconds)
+            self._judge(picture)
+        except _Broken as broken:
+            raise self._replace(child, broken.why) from None
+        except DecodeError:
+            self._idle.put(child)
+            raise
+        self._idle.put(child)
+        digest = hashlib.sha256(data).hexdigest()
+        facts = picture.model_dump()
+        return ImageInfo(format=kind, bytes=len(data), sha256=digest, **facts), pixels
+
+    def close(self) -> None:
+        """End the children. One that is still busy ends when it comes back, or with the process."""
+        self._wanted.put(False)
+        self._thread.join(CLOSE_SECONDS)
+
+    def _keep(self) -> None:
+        """Start children as they are wanted; at the end collect them all."""
+        while self._wanted.get():
+            try:
+                child = _Child(self._program, self._limits, self._preprocessing)
+            except OSError as error:
+                self._idle.put(StartupError(f"a decoder did not start: {error.strerror}"))
+            else:
+                self._idle.put(child)
+        for _ in range(self._settings.workers):
+            if isinstance(last := self._idle.get(), _Child):
+                last.end()
+
+    def _take(self) -> "_Child":
+        """An idle child that is ready and well."""
+        while True:
+            child = self._idle.get()
+            if isinstance(child, StartupError):
+                self._idle.put(child)
+                raise child
+            try:
+                child.wait_ready()
+            except _Broken:
+                child.end()
+                failure = StartupError(f"a decoder did not start: {child.death}")
+                self._idle.put(failure)
+                raise failure from None
+            if child.quiet:
+                return child
+            self._replace(child, "crashed")  # while it was idle: no picture's fault
+
+    def _judge(self, picture: _Picture) -> None:
+        """An honest child would not have let it pass."""
+        try:
+            judge(picture.width, picture.height, picture.frames, self._limits)
+        except DecodeError:
+            raise _Broken("lied") from None
+
+    def _replace(self, child: "_Child", why: Literal["crashed", "timeout", "lied"]) -> DecodeError:
+        """Kill a child and order another; returns the error of its picture."""
+        child.end()
+        metrics.DECODERS_REPLACED.labels(why).inc()
+        self._wanted.put(True)
+        if why == "timeout":
+            seconds = self._settings.deadline_seconds
+            return DecodeError(UnscreenedReason.DECODE_TIMEOUT, f"not decoded in {seconds:g} s")
+        detail = "the decoder gave a false answer" if why == "lied" else child.death
+        logger.warning("decoder_replaced", reason=why, detail=detail)
+        return DecodeError(UnscreenedReason.DECODER_CRASHED, detail)
+
+
+class _Child:
+    """One process, and what is shared with it. Used by one thread at a time."""
+
+    def __init__(self, program: str, limits: Limits, preprocessing: Preprocessing) -> None:
+        """Start it, and do not wait for it. Raises OSError."""
+        self.confined = False
+        self._ready = False
+        self._ends = time.monotonic() + START_SECONDS
+        self._most = most_bytes(limits) + COPIES * limits.image_bytes
+        size = preprocessing.size
+        self._shape = (size, size, 3)
+        with contextlib.ExitStack() as parts:
+            self._channel, theirs = socket.socketpair()
+            parts.callback(theirs.close)
+            pixels = _sealed_memory(3 * size * size)
+            parts.callback(os.close, pixels)
+            self._shared = mmap.mmap(pixels, 0, prot=mmap.PROT_READ)
+            setup = {
+                "channel": theirs.fileno(),
+                "pixels": pixels,
+                "limits": limits.model_dump(),
+                "preprocessing": asdict(preprocessing),
+            }
+            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and program
+                (sys.executable, "-P", "-s", "-B", "-m", program, json.dumps(setup)),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env={"PYTHONPATH": str(_ROOT)} | _ENVIRONMENT,
+                pass_fds=(theirs.fileno(), pixels),
+                start_new_session=True,  # Ctrl-C is for us: children go last
+            )
+
+    def wait_ready(self) -> None:
+        """Wait for the end of its start. Raises _Broken if it does not get there."""
+        if self._ready:
+            return
+        ready = self._answer(_READY)
+        self._idle_bytes, self.confined, self._ready = ready.address_space, ready.confined, True
+        for what in (
+            resource.RLIMIT_CORE,
+            resource.RLIMIT_FSIZE,
+            resource.RLIMIT_NOFILE,
+            resource.RLIMIT_NPROC,
+        ):
+            self._limit(what, 0)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether it lives and says nothing, as it should while it has nothing to do."""
+        self._channel.setblocking(False)
+        try:
+            self._channel.recv(1)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
+
+    @property
+    def death(self) -> str:
+        """What it died of, once it has."""
+        code = self._process.returncode
+        if code < 0:
+            return f"the decoder died of {signal.Signals(-code).name}"
+        return f"the decoder ended with exit code {code}"
+
+    def prepare(self, data: bytes, reserve: Reserve, seconds: float) -> tuple[_Picture, Pixels]:
+        """Raises DecodeError if it refuses the picture, _Broken if it has to go."""
+        copies = COPIES * len(data)
+        self._bound_memory(copies)
+        self._ends = time.monotonic() + seconds
+        self._send(REQUEST.pack(len(data)))
+        self._send(data)
+        first = _decoded(self._answer(_FIRST))
+        if first.need > self._most - copies:
+            raise _Broken("lied")
+        waiting = time.monotonic()
+        with reserve(first.need):
+            self._ends += time.monotonic() - waiting  # that was not the child's time
+            self._bound_memory(copies + first.need)
+            self._send(GO)
+            picture = _decoded(self._answer(_LAST))
+            return picture, np.frombuffer(self._shared, np.uint8).reshape(self._shape).copy()
+
+    def end(self) -> None:
+        """Kill it."""
+        self._channel.close()
+        with contextlib.suppress(BufferError):
+            self._shared.close()
+        self._process.kill()
+        self._process.wait()
+
+    def _bound_memory(self, nbytes: int) -> None:
+        """Beyond what it holds idle; until the next call."""
+        idle = self._idle_bytes + SLACK_BYTES
+        self._limit(resource.RLIMIT_AS, idle + nbytes, idle + self._most)
+
+    def _limit(self, what: int, soft: int, hard: int | None = None) -> None:
+        with contextlib.suppress(ProcessLookupError):  # the next answer tells
+            resource.prlimit(self._process.pid, what, (soft, soft if hard is None else hard))
+
+    def _send(self, data: bytes) -> None:
+        with self._as_broken():
+            self._channel.sendall(data)
+
+    def _answer[T](self, shape: TypeAdapter[T]) -> T:
+        received = b""
+        while len(received) < ANSWER_BYTES:
+            with self._as_broken():
+                part = self._channel.recv(ANSWER_BYTES - len(received))
+            if not part:
+                raise _Broken("crashed")
+            received += part
+        try:
+            return shape.validate_json(received)
+        except ValidationError:
+            raise _Broken("lied") from None
+
+    @contextlib.contextmanager
+    def _as_broken(self) -> Iterator[None]:
+        """One step of the talk, in the time that is left."""
+        self._channel.settimeout(max(0.001, self._ends - time.monotonic()))
+        try:
+            yield
+        except TimeoutError:
+            raise _Broken("timeout") from None
+        except OSError:
+            raise _Broken("crashed") from None
+
+
+def _decoded[T](answer: T | _Refusal) -> T:
+    if isinstance(answer, _Refusal):
+        raise DecodeError(UnscreenedReason(answer.reason), answer.detail)
+    return answer
+
+
+def _sealed_memory(nbytes: int) -> int:
+    """Shared memory that nobody can shrink under the other's feet; returns its descriptor."""
+    descriptor = os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, nbytes)
+    seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+    return descriptor

@@ -1,0 +1,123 @@
+"""The program of a sandboxed child: bytes in, pixels at the model's size out.
+
+It is started by `sandbox.py`, which tells how to talk with it. It imports as little as it can
+(pydantic alone would double its memory), warms up, gives up every right it does not need, and only
+then reads the first picture.
+"""
+
+import gc
+import json
+import mmap
+import os
+import socket
+import struct
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from PIL import Image
+
+from worker.errors import DecodeError
+from worker.image import confine
+from worker.image.decode import FORMATS, Reserve
+from worker.image.preprocess import prepare
+from worker.records import ImageInfo, Pixels, Preprocessing
+
+if TYPE_CHECKING:
+    from worker.settings import Limits
+
+ANSWER_BYTES = 256
+"""Every answer is JSON, filled up with spaces to this."""
+REQUEST = struct.Struct("!Q")
+"""Length of the encoded bytes that follow."""
+GO = b"+"
+
+type Prepare = Callable[["bytes", "Limits", Preprocessing, Reserve], tuple[ImageInfo, Pixels]]
+
+
+def main(prepare: Prepare = prepare) -> None:
+    """Serve until the parent hangs up. `sys.argv[1]` is the setup, JSON."""
+    confine.tie_to_parent()
+    setup = json.loads(sys.argv[1])
+    limits = cast("Limits", SimpleNamespace(**setup["limits"]))
+    preprocessing = Preprocessing(**setup["preprocessing"])
+    channel = socket.socket(fileno=setup["channel"])
+    shape = (preprocessing.size, preprocessing.size, 3)
+    shared = np.frombuffer(mmap.mmap(setup["pixels"], 0), np.uint8).reshape(shape)
+    _warm_up(prepare, limits, preprocessing)
+    _close_output()
+    memory = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    ready = {"address_space": memory * mmap.PAGESIZE, "confined": confine.confine()}
+    _tell(channel, ready)
+
+    @contextmanager
+    def reserve(nbytes: int) -> Iterator[None]:
+        _tell(channel, {"need": nbytes})
+        _receive(channel, len(GO))
+        yield
+
+    gc.collect()
+    gc.freeze()
+    while True:
+        gc.collect()  # an error's traceback may hold a picture in a cycle
+        (length,) = REQUEST.unpack(_receive(channel, REQUEST.size))
+        data = _receive(channel, length)
+        try:
+            info, pixels = prepare(data, limits, preprocessing, reserve)
+        except DecodeError as error:
+            _tell(channel, {"reason": error.reason, "detail": str(error)})
+            continue
+        except BaseException:  # noqa: BLE001 - telling more would need what was given up
+            os._exit(1)
+        shared[:] = pixels
+        facts = ("width", "height", "frames", "truncated")
+        _tell(channel, {name: getattr(info, name) for name in facts})
+
+
+def _warm_up(prepare: Prepare, limits: "Limits", preprocessing: Preprocessing) -> None:
+    """Decode a picture of each kind: what is imported on the way cannot be imported later."""
+    for kind in FORMATS:
+        for mode in ("RGB", "RGBA", "L", "P"):
+            stream = BytesIO()
+            with suppress(OSError):  # the format does not know the mode
+                Image.new(mode, (16, 16)).save(stream, kind)
+                for data in (stream.getvalue(), stream.getvalue()[:-12]):
+                    with suppress(DecodeError):
+                        prepare(data, limits, preprocessing, _at_once)
+
+
+@contextmanager
+def _at_once(_nbytes: int) -> Iterator[None]:
+    yield
+
+
+def _close_output() -> None:
+    """What was good for telling why a start failed is no way out for a picture."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    os.close(null)
+
+
+def _tell(channel: socket.socket, answer: Mapping[str, object]) -> None:
+    channel.sendall(json.dumps(answer).encode().ljust(ANSWER_BYTES))
+
+
+def _receive(channel: socket.socket, length: int) -> bytes:
+    """Exactly `length` bytes; ends the process when the parent has hung up."""
+    parts = []
+    while length:
+        if not (part := channel.recv(min(length, 1 << 20))):
+            os._exit(0)
+        parts.append(part)
+        length -= len(part)
+    return b"".join(parts)
+
+
+if __name__ == "__main__":
+    main()
