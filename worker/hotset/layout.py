@@ -13,6 +13,8 @@ touch them together:
     {ns}:calibration          hash    id, blob
     {ns}:replicas             set     names of replicas
     {ns}:replica:NAME         string  Heartbeat (JSON), expires
+    {ns}:canary:key           string  what canaries are signed with: 32 random bytes, in hex
+    {ns}:canary:lease         string  token of the replica that publishes canaries, expires
 
 `B` is one of 256 buckets, by the reference id: about 400 fields each at 100,000 references, so
 that a snapshot is read in a few hundred replies of a comfortable size. Descriptors are the names of
@@ -27,6 +29,7 @@ What is read back is held to the same rules as what comes in from outside. A val
 is `Unusable`: it is left out and told of, by key and field, never by content.
 """
 
+import math
 import zlib
 from collections.abc import Mapping
 
@@ -34,6 +37,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from worker.errors import StoreError
+from worker.events import Identifier
 from worker.hotset.types import (
     Accepted,
     Bank,
@@ -58,6 +62,7 @@ from worker.telemetry import log, metrics
 logger = log.get(__name__)
 
 BUCKETS = 256
+_IDENTIFIER: TypeAdapter[str] = TypeAdapter(Identifier)
 _VIEWS: TypeAdapter[tuple[View, ...]] = TypeAdapter(Views)
 # fp16 rounds a unit vector's norm by far less; zeros and foreign data are caught.
 _NORM_TOLERANCE = 0.01
@@ -91,6 +96,8 @@ class Keys:
         self.removed = f"{self._tag}:removed"
         self.calibration = f"{self._tag}:calibration"
         self.replicas = f"{self._tag}:replicas"
+        self.canary_key = f"{self._tag}:canary:key"
+        self.canary_lease = f"{self._tag}:canary:lease"
 
     def references(self, bucket: int) -> str:
         """Rows of the references of a bucket."""
@@ -181,7 +188,14 @@ def read_calibration(raw: Mapping[bytes, bytes]) -> Calibration | None:
         return None
     if raw.keys() != {b"id", b"blob"}:
         raise Unusable("calibration", "calibration", "id or blob")
-    return Calibration(text(raw[b"id"]), raw[b"blob"])
+    return Calibration(_id(raw[b"id"]), raw[b"blob"])
+
+
+def _id(raw: bytes) -> str:
+    try:
+        return _IDENTIFIER.validate_python(text(raw))
+    except ValidationError:
+        raise Unusable("calibration", "calibration", "id") from None
 
 
 type Fields = list[bytes | str]
@@ -215,11 +229,13 @@ def read_entry(entry_id: bytes, raw: Mapping[bytes, bytes], model: Model) -> Ent
     """Read an entry as seen by one model: descriptors by another are left out. Raises Unusable."""
     name = text(entry_id)
     try:
+        if not math.isfinite(at := float(raw[b"at"])):
+            raise Unusable("change", name, "at")
         return Entry(
             Version.parse(name),
             mark=text(raw[b"mark"]),
             previous=text(raw[b"previous"]),
-            at=float(raw[b"at"]),
+            at=at,
             change=_read_change(name, raw, model),
         )
     except KeyError as error:
@@ -243,7 +259,7 @@ def _read_change(name: str, raw: Mapping[bytes, bytes], model: Model) -> Change:
         case b"bank_removed":
             change = BankRemoved(text(raw[b"id"]))
         case b"calibration":
-            one = Calibration(text(raw[b"id"]), raw[b"blob"]) if b"blob" in raw else None
+            one = Calibration(_id(raw[b"id"]), raw[b"blob"]) if b"blob" in raw else None
             change = CalibrationPut(one)
         case b"accepted":
             change = Accepted()

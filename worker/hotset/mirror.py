@@ -107,19 +107,33 @@ class Mirror:
             if self._set:
                 self._set.expire(self._clock())
 
-    def search(self, queries: Tensor, tenants: Sequence[str | None], k: int) -> SearchResult:
+    @property
+    def canaries(self) -> list[Reference]:
+        """The references that are canaries, by id."""
+        with self._lock:
+            found = self._set.canaries if self._set else {}
+            return [found[reference_id] for reference_id in sorted(found)]
+
+    def search(
+        self,
+        queries: Tensor,
+        tenants: Sequence[str | None],
+        k: int,
+        canaries: Sequence[bool] | None = None,
+    ) -> SearchResult:
         """Return the `k` best hits of each query among the banks that its tenant is screened by.
 
         `queries` is fp32 [n, dims] on the device, L2-normalised; `tenants` has n entries, None
-        for an upload without one: it is screened against all banks. A reference comes once for
-        each of its views. Raises StoreError before `load`.
+        for an upload without one: it is screened against all banks. `canaries` tells which queries
+        are canaries (None: none is): references that are do not exist for the others. A reference
+        comes once for each of its views. Raises StoreError before `load`.
         """
         with self._lock:
             hot_set = self._loaded()
             hot_set.expire(self._clock())
             return SearchResult(
                 hot_set.head.version,
-                hot_set.search(queries, tenants, k),
+                hot_set.search(queries, tenants, k, canaries or [False] * len(tenants)),
                 dict(hot_set.banks),
                 hot_set.calibration.blob if hot_set.calibration else None,
             )
@@ -141,12 +155,13 @@ class _HotSet:
         self.head = snapshot.head
         self.banks = dict(snapshot.banks)
         self.references = dict(snapshot.references)
+        self.canaries = {r.reference_id: r for r in self.references.values() if r.canary}
         self.calibration = snapshot.calibration
         self.unusable = set(snapshot.unusable)
         self.index = index
         self._views: dict[str, tuple[str, ...]] = {}
         self._parked: dict[Row, npt.NDArray[np.float16]] = {}
-        self._columns: dict[str, int] = {}
+        self._columns: dict[tuple[str, bool], int] = {}  # of a bank, and of the canaries in it
         self._expiries: list[tuple[datetime, str]] = []
         for reference_id, descriptors in snapshot.descriptors.items():
             self._park(reference_id, descriptors)
@@ -175,9 +190,15 @@ class _HotSet:
         if due:
             self._settle(dict.fromkeys(due), now)
 
-    def search(self, queries: Tensor, tenants: Sequence[str | None], k: int) -> list[list[Hit]]:
+    def search(
+        self,
+        queries: Tensor,
+        tenants: Sequence[str | None],
+        k: int,
+        canaries: Sequence[bool],
+    ) -> list[list[Hit]]:
         """Search the index and name what was found."""
-        found = self.index.search(queries, self._allowed(tenants), k)
+        found = self.index.search(queries, self._allowed(tenants, canaries), k)
         return [[self._hit(row, cosine) for row, cosine in rows] for rows in found]
 
     def _change(self, change: Change, now: datetime) -> None:
@@ -187,11 +208,14 @@ class _HotSet:
                     self._forget(reference.reference_id)
                     self._park(reference.reference_id, descriptors)
                 self.references[reference.reference_id] = reference
+                if reference.canary:
+                    self.canaries[reference.reference_id] = reference
                 self._note_expiry(reference)
                 self._settle([reference.reference_id], now)
             case ReferenceRemoved(reference_id):
                 self._forget(reference_id)
                 self.references.pop(reference_id, None)
+                self.canaries.pop(reference_id, None)
                 self.unusable.discard(reference_id)
             case BankPut(bank):
                 self.banks[bank.name] = bank
@@ -229,7 +253,7 @@ class _HotSet:
             self._parked.update(zip(leaving, descriptors, strict=True))
         if coming:
             descriptors = np.stack([self._parked.pop(row) for row in coming])
-            columns = [self._column(self.references[row.reference_id].bank) for row in coming]
+            columns = [self._column(self.references[row.reference_id]) for row in coming]
             self.index.add(coming, columns, torch.from_numpy(descriptors))
 
     def _park(self, reference_id: str, descriptors: Descriptors) -> None:
@@ -251,21 +275,22 @@ class _HotSet:
         if reference.expires_at is not None:
             heapq.heappush(self._expiries, (reference.expires_at, reference.reference_id))
 
-    def _column(self, bank: str) -> int:
-        return self._columns.setdefault(bank, len(self._columns))
+    def _column(self, reference: Reference) -> int:
+        own = reference.bank, reference.canary
+        return self._columns.setdefault(own, len(self._columns))
 
-    def _allowed(self, tenants: Sequence[str | None]) -> Tensor | None:
-        """Which banks each query is compared with, [n, columns]; None: all with all."""
-        restricted = {
-            column: bank.tenants
-            for name, column in self._columns.items()
-            if (bank := self.banks.get(name)) and bank.tenants is not None
-        }
-        if not restricted:
-            return None
+    def _allowed(self, tenants: Sequence[str | None], canaries: Sequence[bool]) -> Tensor | None:
+        """Which columns each query is compared with, [n, columns]; None: all with all."""
         allowed = np.ones((len(tenants), len(self._columns)), dtype=bool)
-        for column, own in restricted.items():
-            allowed[:, column] = [tenant is None or tenant in own for tenant in tenants]
+        for (name, of_canaries), column in self._columns.items():
+            if of_canaries:
+                allowed[:, column] = canaries
+            bank = self.banks.get(name)
+            if bank and bank.tenants is not None:
+                own = [tenant is None or tenant in bank.tenants for tenant in tenants]
+                allowed[:, column] &= own
+        if allowed.all():
+            return None
         return torch.from_numpy(allowed).to(self.index.device)
 
     def _hit(self, row: Row, cosine: float) -> Hit:

@@ -1,6 +1,6 @@
 """The hot set in Redis, as a replica with one model sees it: snapshot, history, heartbeat."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import batched
 from typing import Literal
 
@@ -11,6 +11,7 @@ from worker.hotset.layout import Keys, Unusable, reject
 from worker.hotset.types import (
     Bank,
     Calibration,
+    CalibrationPut,
     Descriptors,
     Entry,
     Head,
@@ -33,10 +34,22 @@ class BrokenHistory(StoreError):
         self.reason = reason
 
 
+type Judge = Callable[[bytes, Model], object]
+"""Raises StoreError where a calibration's artefact cannot be used with the model."""
+
+
 class Reader:
     """What a replica reads, and the one key that it writes. All raise StoreError (Redis away)."""
 
-    def __init__(self, client: Client, keys: Keys, model: Model, block_seconds: float) -> None:
+    def __init__(
+        self,
+        client: Client,
+        keys: Keys,
+        model: Model,
+        block_seconds: float,
+        judge: Judge,
+    ) -> None:
+        self._judge = judge
         self.model = model
         self.block_seconds = block_seconds
         self._client = client
@@ -45,7 +58,11 @@ class Reader:
     @as_store_errors
     def head(self) -> Head | None:
         """Where the history stands; None before the first change."""
-        return layout.read_head(self._client.hgetall(self._keys.head))
+        try:
+            return layout.read_head(self._client.hgetall(self._keys.head))
+        except Unusable as error:
+            reject(error)
+            raise
 
     @as_store_errors
     def snapshot(self, head: Head) -> Snapshot:
@@ -87,6 +104,8 @@ class Reader:
         for entry_id, fields in reply[0][1] if reply else ():
             try:
                 entry = layout.read_entry(entry_id, fields, self.model)
+                if isinstance(entry.change, CalibrationPut):
+                    self._judged(entry.change.calibration)
             except Unusable as error:
                 reject(error)
                 raise BrokenHistory("unreadable") from None
@@ -117,10 +136,20 @@ class Reader:
 
     def _calibration(self) -> Calibration | None:
         try:
-            return layout.read_calibration(self._client.hgetall(self._keys.calibration))
+            return self._judged(
+                layout.read_calibration(self._client.hgetall(self._keys.calibration))
+            )
         except Unusable as error:
             reject(error)
             return None
+
+    def _judged(self, calibration: Calibration | None) -> Calibration | None:
+        try:
+            if calibration is not None:
+                self._judge(calibration.blob, self.model)
+        except StoreError:
+            raise Unusable("calibration", "calibration", "blob") from None
+        return calibration
 
     def _read_bucket(
         self,

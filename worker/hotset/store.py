@@ -18,8 +18,9 @@ from worker import settings
 from worker.errors import StoreError
 from worker.hotset import layout
 from worker.hotset.connection import Client, as_store_errors, connect
+from worker.hotset.duty import Duty
 from worker.hotset.layout import Keys, Unusable, bucket_of, reject
-from worker.hotset.reader import Reader
+from worker.hotset.reader import Judge, Reader
 from worker.hotset.types import (
     Accepted,
     Bank,
@@ -90,9 +91,13 @@ class Store:
         """Close the connections."""
         self._client.close()
 
-    def of_model(self, model: Model) -> Reader:
-        """What a replica reads: the hot set as this model sees it."""
-        return Reader(self._client, self._keys, model, self._block_seconds)
+    def of_model(self, model: Model, judge: Judge = lambda _blob, _model: None) -> Reader:
+        """What a replica reads: the hot set as this model sees it; `judge` knows calibrations."""
+        return Reader(self._client, self._keys, model, self._block_seconds, judge)
+
+    def duty(self) -> Duty:
+        """What the replicas share about canaries."""
+        return Duty(self._client, self._keys)
 
     # -- what is there --
 
@@ -410,6 +415,9 @@ def open_store(config: settings.Redis) -> Store:
 def _refuse_another_image(old: Reference, new: Reference) -> None:
     if old.bank != new.bank:
         raise StoreError(f"reference {old.reference_id} is in bank {old.bank} already")
+    if old.canary != new.canary:  # a known-bad image that became a canary would match no upload
+        kind = "a canary" if old.canary else "no canary"
+        raise StoreError(f"reference {old.reference_id} is {kind}; remove it first")
     if old.sha256 and new.sha256 and old.sha256 != new.sha256:
         raise StoreError(f"reference {old.reference_id} is another image; remove it first")
 

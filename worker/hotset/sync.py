@@ -162,7 +162,10 @@ class HotSetSync:
         try:
             entries = self._entries_since(head)
         except BrokenHistory:
-            return  # the next turn begins again with a later head
+            # The next turn begins again with a later head; if there is none, it must not spin.
+            self._enter("loading")
+            self._rest()
+            return
         if not self._may_serve(snapshot):
             self._refused = head
             self._keep(f"{snapshot.usable} usable references are left")

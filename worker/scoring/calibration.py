@@ -10,6 +10,7 @@ so an upload that resembles everything has to resemble a reference more than tha
 
 import hashlib
 import io
+import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ import numpy.typing as npt
 import torch
 
 from worker.errors import StoreError
+from worker.records import Model
 
 MILLION = 1_000_000
 SUPPORTED_BY = 3.0
@@ -88,23 +90,40 @@ class Calibration:
 def parse(artefact: bytes) -> Calibration:
     """Read what `Calibration.dump` wrote. Raises StoreError for anything else."""
     try:
+        with zipfile.ZipFile(io.BytesIO(artefact)) as packed:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in packed.infolist()):
+                raise ValueError("it is compressed")  # and may unpack to anything
         with np.load(io.BytesIO(artefact), allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         background = torch.from_numpy(arrays["background"].astype(np.float32))
         rows, dims = background.shape
         if not (rows and dims and background.isfinite().all()):
             raise ValueError("its background is empty or not finite")
+        k, beta = int(arrays["k"]), float(arrays["beta"])
+        if k < 1 or not 0 <= beta < math.inf:  # a score that is no number matches nothing
+            raise ValueError("its k or beta is out of range")
+        nulls = {
+            name.removeprefix(_NULL): np.sort(values.astype(np.float32).ravel())
+            for name, values in arrays.items()
+            if name.startswith(_NULL)
+        }
+        if not all(np.isfinite(null).all() for null in nulls.values()):
+            raise ValueError("its null is not finite")
         return Calibration(
             id=hashlib.sha256(artefact).hexdigest()[:16],
             model_sha256=str(arrays["model_sha256"]),
             background=torch.nn.functional.normalize(background, dim=1),
-            k=int(arrays["k"]),
-            beta=float(arrays["beta"]),
-            nulls={
-                name.removeprefix(_NULL): np.sort(values.astype(np.float32).ravel())
-                for name, values in arrays.items()
-                if name.startswith(_NULL)
-            },
+            k=k,
+            beta=beta,
+            nulls=nulls,
         )
-    except (ValueError, KeyError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # noqa: BLE001 - the readers of npz and zip raise many kinds
         raise StoreError(f"the store's calibration cannot be used: {error}") from None
+
+
+def check(artefact: bytes, model: Model) -> None:
+    """Raise StoreError for what is no calibration of this model."""
+    calibration = parse(artefact)
+    dims = calibration.background.shape[1]
+    if (calibration.model_sha256, dims) != (model.sha256, model.dims):
+        raise StoreError("the store's calibration cannot be used: it is another model's")

@@ -92,6 +92,7 @@ def test_many_references_go_in_chunks(store):
         ({"bank": "none"}, "no bank none"),
         ({"bank": "other"}, "is in bank known-bad already"),
         ({"sha256": "b" * 64}, "another image"),
+        ({"canary": True}, "r1 is no canary; remove it first"),
     ],
 )
 def test_an_id_is_one_image_in_one_bank(store, changes, message):

@@ -240,6 +240,69 @@ def test_an_unusable_row_does_not_break_the_rest(replicas, store, raw):
     until(lambda: [(b.references, b.unusable) for b in store.heartbeats()] == [(1, 1)])
 
 
+def rejected():
+    return metrics.REJECTED._value.get()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [{"epoch": "9" * 400}, {"epoch": "9" * 5000}, {"seq": "-1"}, {"seq": "1e3"}, {"epoch": "\0"}],
+)
+def test_a_head_of_nonsense_is_told_and_the_mirror_stays(replicas, store, raw, head):
+    store.set_bank(bank())
+    add(store, "a")
+    one = replicas()
+    until(lambda: one.found() == both("a"))
+    before, good = rejected(), raw.hgetall(KEYS.head)
+    raw.hset(KEYS.head, mapping=head)
+    until(lambda: rejected() > before and one.sync.state == "away")
+    assert one.found() == both("a")
+    raw.hset(KEYS.head, mapping=good)
+    add(store, "b")
+    until(lambda: one.found() == both("a", "b"))
+
+
+def test_an_entry_beyond_the_head_does_not_make_it_spin(replicas, store, raw, monkeypatch):
+    store.set_bank(bank())
+    version = add(store, "a")
+    one = replicas()
+    until(lambda: one.found() == both("a"))
+    before = rejected()
+    raw.xadd(KEYS.changes, {"kind": "x" * 1_000_000}, id=f"{version.epoch}-{version.seq + 9}")
+    until(lambda: rejected() > before and one.sync.state == "loading")
+    assert one.found() == both("a")
+    monkeypatch.setattr(syncs, "RETRY_SECONDS", 4.0)
+    loads = resyncs("unreadable")
+    time.sleep(1.5)  # for dozens of loads, if it span
+    assert resyncs("unreadable") - loads <= 2
+    raw.delete(KEYS.changes)
+    store.set_bank(bank(label="another"))
+    until(lambda: one.sync.state == "following")
+
+
+def test_a_calibration_that_cannot_be_used_is_told_and_left_out(replicas, store):
+    def judge(blob, model):
+        assert model == MODEL
+        if blob != b"good":
+            raise StoreError("no good")
+
+    store.set_bank(bank())
+    add(store, "a")
+    store.set_calibration(Calibration("c1", b"good"))
+    one = replicas()
+    one.sync._reader._judge = judge
+    query = torch.zeros(1, MODEL.dims)
+    until(lambda: one.found() == both("a"))
+    assert one.mirror.search(query, [None], 1).calibration == b"good"
+    before = rejected()
+    version = store.set_calibration(Calibration("c2", b"bad"))
+    until(lambda: one.at(version))
+    assert one.mirror.search(query, [None], 1).calibration is None
+    assert rejected() > before
+    version = add(store, "b")
+    until(lambda: one.at(version) and one.found() == both("a", "b"))
+
+
 def test_an_emptied_store_is_not_served_until_accepted(replicas, store, raw):
     store.set_bank(bank())
     version = add(store, *[f"r{n}" for n in range(10)])

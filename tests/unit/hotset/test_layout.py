@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -21,7 +23,7 @@ def test_all_keys_share_one_slot():
     keys = Keys("copysieve")
     made = [value for value in vars(keys).values() if value.startswith("{copysieve}:")]
     made += [keys.references(3), keys.descriptors("a" * 64, 3), keys.replica("host-1")]
-    assert len(set(made)) == 10
+    assert len(set(made)) == 12
     assert {key.partition("}")[0] for key in made} == {"{copysieve"}
 
 
@@ -61,12 +63,25 @@ def test_descriptors_that_break_a_rule_are_unusable(raw, field):
     assert (caught.value.name, caught.value.field) == ("r1", field)
 
 
+def _row(**changes):
+    return json.dumps(reference().model_dump(mode="json") | changes).encode()
+
+
 @pytest.mark.parametrize(
     ("raw", "field"),
     [
         (b"\xff\xfe", "json_invalid"),
         (b"[]", "model_type"),
         (reference().model_dump_json().encode().replace(b'"ann"', b"7"), "added_by"),
+        (_row(source="x" * 2000), "source"),
+        (_row(label=""), "label"),
+        (_row(bank="../other"), "bank"),
+        (_row(severity="apocalyptic"), "severity"),
+        (_row(enabled=1), "enabled"),
+        (_row(added_at="2026-01-01T00:00:00"), "added_at"),
+        (_row(surprise=1), "surprise"),
+        (_row(expires_at={"a": [1] * 5}), "expires_at"),
+        (b'{"a":' * 5000, "json_invalid"),
         (reference("r2").model_dump_json().encode(), "reference_id"),
     ],
 )
@@ -111,7 +126,15 @@ def test_descriptors_in_the_stream_are_for_their_model_only():
         (b"x-1", {}),
         (b"5-7", {b"kind": b"revolution"}),
         (b"5-7", {b"at": b"yesterday"}),
+        (b"5-7", {b"at": b"nan"}),
+        (b"5-7", {b"at": b"-inf"}),
+        (b"5-" + b"9" * 30, {}),
         (b"5-7", {b"row": b"{}"}),
+        (b"5-7", {b"row": b'{"a":' * 5000}),
+        (b"5-7", {b"row": b"x" * 10_000_000}),
+        (b"5-7", {b"descriptors": b"plain\n" + bytes(10_000_000)}),
+        (b"5-7", {b"kind": b"calibration", b"id": b"c" * 1000, b"blob": b""}),
+        (b"5-7", {b"kind": b"calibration", b"id": b"c\n", b"blob": b""}),
         (b"5-7", {b"descriptors": b"plain\n12"}),
     ],
 )
@@ -131,7 +154,13 @@ def test_an_entry_that_lacks_a_field_is_unusable():
 
 def test_a_head_that_breaks_a_rule_is_unusable():
     assert layout.read_head({}) is None
-    for raw in ({b"epoch": b"5"}, {b"epoch": b"5", b"seq": b"-1", b"mark": b"m"}):
+    for raw in (
+        {b"epoch": b"5"},
+        {b"epoch": b"5", b"seq": b"-1", b"mark": b"m"},
+        {b"epoch": b"9" * 400, b"seq": b"1", b"mark": b"m"},
+        {b"epoch": b"9" * 5000, b"seq": b"1", b"mark": b"m"},
+        {b"epoch": "\u0665".encode(), b"seq": b"1", b"mark": b"m"},
+    ):
         with pytest.raises(Unusable):
             layout.read_head(raw)
 
@@ -144,3 +173,29 @@ def _fields(change):
 
 def _through_stream(change, model=MODEL):
     return layout.read_entry(b"5-7", _fields(change), model)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"threshold": float("nan")},
+        {"threshold": float("inf")},
+        {"threshold": "0.5"},
+        {"max_false_matches_per_million": 0, "threshold": None},
+        {"severity": "none"},
+        {"action": "delete"},
+        {"kind": "maybe"},
+        {"mode": "loud"},
+        {"views": []},
+        {"views": ["plain", "plain"]},
+        {"tenants": []},
+        {"tenants": ["a\x00"]},
+        {"label": "x" * 129},
+        {"suppresses": ["other"]},
+        {"name": "other"},
+    ],
+)
+def test_a_bank_that_breaks_a_rule_is_unusable(changes):
+    row = json.dumps(bank().model_dump(mode="json") | changes).encode()
+    with pytest.raises(Unusable):
+        layout.read_bank("known-bad", row)

@@ -47,9 +47,9 @@ class Fixture:
             Entry(Version(5, self.seq), f"m{self.seq}", f"m{self.seq - 1}", 0.0, change)
         )
 
-    def search(self, seed=0, tenant=None, k=10):
+    def search(self, seed=0, tenant=None, k=10, *, canary=False):
         query = torch.from_numpy(descriptors(seed).rows[:1].astype(np.float32))
-        return self.mirror.search(query, [tenant], k).hits[0]
+        return self.mirror.search(query, [tenant], k, [canary]).hits[0]
 
     def found(self, seed=0, tenant=None, k=10):
         return {(hit.reference.reference_id, hit.view) for hit in self.search(seed, tenant, k)}
@@ -87,6 +87,28 @@ def test_banks_of_other_tenants_take_no_place_among_the_best():
         assert foreign not in {hit.bank.name for hit in hits}
     assert {hit.bank.name for hit in one.search(3, "t3", k=80)} == {"for-all"}
     assert len(one.search(3, None, k=200)) == 120
+
+
+def test_canaries_take_no_place_among_the_best_of_an_ordinary_upload():
+    banks = [bank(), bank("for-t1", tenants=("t1",))]
+    canaries = [reference(f"c{n}", canary=True) for n in range(20)]
+    one = Fixture(banks, [*canaries, reference(), reference("r2", "for-t1")])
+    assert one.found(3, k=4) == both("r1", "r2")
+    assert one.found(3, "t2", k=4) == both("r1")
+    assert one.search(3, k=4, canary=True)[0].reference.reference_id == "c3"
+    assert len(one.search(3, k=100, canary=True)) == 44
+    query = torch.from_numpy(descriptors(3).rows[:1].astype(np.float32)).repeat(2, 1)
+    mixed = one.mirror.search(query, [None, None], 1, [False, True]).hits
+    assert [hits[0].reference.canary for hits in mixed] == [False, True]
+
+
+def test_a_mirror_knows_its_canaries():
+    one = Fixture([bank()], [reference(), reference("c1", canary=True)])
+    one.apply(ReferencePut(reference("c2", canary=True, enabled=False), descriptors(5)))
+    assert [canary.reference_id for canary in one.mirror.canaries] == ["c1", "c2"]
+    one.apply(ReferenceRemoved("c1"))
+    assert [canary.reference_id for canary in one.mirror.canaries] == ["c2"]
+    assert Mirror(MODEL.dims, "cpu").canaries == []
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
+import contextlib
+import io
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.errors import StoreError
-from worker.scoring.calibration import MILLION, Calibration, parse
+from worker.records import Model
+from worker.scoring.calibration import MILLION, Calibration, check, parse
 from worker.scoring.similarity import cosine, euclidean
 
 
@@ -65,6 +69,53 @@ def test_what_is_stored_is_read_back():
 def test_another_artefact_is_one_clear_line(artefact):
     with pytest.raises(StoreError, match="calibration cannot be used"):
         parse(artefact)
+
+
+def stored(save=np.savez, **changes):
+    """An artefact with some arrays other than they should be."""
+    arrays = dict(np.load(io.BytesIO(made([0.1]).dump()))) | changes
+    buffer = io.BytesIO()
+    save(buffer, **arrays)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "artefact",
+    [
+        stored(save=np.savez_compressed),
+        stored(k=np.array(0)),
+        stored(k=np.array(-3)),
+        stored(k=np.array(np.inf)),
+        stored(k=np.array("three")),
+        stored(beta=np.array(np.nan)),
+        stored(beta=np.array(-1.0)),
+        stored(background=np.full((3, 8), np.nan)),
+        stored(background=np.zeros((0, 8))),
+        stored(background=np.zeros(8)),
+        stored(background=np.array([{}], dtype=object)),
+        stored(**{"null.bad": np.array([np.nan])}),
+        stored().replace(b"'shape': (20, 8)", b"'shape': (2**99,)"),
+        stored()[:-200],
+    ],
+)
+def test_an_artefact_that_would_do_harm_is_refused(artefact):
+    with pytest.raises(StoreError, match="calibration cannot be used"):
+        parse(artefact)
+
+
+@pytest.mark.parametrize("at", range(0, len(stored()), 13))
+def test_a_damaged_artefact_is_refused_or_harmless(at):
+    damaged = stored()[:at] + b"\xff\xff" + stored()[at + 2 :]
+    with contextlib.suppress(StoreError):
+        assert parse(damaged).offsets(units(2)).isfinite().all()
+
+
+def test_a_calibration_is_of_its_model():
+    model = Model(name="m", sha256="a" * 64, dims=8, preprocessing="none")
+    check(made().dump(), model)
+    for other in (replace(model, sha256="b" * 64), replace(model, dims=16)):
+        with pytest.raises(StoreError, match="another model's"):
+            check(made().dump(), other)
 
 
 def test_cosine_and_euclidean_of_unit_vectors_agree():
