@@ -5,7 +5,7 @@ to it, it ends in exactly one `Delivery` to the publisher, which ends it in the 
 
     consumer thread   admit(record)            bounded by limits.in_flight_*
     admit thread      _admit                   bytes -> Upload, or a dead letter
-    fetch pool        _fetch                   linked images
+    fetch queue       _arrive                  linked images
     decode pool       _decode                  bytes -> canonical pixels of the model's size
     device thread     _describe_and_match      pixels -> descriptor -> hits, in batches
     publisher thread  decision -> events -> Kafka's acknowledgement -> ledger
@@ -15,6 +15,7 @@ Any other error is ours: the stage dies, and the process with it.
 """
 
 import contextlib
+import functools
 import hashlib
 import queue
 import threading
@@ -30,13 +31,13 @@ import torch
 from worker.descriptor.batcher import Batcher
 from worker.descriptor.embedders import Embedder
 from worker.descriptor.recent import Described, Recent
-from worker.errors import BadEvent, Unscreenable, UnscreenedReason
+from worker.errors import BadEvent, FetchError, Unscreenable, UnscreenedReason
 from worker.hotset.mirror import Mirror
 from worker.hotset.types import Hit
 from worker.image.budget import ByteBudget
-from worker.image.decode import decode
+from worker.image.decoder import Decoder
 from worker.image.fetch import Fetcher
-from worker.image.preprocess import resize
+from worker.image.fetching import FetchQueue, Result
 from worker.records import Query, Record, Upload, Version
 from worker.results import Compared, Results, Screened, Unscreened
 from worker.scoring import calibration as calibrations
@@ -44,6 +45,7 @@ from worker.scoring.calibration import Calibration
 from worker.scoring.policy import decide, lowest_threshold
 from worker.settings import Settings
 from worker.stream import admission
+from worker.stream.held import Held, Load
 from worker.stream.ledger import Ledger
 from worker.stream.publisher import Delivery, Outgoing, Publisher
 from worker.stream.turnstile import Turnstile
@@ -65,13 +67,18 @@ class Admitted:
 
 
 def compare(
-    mirror: Mirror, vectors: torch.Tensor, tenants: Sequence[str | None]
+    mirror: Mirror,
+    vectors: torch.Tensor,
+    tenants: Sequence[str | None],
+    canaries: Sequence[bool] | None = None,
 ) -> Iterator[Compared]:
     """Compare descriptors, float32 [n, dims], with the hot set, and apply the banks' policies.
 
-    A tenant of None is screened against all banks.
+    A tenant of None is screened against all banks. `canaries` tells which uploads are canaries,
+    which alone can match references that are (None: none is).
     """
-    found = mirror.search(vectors, tenants, CANDIDATES)
+    canaries = canaries or [False] * len(tenants)
+    found = mirror.search(vectors, tenants, CANDIDATES, canaries)
     calibration = calibrations.parse(found.calibration) if found.calibration else None
     offsets = calibration.offsets(vectors).tolist() if calibration else [0.0] * len(vectors)
     floor = lowest_threshold(found.banks.values(), calibration)
@@ -79,7 +86,7 @@ def compare(
         if len(hits) == CANDIDATES and hits[-1].cosine - offset >= floor:
             # All of them may match, so there may be more: a crowd must not hide another bank.
             one = slice(number, number + 1)
-            crowd = mirror.search(vectors[one], tenants[one], CROWD)
+            crowd = mirror.search(vectors[one], tenants[one], CROWD, canaries[one])
             yield _decided(crowd.hits[0], offset, calibration, crowd.version)
         else:
             yield _decided(hits, offset, calibration, found.version)
@@ -106,22 +113,29 @@ class Pipeline:
         embedder: Embedder,
         mirror: Mirror,
         on_failure: Callable[[str, BaseException], None],
+        genuine: admission.Genuine = admission.nobodys,
     ) -> None:
-        """`on_failure` is told which stage died of what."""
+        """`on_failure` is told which stage died of what; `genuine` tells our own canaries."""
         self._limits = settings.limits
         self._ledger = ledger
         self._publisher = publisher
         self._embedder = embedder
         self._mirror = mirror
         self._on_failure = on_failure
+        self._genuine = genuine
         self._results = Results(settings, embedder.model)
-        self._fetcher = Fetcher(settings.fetch, settings.limits.image_bytes)
+        self._held = Held()
+        self._fetches = FetchQueue(
+            settings.fetch,
+            Fetcher(settings.fetch, settings.limits.image_bytes),
+            on_failure=lambda error: on_failure("fetch", error),
+        )
         self._turnstile: Turnstile[Admitted] = Turnstile()
         self._recent = Recent(RECENT_ENTRIES)
         self._fetched = ByteBudget(settings.limits.in_flight_bytes, metrics.FETCHED_IN_FLIGHT)
         self._decoded = ByteBudget(settings.limits.in_flight_decoded_bytes, metrics.DECODED_BYTES)
+        self._decoder = Decoder(settings.decode, settings.limits, embedder.preprocessing)
         self._arrived: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
-        self._fetch_pool = ThreadPoolExecutor(settings.fetch.workers, "fetch")
         self._decode_pool = ThreadPoolExecutor(settings.decode.workers, "decode")
         self._batcher: Batcher[tuple[Admitted, Query]] = Batcher(
             settings.batch.max_size, settings.batch.max_delay_ms / 1000
@@ -140,27 +154,37 @@ class Pipeline:
         """End the stages; what is still in flight is left to the next owner."""
         self._arrived.put(None)
         self._batcher.close()
-        for pool in (self._fetch_pool, self._decode_pool):
-            pool.shutdown(wait=False, cancel_futures=True)
-        self._fetcher.close()
+        self._fetches.close()
+        self._decode_pool.shutdown(wait=False, cancel_futures=True)
+        self._decoder.close()
 
     @property
     def alive(self) -> bool:
         """Whether the stages' threads run: for liveness."""
         return all(thread.is_alive() for thread in self._threads)
 
+    @property
+    def hosts_away(self) -> bool:
+        """Whether hosts that many uploads need are away: take nothing until they are back."""
+        return self._fetches.outage
+
     # -- admit ---------------------------------------------------------------------------------
 
     def admit(self, record: Record) -> None:
         """Take one record in. Called by the consumer's thread; never blocks."""
+        self._held.add(record)
         self._arrived.put(record)
+
+    def load(self) -> Load:
+        """What is held: also of partitions that went to another owner, until it is found out."""
+        return self._held.load()
 
     def _admit_all(self) -> None:
         """One thread, so that uploads with the same id keep their order."""
         while (record := self._arrived.get()) is not None:
             metrics.QUEUE.labels("admit").set(self._arrived.qsize())
             try:
-                upload = admission.read(record, self._limits.record_bytes)
+                upload = admission.read(record, self._limits.record_bytes, self._genuine)
             except BadEvent as error:
                 self._end_as_dead_letter(record, error)
                 continue
@@ -169,27 +193,32 @@ class Pipeline:
                 self._begin(admitted)
 
     def _begin(self, admitted: Admitted) -> None:
-        pool, stage, work = (
-            (self._fetch_pool, "fetch", self._fetch)
-            if admitted.upload.image_url
-            else (self._decode_pool, "decode", self._decode_inline)
-        )
+        if url := admitted.upload.image_url:
+            self._fetches.submit(
+                url,
+                wanted=functools.partial(self._ledger.owns, admitted.record.position),
+                done=self._guarded("fetch", functools.partial(self._arrive, admitted)),
+            )
+            return
+        self._fetches.count_inline()
         # A pool that is shut down belongs to a worker that ends: the next owner begins anew.
         with contextlib.suppress(RuntimeError):
-            pool.submit(self._guarded(stage, work), admitted)
+            self._decode_pool.submit(self._guarded("decode", self._decode_inline), admitted)
 
     # -- fetch ---------------------------------------------------------------------------------
 
-    def _fetch(self, admitted: Admitted) -> None:
-        if not self._still_ours(admitted):
+    def _arrive(self, admitted: Admitted, result: Result) -> None:
+        """Take a linked image over from the queue; its thread waits here until there is room."""
+        if not self._still_ours(admitted) or result is None:
             return
-        with self._ending(admitted), _timed("fetch"):
-            data = self._fetcher.fetch(admitted.upload.image_url or "")
+        with self._ending(admitted):
+            if isinstance(result, FetchError):
+                raise result
             held = contextlib.ExitStack()
-            held.enter_context(self._fetched.reserve(len(data)))
+            held.enter_context(self._fetched.reserve(len(result)))
             with contextlib.suppress(RuntimeError):
                 work = self._guarded("decode", self._decode_fetched)
-                self._decode_pool.submit(work, admitted, data, held)
+                self._decode_pool.submit(work, admitted, result, held)
 
     # -- decode --------------------------------------------------------------------------------
 
@@ -210,18 +239,9 @@ class Pipeline:
         if known := self._recent.get(hashlib.sha256(data).hexdigest()):
             query = Query(admitted.upload, known.info, descriptor=known.descriptor)
         else:
-            with _timed("decode"), contextlib.ExitStack() as reserved:
-                # The reservation outlives `decode`: the full picture is there until it is resized.
-                image = decode(
-                    data,
-                    self._limits,
-                    target=self._embedder.preprocessing.size,
-                    reserve=lambda size: contextlib.nullcontext(
-                        reserved.enter_context(self._decoded.reserve(size))
-                    ),
-                )
-                pixels = resize(image.pixels, self._embedder.preprocessing)
-            query = Query(admitted.upload, image.info, pixels=pixels)
+            with _timed("decode"):
+                info, pixels = self._decoder.prepare(data, self._decoded.reserve)
+            query = Query(admitted.upload, info, pixels=pixels)
         self._batcher.put((admitted, query))
 
     # -- describe, match -----------------------------------------------------------------------
@@ -247,7 +267,9 @@ class Pipeline:
             with _timed("match"):
                 vectors = torch.stack([described[i] for i in good])  # type: ignore[misc]
                 tenants = [queries[i].upload.tenant for i in good]
-                compared = dict(zip(good, compare(self._mirror, vectors, tenants), strict=True))
+                canaries = [queries[i].upload.is_canary for i in good]
+                found = compare(self._mirror, vectors, tenants, canaries)
+                compared = dict(zip(good, found, strict=True))
         metrics.DEVICE_BUSY.inc(time.monotonic() - started)
         for i, (query, one) in enumerate(zip(queries, described, strict=True)):
             if isinstance(one, Unscreenable):
@@ -307,9 +329,11 @@ class Pipeline:
             if finished:
                 waited = datetime.now(UTC) - record.received_at
                 metrics.END_TO_END.observe(waited.total_seconds())
-            self._leave(upload_id)
+            self._held.remove(record)
 
-        self._publisher.submit(Delivery(record.position, make, done))
+        # Kafka keeps the order in which results of one id are sent, so the next one may follow.
+        sent = functools.partial(self._leave, upload_id)
+        self._publisher.submit(Delivery(record.position, make, sent, done))
 
     def _end_as_dead_letter(self, record: Record, error: BadEvent) -> None:
         """The result of a record that has no upload id to wait for."""
@@ -317,7 +341,8 @@ class Pipeline:
             Delivery(
                 record.position,
                 make=lambda: self._results.dead_letter(record, error),
-                done=lambda _finished: None,
+                sent=lambda: None,
+                done=lambda _finished: self._held.remove(record),
             )
         )
 
@@ -327,6 +352,7 @@ class Pipeline:
             if self._ledger.owns(waiting.record.position):
                 self._begin(waiting)
                 return
+            self._drop(waiting)
 
     # -- what all stages share -----------------------------------------------------------------
 
@@ -334,9 +360,13 @@ class Pipeline:
         """False: the partition has another owner now, who will screen the upload."""
         if self._ledger.owns(admitted.record.position):
             return True
-        metrics.DROPPED.inc()
+        self._drop(admitted)
         self._leave(admitted.upload.upload_id)
         return False
+
+    def _drop(self, admitted: Admitted) -> None:
+        metrics.DROPPED.inc()
+        self._held.remove(admitted.record)
 
     @contextlib.contextmanager
     def _ending(self, admitted: Admitted) -> Iterator[None]:

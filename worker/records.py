@@ -5,6 +5,7 @@ Record -> Upload -> DecodedImage -> Query -> Screened. All are frozen; the heavy
 (`Screened` holds hits of the hot set, so it lives in `results.py`.)
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,6 +13,10 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from worker.events import CANARY_PREFIX
+
+_VERSION = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
 
 type Headers = tuple[tuple[str, bytes | None], ...]
 type Pixels = npt.NDArray[np.uint8]
@@ -44,8 +49,9 @@ class Record:
 
     @property
     def size(self) -> int:
-        """Bytes of key and value."""
-        return len(self.key or b"") + len(self.value or b"")
+        """Bytes of key, value and headers."""
+        headers = sum(len(name) + len(value or b"") for name, value in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,11 @@ class Upload:
     tenant: str | None = None
     uploaded_at: datetime | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_canary(self) -> bool:
+        """Whether the worker itself published it; admission lets in no other with such an id."""
+        return self.upload_id.startswith(CANARY_PREFIX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +142,7 @@ class Version:
 
     @classmethod
     def parse(cls, text: str) -> "Version":
-        """Read `epoch-seq`. Raises ValueError for anything else."""
-        epoch, dash, seq = text.partition("-")
-        if not (dash and epoch.isdecimal() and seq.isdecimal()):
-            raise ValueError(f"not a hot-set version: {text!r} (expected EPOCH-SEQ)")
-        return cls(int(epoch), int(seq))
+        """Read `epoch-seq`. Raises ValueError for anything else, and for more than 64 bits."""
+        if not (match := _VERSION.fullmatch(text)):
+            raise ValueError(f"not a hot-set version: {text[:64]!r} (expected EPOCH-SEQ)")
+        return cls(int(match[1]), int(match[2]))

@@ -26,9 +26,11 @@ from worker.scoring.similarity import euclidean
 from worker.settings import Settings
 from worker.stream.dead_letters import dead_letter
 from worker.stream.publisher import Outgoing
-from worker.telemetry import metrics
+from worker.telemetry import log, metrics
 
 FIRST_FRAME = 0
+
+logger = log.get(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +73,17 @@ class Results:
         """The verdict, and an event for each of the two match topics that has matches."""
         upload, compared = screened.upload, screened.compared
         decision = compared.decision
-        outcome: Outcome = "match" if decision.enforced else "no_match"
-        _count_matches(decision)
-        metrics.UPLOADS.labels(outcome).inc()
         envelope = self._envelope(upload, screened.info) | {
             "hot_set": HotSetStamp(epoch=compared.version.epoch, seq=compared.version.seq),
             "calibration": compared.calibration,
         }
         suppressed = [_suppressed(upload, one) for one in decision.suppressed[:MATCHES_SHOWN]]
+        if upload.is_canary:
+            found = _matches(upload, [*decision.shadow, *decision.enforced])
+            return [self._canary(MatchEvent(**envelope, **found, suppressed=suppressed))]
+        outcome: Outcome = "match" if decision.enforced else "no_match"
+        _count_matches(decision)
+        metrics.UPLOADS.labels(outcome).inc()
         enforced = _matches(upload, decision.enforced) | {"suppressed": suppressed}
         shadow = _matches(upload, decision.shadow) | {"suppressed": suppressed}
         events: list[Outgoing] = []
@@ -96,18 +101,20 @@ class Results:
     def unscreened(self, unscreened: Unscreened) -> list[Outgoing]:
         """The verdict that says why; it is always published."""
         upload, error = unscreened.upload, unscreened.error
+        envelope = self._envelope(upload, unscreened.info) | {
+            "hot_set": None,
+            "calibration": None,
+            "matches": [],
+            "matches_total": 0,
+            "suppressed": [],
+        }
+        if upload.is_canary:
+            logger.warning("canary_unscreened", reason=error.reason.value, detail=str(error))
+            return [self._canary(MatchEvent(**envelope))]
         metrics.UPLOADS.labels("unscreened").inc()
         metrics.UNSCREENED.labels(error.reason.value).inc()
         verdict = Verdict(
-            **self._envelope(upload, unscreened.info),
-            hot_set=None,
-            calibration=None,
-            outcome="unscreened",
-            reason=error.reason,
-            detail=str(error)[:500],
-            matches=[],
-            matches_total=0,
-            suppressed=[],
+            **envelope, outcome="unscreened", reason=error.reason, detail=str(error)[:500]
         )
         return [_outgoing("verdict", self._topics.verdicts, verdict)]
 
@@ -116,6 +123,11 @@ class Results:
         metrics.UPLOADS.labels("dead_letter").inc()
         metrics.DEAD_LETTERS.labels(error.reason.value).inc()
         return [dead_letter(record, error, self._topics.dead_letters)]
+
+    def _canary(self, event: MatchEvent) -> Outgoing:
+        """The one result of a canary, matches or not: nothing of it is among the users' results."""
+        metrics.UPLOADS.labels("canary").inc()
+        return _outgoing("canary", self._topics.shadow, event)
 
     def _envelope(self, upload: Upload, info: ImageInfo | None) -> dict[str, Any]:
         at = upload.position

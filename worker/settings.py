@@ -41,6 +41,9 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
+Delivery = Literal["at_least_once", "exactly_once"]
+
+
 def _from_file(value: Any) -> Any:
     """A secret given as `file:/run/secrets/name` is read from that file."""
     if isinstance(value, str) and value.startswith("file:"):
@@ -117,11 +120,17 @@ class Kafka(Group):
     max_poll_interval_ms: Positive = 60_000
     delivery_timeout_ms: Annotated[int, Field(ge=1_000)] = 3_600_000
     topics: Topics = Topics()
-    delivery: Literal["at_least_once"] = "at_least_once"
+    delivery: Delivery = "at_least_once"
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl: Sasl = Sasl()
     ssl: Ssl = Ssl()
     start_timeout_seconds: PositiveFloat = 30.0
+
+    @model_validator(mode="after")
+    def _transactions_have_one_cluster(self) -> Self:
+        if self.delivery == "exactly_once" and self.output.bootstrap_servers is not None:
+            raise ValueError("delivery exactly_once needs results on the cluster of the uploads")
+        return self
 
     @model_validator(mode="after")
     def _sasl_is_complete(self) -> Self:
@@ -191,8 +200,8 @@ class Limits(Group):
 
     @model_validator(mode="after")
     def _one_upload_fits(self) -> Self:
-        if self.record_bytes > self.in_flight_bytes:
-            raise ValueError("in_flight_bytes must be at least record_bytes")
+        if 2 * self.record_bytes > self.in_flight_bytes:
+            raise ValueError("in_flight_bytes must be at least 2 * record_bytes")
         if 4 * self.image_pixels > self.in_flight_decoded_bytes:
             raise ValueError("in_flight_decoded_bytes must be at least 4 * image_pixels")
         return self
@@ -202,7 +211,8 @@ class Decode(Group):
     """The pool that decodes pictures."""
 
     workers: Positive = Field(default_factory=lambda: os.cpu_count() or 1)
-    isolation: Literal["threads"] = "threads"
+    isolation: Literal["threads", "processes"] = "threads"
+    deadline_seconds: PositiveFloat = 10.0
 
 
 class Fetch(Group):
@@ -233,6 +243,19 @@ class Verdicts(Group):
     """What goes to `image.verdicts`."""
 
     publish: Literal["all", "matches_and_unscreened"] = "all"
+
+
+class Canaries(Group):
+    """Pictures that are published again and again, to see that screening works. 0: none."""
+
+    folder: Path | None = None
+    per_minute: Annotated[int, Field(ge=0, le=600)] = 0
+
+    @model_validator(mode="after")
+    def _pictures_are_named(self) -> Self:
+        if self.per_minute and self.folder is None:
+            raise ValueError("per_minute needs a folder")
+        return self
 
 
 class Replica(Group):
@@ -284,6 +307,7 @@ class Settings(BaseSettings):
     fetch: Fetch = Fetch()
     hotset: HotSetSettings = HotSetSettings()
     verdicts: Verdicts = Verdicts()
+    canaries: Canaries = Canaries()
     replica: Replica = Field(default_factory=Replica)
     shutdown: Shutdown = Shutdown()
     http: Http = Http()
@@ -331,6 +355,11 @@ def load(config: Path | None = None, **overrides: Any) -> Settings:
     except (yaml.YAMLError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise SettingsError(f"{path}: not a YAML mapping of settings: {reason}") from None
+
+
+def buckets_are_public() -> bool:
+    """Whether AWS_SKIP_SIGNATURE says that S3 wants no login; its client does not tell."""
+    return os.environ.get("AWS_SKIP_SIGNATURE", "").lower() in {"1", "true", "on", "yes", "y"}
 
 
 def _refuse_unknown_variables() -> None:

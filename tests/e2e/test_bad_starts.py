@@ -23,6 +23,12 @@ NOWHERE = "127.0.0.1:1"
         ({"REDIS__URL": f"redis://:secret@{NOWHERE}/0"}, 1, "Redis"),
         ({"MODEL__SHA256": "0" * 64}, 1, "sha256"),
         ({"MODEL__NAME": "resnet_9000"}, 1, "resnet_9000"),
+        ({"CANARIES__PER_MINUTE": "1"}, 2, "canaries: per_minute needs a folder"),
+        (
+            {"CANARIES__PER_MINUTE": "1", "CANARIES__FOLDER": "/nowhere"},
+            1,
+            "canaries.folder /nowhere: no such folder",
+        ),
     ],
     ids=[
         "wrong value",
@@ -33,6 +39,8 @@ NOWHERE = "127.0.0.1:1"
         "no redis",
         "wrong digest",
         "unknown model",
+        "canaries without a folder",
+        "no folder of canaries",
     ],
 )
 def test_a_bad_start_is_one_line(screening, overrides, code, line):

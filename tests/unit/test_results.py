@@ -3,6 +3,7 @@ from datetime import UTC, datetime
 
 import pytest
 from jsonschema import Draft202012Validator
+from prometheus_client import REGISTRY
 
 from worker.errors import BadEvent, DeadLetterReason, Unscreenable, UnscreenedReason
 from worker.events import MATCHES_SHOWN, Event, MatchEvent, Verdict, schema
@@ -20,6 +21,8 @@ INFO = ImageInfo("JPEG", 640, 480, 1, 1000, "b" * 64, truncated=False)
 BLOCK = Bank(name="bad", label="bad", severity="high", action="block", threshold=0.5)
 SHADOW = Bank(name="trial", label="trial", severity="low", threshold=0.5, mode="shadow")
 ALLOW = Bank(name="fine", label="fine", severity="low", kind="allow", suppresses=("bad",))
+
+TOP_SCORES = ("copysieve_top_score_count",)
 
 
 def upload(upload_id="u1", **fields):
@@ -88,6 +91,29 @@ def test_only_no_match_can_be_left_out():
     assert by_kind(quiet.unscreened(Unscreened(upload(), error)))["verdict"]["reason"] == (
         "undecodable"
     )
+
+
+def test_a_canary_has_one_event_on_the_shadow_topic_whatever_came_of_it():
+    ours = upload("canary:1")
+    error = Unscreenable(UnscreenedReason.UNDECODABLE, "no picture")
+    counted = ("copysieve_matches_total", {"bank": "bad", "mode": "enforce"})
+    before = [REGISTRY.get_sample_value(*one) for one in (counted, TOP_SCORES)]
+    made = [
+        results().screened(screened(hit(BLOCK, 0.9), hit(SHADOW, 0.8, "r2"), of=ours)),
+        results().screened(screened(hit(BLOCK, 0.1), of=ours)),
+        results(publish="matches_and_unscreened").screened(screened(of=ours)),
+        results().unscreened(Unscreened(ours, error)),
+    ]
+    told = []
+    for (event,) in made:
+        assert (event.kind, event.topic) == ("canary", "image.matches.shadow")
+        assert dict(event.headers)["ce_type"] == b"copysieve.canary.v1"
+        told.append(json.loads(event.value))
+        Draft202012Validator(schema(MatchEvent)).validate(told[-1])
+    found = [{one["reference_id"] for one in event["matches"]} for event in told]
+    assert found == [{"r1", "r2"}, set(), set(), set()]
+    assert [event["hot_set"] is None for event in told] == [False, False, False, True]
+    assert before == [REGISTRY.get_sample_value(*one) for one in (counted, TOP_SCORES)]
 
 
 def test_ids_are_the_same_over_repeats_and_differ_between_uploads():

@@ -101,6 +101,8 @@ def add_references(
         policy = store.banks().get(bank)
         if policy is None:
             raise StoreError(f"there is no bank {bank}: `copysieve banks set {bank}` first")
+        if details.canary and policy.kind == "allow":
+            raise StoreError(f"bank {bank} matches nothing, it allows: a canary needs another")
         embedder = embedders.load(settings.model)
         fetcher = None
         if any(is_url(source) for source in sources):

@@ -36,7 +36,12 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """
     settings = load_settings(config)
     findings = [Finding("settings", "ok", str(config) if config else "defaults and environment")]
-    for what, examine in (("kafka", _kafka), ("redis", _hot_set), ("model", _model)):
+    for what, examine in (
+        ("kafka", _kafka),
+        ("redis", _hot_set),
+        ("canaries", _canaries),
+        ("model", _model),
+    ):
         findings += _examine(what, examine, settings)
     table = Table(box=None, show_header=False)
     for finding in findings:
@@ -92,6 +97,23 @@ def _hot_set(settings: Settings) -> Iterator[Finding]:
             yield Finding(f"bank {bank.name}", "warning", "it has no references")
         if bank.kind == "block" and threshold_of(bank, calibration) is None:
             yield Finding(f"bank {bank.name}", "warning", f"it matches nothing: {_why(bank)}")
+
+
+def _canaries(settings: Settings) -> Iterator[Finding]:
+    from worker.canary.pictures import pair, scan  # noqa: PLC0415 - not needed for --help
+    from worker.hotset.store import open_store  # noqa: PLC0415
+
+    folder, per_minute = settings.canaries.folder, settings.canaries.per_minute
+    if folder is None or not per_minute:
+        yield Finding("canaries", "ok", "off")
+        return
+    paired = pair(scan(folder), open_store(settings.redis).references())
+    enough: Status = "ok" if paired.canaries else "warning"
+    yield Finding("canaries", enough, f"{per_minute} a minute, of {len(paired.canaries)} pictures")
+    for picture in paired.pictures:
+        yield Finding("canaries", "warning", f"{picture}: not registered, `refs add --canary` it")
+    for reference in paired.references:
+        yield Finding("canaries", "warning", f"no picture of reference {reference.reference_id}")
 
 
 def _why(bank: "Bank") -> str:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import worker
-from worker.cli import banks, bench, check, demo, embed, hotset, models, refs, run, screen
+from worker.cli import banks, bench, check, demo, embed, hotset, models, refs, replay, run, screen
 
 app = typer.Typer(
     name="copysieve",
@@ -40,5 +40,6 @@ app.command()(embed.embed)
 app.add_typer(refs.app)
 app.add_typer(banks.app)
 app.add_typer(hotset.app)
+app.add_typer(replay.app)
 app.add_typer(models.app)
 app.add_typer(bench.app)

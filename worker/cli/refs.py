@@ -54,7 +54,7 @@ def add(
         str | None, typer.Option(metavar="TIME", help="ISO 8601, UTC unless it says otherwise.")
     ] = None,
     canary: Annotated[
-        bool, typer.Option("--canary", help="Matches go to the shadow topic.")
+        bool, typer.Option("--canary", help="For canaries: no upload of users' matches them.")
     ] = False,
     reference_id: Annotated[
         str | None, typer.Option("--id", help="For one picture; else BANK-SHA256, shortened.")
@@ -130,7 +130,9 @@ def list_references(
         return
     table = Table(
         Column("reference", no_wrap=True),  # a name that is cut is none
-        *("bank", "label", "severity", "state", "added", "by"),
+        *("bank", "label", "severity"),
+        Column("state", no_wrap=True),
+        *("added", "by"),
         box=None,
     )
     for one in found:
@@ -275,9 +277,11 @@ def _user() -> str:
 
 def _state(reference: Reference) -> str:
     if not reference.enabled:
-        return "disabled"
-    if reference.expires_at is None:
-        return "canary" if reference.canary else "enabled"
-    if reference.expires_at <= datetime.now(UTC):
-        return "expired"
-    return f"until {reference.expires_at:%Y-%m-%d %H:%M}"
+        state = "disabled"
+    elif reference.expires_at is None:
+        state = "enabled"
+    elif reference.expires_at <= datetime.now(UTC):
+        state = "expired"
+    else:
+        state = f"until {reference.expires_at:%Y-%m-%d %H:%M}"
+    return f"canary, {state}" if reference.canary else state

@@ -7,12 +7,14 @@ import threading
 import time
 from collections.abc import Callable
 
+from worker.canary.publisher import CanaryPublisher
 from worker.descriptor.embedders import Embedder
 from worker.errors import StageDied
 from worker.hotset.mirror import Mirror
 from worker.hotset.store import Store
 from worker.hotset.sync import HotSetSync
 from worker.pipeline import Pipeline
+from worker.scoring import calibration as calibrations
 from worker.settings import Settings
 from worker.stream.consumer import UNSTABLE_SLACK_SECONDS, UploadConsumer
 from worker.stream.ledger import Ledger
@@ -22,6 +24,8 @@ from worker.telemetry.health import HealthServer
 
 LAST_SECONDS = 8.0
 """For the last commit and for leaving the group, after the deadline of the uploads."""
+CANARY_SECONDS = 2.0
+"""For giving up the lease; else it expires."""
 
 logger = log.get(__name__)
 
@@ -36,15 +40,17 @@ class Replica:
         self._failure: StageDied | None = None
         self._mirror = Mirror(embedder.model.dims, embedder.device)
         self._sync = HotSetSync(
-            store.of_model(embedder.model),
+            store.of_model(embedder.model, calibrations.check),
             self._mirror,
             settings.hotset,
             settings.replica.name,
             on_failure=lambda error: self._died("hot set", error),
         )
         self._ledger = Ledger()
+        self._canaries = CanaryPublisher(settings, store.duty(), lambda: self._mirror.canaries)
         self._consumer: UploadConsumer | None = None
         self._pipeline: Pipeline | None = None
+        self._publisher: Publisher | None = None
         self._warm = False
 
     def run(self) -> None:
@@ -57,7 +63,8 @@ class Replica:
         self._warm = True
         self._sync.start()
         try:
-            if self._sync.wait_ready(None, self._stop.is_set):
+            ready = self._sync.wait_ready(None, self._stop.is_set)
+            if ready and self._canaries.start(self._stop.is_set):
                 self._screen()
         finally:
             self._sync.stop()
@@ -69,12 +76,21 @@ class Replica:
     def _screen(self) -> None:
         settings, ledger = self._settings, self._ledger
         restart = threading.Event()
-        publisher = Publisher(settings.kafka, ledger, restart)
+        publisher = Publisher(settings, ledger, restart)
         pipeline = Pipeline(
-            settings, ledger, publisher, self._embedder, self._mirror, on_failure=self._died
+            settings,
+            ledger,
+            publisher,
+            self._embedder,
+            self._mirror,
+            on_failure=self._died,
+            genuine=self._canaries.is_genuine,
         )
-        consumer = UploadConsumer(settings, ledger, pipeline.admit, restart, self._held_back)
-        self._consumer, self._pipeline = consumer, pipeline
+        consumer = UploadConsumer(
+            settings, ledger, pipeline.admit, pipeline.load, restart, self._held_back
+        )
+        publisher.membership = consumer.group_metadata
+        self._consumer, self._pipeline, self._publisher = consumer, pipeline, publisher
         threads = [
             threading.Thread(target=self._stage("publisher", publisher.run), name="publisher"),
             threading.Thread(target=self._stage("consumer", consumer.run), name="consumer"),
@@ -83,7 +99,9 @@ class Replica:
         for thread in threads:
             thread.start()
         self._stop.wait()
+        self._canaries.stop()
         self._drain(publisher, consumer, pipeline, threads)
+        self._canaries.join(CANARY_SECONDS)
 
     def _drain(
         self,
@@ -94,12 +112,12 @@ class Replica:
     ) -> None:
         """Finish what is in flight; at the deadline say what is left, and leave it."""
         deadline = time.monotonic() + self._settings.shutdown.deadline_seconds
-        logger.info("draining", in_flight=self._ledger.in_flight_records)
+        logger.info("draining", in_flight=self._ledger.in_flight)
         publisher_thread, consumer_thread = threads
         if self._failure is None:
             consumer.stop()
             consumer_thread.join(deadline - time.monotonic())
-        left = self._ledger.in_flight_records
+        left = self._ledger.in_flight
         consumer.abandon()
         pipeline.close()
         publisher.close(abandon=left > 0)
@@ -112,8 +130,13 @@ class Replica:
             _exit_now(f"shutdown.deadline_seconds passed with {left} uploads in flight{also}")
 
     def _held_back(self) -> str | None:
-        stale = self._settings.hotset.on_stale == "pause" and self._sync.is_stale
-        return "hot_set_stale" if stale else None
+        if self._settings.hotset.on_stale == "pause" and self._sync.is_stale:
+            return "hot_set_stale"
+        if self._publisher is not None and not self._publisher.working:
+            return "output_away"
+        if self._pipeline is not None and self._pipeline.hosts_away:
+            return "hosts_away"
+        return None
 
     def _stage(self, name: str, body: Callable[[], None]) -> Callable[[], None]:
         def guarded() -> None:

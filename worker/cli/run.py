@@ -23,11 +23,14 @@ def run(config: ConfigOption = None) -> None:
     log.configure(settings.log, replica=settings.replica.name)
 
     # A wrong setting is told at once: these take seconds to import.
+    from worker.canary.pictures import scan  # noqa: PLC0415
     from worker.cli.replica import Replica  # noqa: PLC0415
     from worker.descriptor import embedders  # noqa: PLC0415
     from worker.hotset.store import open_store  # noqa: PLC0415
     from worker.stream.admin import require_topics  # noqa: PLC0415
 
+    if settings.canaries.per_minute and settings.canaries.folder:
+        scan(settings.canaries.folder)
     for warning in require_topics(settings):
         logger.warning("check", detail=warning)
     store = open_store(settings.redis)

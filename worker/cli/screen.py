@@ -80,8 +80,9 @@ def _screen_files(
     from worker.hotset.mirror import Mirror  # noqa: PLC0415 - imports torch
     from worker.hotset.store import open_store  # noqa: PLC0415
     from worker.pipeline import compare  # noqa: PLC0415
+    from worker.scoring import calibration as calibrations  # noqa: PLC0415
 
-    reader = open_store(settings.redis).of_model(embedder.model)
+    reader = open_store(settings.redis).of_model(embedder.model, calibrations.check)
     head = reader.head()
     if head is None:
         raise StoreError("there is no hot set yet: `copysieve banks set`, then `refs add`")

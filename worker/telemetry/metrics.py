@@ -60,10 +60,45 @@ UPLOADS = Counter("copysieve_uploads_total", "Terminal results", ["outcome"])
 UNSCREENED = Counter("copysieve_unscreened_total", "Uploads not screened", ["reason"])
 FETCHES = Counter("copysieve_fetches_total", "Fetches of linked images", ["result"])
 FETCHED_BYTES = Counter("copysieve_fetched_bytes_total", "Bytes fetched")
+RETRIES = Counter("copysieve_fetch_retries_total", "Fetches tried once more")
+BREAKERS_OPENED = Counter(
+    "copysieve_fetch_breakers_opened_total",
+    "Times a host, or all of them, were given up",
+    ["scope"],
+)
+HOSTS_OPEN = Gauge("copysieve_fetch_hosts_open", "Hosts that are sent nothing but probes")
+OUTAGE = Gauge("copysieve_fetch_outage", "1 while hosts that many uploads need are away")
+PARKED = Gauge("copysieve_fetch_parked_uploads", "Uploads that wait for the end of an outage")
 DECODES = Counter("copysieve_decodes_total", "Decoded pictures", ["format"])
+DECODERS_REPLACED = Counter(
+    "copysieve_decoders_replaced_total", "Sandboxed decoders that were killed", ["reason"]
+)
 MATCHES = Counter("copysieve_matches_total", "Matches by bank", ["bank", "mode"])
 SUPPRESSED = Counter("copysieve_suppressed_total", "Matches overruled by an allow bank", ["bank"])
 TOP_SCORE = Histogram("copysieve_top_score", "Best score of each screened upload", buckets=_SCORES)
+
+# -- canaries --
+CANARIES_PER_MINUTE = Gauge("copysieve_canaries_per_minute", "As set; 0 where they are off")
+CANARY_LEASE = Gauge("copysieve_canary_lease_held", "1 on the replica that publishes canaries")
+CANARIES_PUBLISHED = Counter("copysieve_canaries_published_total", "Canaries that Kafka has taken")
+CANARIES_RECOGNISED = Counter(
+    "copysieve_canaries_recognised_total", "Canaries that came back as a match, in time"
+)
+CANARIES_MISSED = Counter("copysieve_canaries_missed_total", "Canaries that did not", ["reason"])
+CANARY_SECONDS = Histogram(
+    "copysieve_canary_seconds", "From publishing a canary to reading its match", buckets=_SECONDS
+)
+CANARY_RECOGNISED = Gauge(
+    "copysieve_canary_last_recognised_timestamp_seconds", "When a canary last came back as a match"
+)
+CANARIES_UNPAIRED = Gauge(
+    "copysieve_canaries_unpaired",
+    "Pictures of the folder that no reference is of, and canary references without a picture",
+    ["what"],
+)
+CANARY_FAILURES = Counter(
+    "copysieve_canary_failures_total", "Times that canaries could not be published", ["reason"]
+)
 
 # -- hot set --
 REFERENCES = Gauge("copysieve_hotset_references", "References in the mirror")
