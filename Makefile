@@ -4,7 +4,7 @@ UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3
 	--no-emit-package copysieve --custom-compile-command "make lock" --quiet
 KAFKA := 4.3.1
 
-.PHONY: help setup demo test check bench lock schemas kafka-jars clean
+.PHONY: help setup demo test chaos check bench lock schemas kafka-jars clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ demo: setup ## Screen uploads end to end on this machine; IMAGES=folder takes yo
 
 test: setup ## Run all tests, against a real Kafka and a real Redis or Valkey
 	$(BIN)/python -m pytest
+
+chaos: setup ## Break everything around real workers for 20 minutes; CHAOS="--seed 2" and the like
+	@$(BIN)/python -m tests.chaos $(CHAOS)
 
 check: setup ## Lint, format, types, direction of imports, schemas
 	$(BIN)/ruff check

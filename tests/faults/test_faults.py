@@ -156,6 +156,7 @@ def start_with(screening, sabotage, **extra):
     [
         ("decode", "import worker.pipeline as p\np.decode = None"),
         ("admit", "import worker.pipeline as p\np.admission = None"),
+        ("fetch", "import worker.image.fetching as f\nf.FetchQueue._tick = None"),
         ("device", "import worker.pipeline as p\np.compare = None"),
         ("publisher", "import worker.results as r\nr.Verdict = None"),
         ("consumer", "import worker.stream.consumer as c\nc.Record = None"),

@@ -1,5 +1,6 @@
 """`copysieve refs`, `banks` and `hotset`, with real weights and a real Redis."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -112,7 +113,14 @@ def test_the_life_of_a_reference(run, told, photos, store):
     shown = told("refs", "show", "coffee")["reference"]
     assert (shown["severity"], shown["note"], shown["added_by"]) == ("critical", "a cup", "ann")
     assert (shown["expires_at"], shown["canary"]) == ("2030-01-01T00:00:00Z", True)
-    assert "coffee" in run("refs", "list").stdout
+    assert shown["sha256"] == hashlib.sha256(coffee.read_bytes()).hexdigest()
+    listed = next(line for line in run("refs", "list").stdout.splitlines() if "coffee" in line)
+    assert "canary, until 2030-01-01" in listed
+    with pytest.raises(StoreError, match="is a canary; remove it first"):
+        run("refs", "add", coffee, "--bank", "known-bad", "--id", "coffee")
+    run("banks", "set", "fine", "--kind", "allow", "--suppresses", "known-bad")
+    with pytest.raises(StoreError, match="fine matches nothing, it allows"):
+        run("refs", "add", coffee, "--bank", "fine", "--canary")
     assert [one["bank"] for one in told("refs", "list", "--bank", "other")] == ["other"]
     run("refs", "disable", "coffee")
     assert not store.reference("coffee").enabled
