@@ -154,7 +154,7 @@ def start_with(screening, sabotage, **extra):
 @pytest.mark.parametrize(
     ("stage", "sabotage"),
     [
-        ("decode", "import worker.pipeline as p\np.decode = None"),
+        ("decode", "import worker.image.decoder as d\nd.Decoder.prepare = None"),
         ("admit", "import worker.pipeline as p\np.admission = None"),
         ("fetch", "import worker.image.fetching as f\nf.FetchQueue._tick = None"),
         ("device", "import worker.pipeline as p\np.compare = None"),
@@ -203,7 +203,11 @@ def _white():
 
 
 def test_at_the_shutdown_deadline_it_says_what_is_left(screening):
-    sabotage = "import time, worker.pipeline as p\np.decode = lambda *a, **k: time.sleep(60)"
+    sabotage = """
+import time
+import worker.image.decoder as d
+d.Decoder.prepare = lambda *_: time.sleep(60)
+"""
     screening.stream.produce(uploads(0, 3))
     worker = start_with(
         screening,

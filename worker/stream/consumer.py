@@ -244,7 +244,13 @@ class UploadConsumer:
         for partition, (watermark, end) in self._ledger.watermarks().items():
             at = TopicPartition(*partition)
             if watermark == end and at in self._consumer.assignment():
-                self._ledger.advance(partition, self._consumer.position(at, timeout_ms=1000) or 0)
+                try:
+                    position = self._consumer.position(at, timeout_ms=ADOPT_MS)
+                except client.FATAL:
+                    raise
+                except kafka_errors.KafkaError:  # it may ask a broker, which may be away
+                    return
+                self._ledger.advance(partition, position or 0)
 
     def _begin_again(self) -> None:
         """Results were not delivered: new epochs at what is committed."""

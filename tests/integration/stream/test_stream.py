@@ -1,12 +1,14 @@
 """Consumer, ledger and publisher together on a real Apache Kafka; screening is an echo."""
 
+import itertools
 import os
 import threading
 import time
 from collections import Counter
 
 import pytest
-from kafka import KafkaProducer, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import errors as kafka_errors
 
 from tests.fixtures.stream import make_stream
 from worker.embedded.kafka import kafka_broker as own_broker
@@ -272,6 +274,23 @@ def test_a_topic_that_never_takes_a_result_ends_the_publisher(stream):
     assert "Kafka refused a result" in str(replica.errors[0])
     replica.errors.clear()
     replica.stop(abandon=True)
+
+
+def test_a_position_that_no_broker_tells_ends_nobody(stream, monkeypatch):
+    real, refused = KafkaConsumer.position, itertools.count()
+
+    def position(self, *args, **kwargs):
+        if next(refused) < 5:
+            raise kafka_errors.KafkaConnectionError("away")
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(KafkaConsumer, "position", position)
+    replica = Echo(stream.settings)
+    stream.produce(numbered(100))
+    eventually(lambda: next(refused) > 5)
+    eventually(lambda: sum(seen(stream).values()) >= 100)
+    replica.stop()
+    assert seen(stream) == Counter(range(100))
 
 
 def test_a_member_that_is_wedged_joins_anew(stream, monkeypatch):
