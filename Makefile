@@ -4,7 +4,7 @@ UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3
 	--no-emit-package copysieve --custom-compile-command "make lock" --quiet
 KAFKA := 4.3.1
 
-.PHONY: help setup demo test chaos check bench lock schemas kafka-jars clean
+.PHONY: help setup demo test chaos fuzz check bench lock schemas kafka-jars clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ test: setup ## Run all tests, against a real Kafka and a real Redis or Valkey
 
 chaos: setup ## Break everything around real workers for 20 minutes; CHAOS="--seed 2" and the like
 	@$(BIN)/python -m tests.chaos $(CHAOS)
+
+fuzz: setup ## Mutated events and pictures through a running worker; FUZZ="--seed 2" and the like
+	@$(BIN)/python -m tests.fuzz $(FUZZ)
 
 check: setup ## Lint, format, types, direction of imports, schemas
 	$(BIN)/ruff check

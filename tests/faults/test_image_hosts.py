@@ -22,17 +22,12 @@ def inline(upload_id, image):
     return upload_id.encode(), json.dumps(event).encode(), ()
 
 
-def labelled(worker, series):
-    lines = worker.get("/metrics")[1].splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(series))
-
-
 def paused(worker):
-    return labelled(worker, 'copysieve_paused{why="hosts_away"}') == 1
+    return worker.total('copysieve_paused{why="hosts_away"}') == 1
 
 
 def refused(worker):
-    return labelled(worker, 'copysieve_fetches_total{result="fetch_failed"}')
+    return worker.total('copysieve_fetches_total{result="fetch_failed"}')
 
 
 def serving(port=0):

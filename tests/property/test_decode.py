@@ -1,6 +1,5 @@
 """Whatever the bytes are: a picture, or a DecodeError."""
 
-import io
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
@@ -8,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
+from tests.fixtures.samples import samples
 from worker.errors import DecodeError
 from worker.image.decode import decode
 from worker.image.preprocess import prepare
@@ -21,32 +20,7 @@ LIMITS = Limits(image_pixels=1_000_000, image_frames=5)
 PREPROCESSING = Preprocessing("test", 8, "bilinear")
 
 
-def _samples() -> list[bytes]:
-    """Every format, with metadata, palettes, animation and interlacing in it."""
-    noise = np.random.default_rng(5).integers(0, 256, (24, 32, 3), np.uint8)
-    image = Image.fromarray(noise)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    variants: list[tuple[Image.Image, str, dict[str, object]]] = [
-        (image, "JPEG", {"exif": exif, "quality": 90}),
-        (image, "JPEG", {"progressive": True}),
-        (image.convert("CMYK"), "JPEG", {}),
-        (image, "PNG", {"exif": exif}),
-        (image.convert("P"), "PNG", {"transparency": 3}),
-        (image.convert("RGBA"), "PNG", {"save_all": True, "append_images": [image.rotate(90)]}),
-        (image, "GIF", {"save_all": True, "append_images": [image.rotate(90)]}),
-        (image, "WEBP", {"lossless": True, "exif": exif}),
-        (image, "WEBP", {"save_all": True, "append_images": [image.rotate(90)]}),
-    ]
-    encoded = []
-    for picture, kind, options in variants:
-        stream = io.BytesIO()
-        picture.save(stream, kind, **options)
-        encoded.append(stream.getvalue())
-    return encoded
-
-
-SAMPLES = st.sampled_from(_samples())
+SAMPLES = st.sampled_from(samples())
 SIGNATURES = st.sampled_from(
     [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF\0\0\0\0WEBPVP8L"]
 )
