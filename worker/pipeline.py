@@ -66,6 +66,15 @@ class Admitted:
     upload: Upload
 
 
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """An upload that waits for the device; `held` is the memory of its pixels."""
+
+    admitted: Admitted
+    query: Query
+    held: contextlib.ExitStack
+
+
 def compare(
     mirror: Mirror,
     vectors: torch.Tensor,
@@ -137,7 +146,7 @@ class Pipeline:
         self._decoder = Decoder(settings.decode, settings.limits, embedder.preprocessing)
         self._arrived: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
         self._decode_pool = ThreadPoolExecutor(settings.decode.workers, "decode")
-        self._batcher: Batcher[tuple[Admitted, Query]] = Batcher(
+        self._batcher: Batcher[Decoded] = Batcher(
             settings.batch.max_size, settings.batch.max_delay_ms / 1000
         )
         self._threads = [
@@ -236,25 +245,28 @@ class Pipeline:
 
     def _decode(self, admitted: Admitted, data: bytes) -> None:
         """Bytes to a query; bytes seen lately bring their descriptor along."""
+        held = contextlib.ExitStack()
         if known := self._recent.get(hashlib.sha256(data).hexdigest()):
             query = Query(admitted.upload, known.info, descriptor=known.descriptor)
         else:
             with _timed("decode"):
                 info, pixels = self._decoder.prepare(data, self._decoded.reserve)
+            held.enter_context(self._decoded.reserve(pixels.nbytes))
             query = Query(admitted.upload, info, pixels=pixels)
-        self._batcher.put((admitted, query))
+        self._batcher.put(Decoded(admitted, query, held))
 
     # -- describe, match -----------------------------------------------------------------------
 
     def _screen_all(self) -> None:
         while batch := self._batcher.take():
             metrics.QUEUE.labels("describe").set(len(self._batcher))
-            ours = [pair for pair in batch if self._still_ours(pair[0])]
-            if not ours:
-                continue
-            admitted, queries = zip(*ours, strict=True)
-            for one, outcome in zip(admitted, self._describe_and_match(queries), strict=True):
-                self._end(one, outcome)
+            with contextlib.ExitStack() as held:
+                for one in batch:
+                    held.push(one.held)
+                ours = [one for one in batch if self._still_ours(one.admitted)]
+                outcomes = self._describe_and_match([one.query for one in ours])
+                for one, outcome in zip(ours, outcomes, strict=True):
+                    self._end(one.admitted, outcome)
 
     def _describe_and_match(self, queries: Sequence[Query]) -> Iterator[Screened | Unscreened]:
         """One outcome for each query, in order."""

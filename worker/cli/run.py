@@ -1,11 +1,16 @@
 """`copysieve run`."""
 
+import contextlib
+import ctypes
 import signal
 import sys
 
 import worker
 from worker.cli.common import ConfigOption, load_settings
 from worker.telemetry import log, metrics
+
+_ARENA_MAX = -8
+"""Of glibc's `mallopt`."""
 
 logger = log.get(__name__)
 
@@ -21,6 +26,7 @@ def run(config: ConfigOption = None) -> None:
     # Until the replica has its own: as PID 1 a process ignores what it has no handler for.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     log.configure(settings.log, replica=settings.replica.name)
+    _share_heaps()
 
     # A wrong setting is told at once: these take seconds to import.
     from worker.canary.pictures import scan  # noqa: PLC0415
@@ -37,3 +43,13 @@ def run(config: ConfigOption = None) -> None:
     embedder = embedders.load(settings.model)
     metrics.BUILD.info({"version": worker.__version__, "model": embedder.model.name})
     Replica(settings, store, embedder).run()
+
+
+def _share_heaps() -> None:
+    """Two heaps for all threads, before there are any.
+
+    glibc would give each of our threads one of its own, and each would keep what its largest
+    picture took: a fifth more memory after a day of odd uploads, and it never shrinks.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library has other habits
+        ctypes.CDLL(None).mallopt(_ARENA_MAX, 2)

@@ -63,6 +63,10 @@ class Checkpoint:
     std: Rgb
     weights: dict[str, Tensor]
 
+    def network(self) -> Network:
+        """The network with these weights, fp32, on the CPU."""
+        return Network.with_weights(self.architecture, self.dims, self.weights)
+
 
 def read(path: Path) -> Checkpoint:
     """Read a `.pts`, `.pt`, `.pth` or `.safetensors` file.

@@ -1,19 +1,20 @@
 """What runs a model: uint8 pictures of the model's size in, checked descriptors out."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from worker.descriptor import checkpoints, zoo
-from worker.descriptor.checkpoints import Checkpoint
-from worker.descriptor.network import Network
+from worker.descriptor import zoo
 from worker.errors import ModelError, Unscreenable, UnscreenedReason
 from worker.records import Model, Preprocessing
 from worker.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from worker.descriptor.checkpoints import Checkpoint
 
 type Batch = npt.NDArray[np.uint8]
 """Canonical RGB at the model's size, [n, size, size, 3]."""
@@ -50,12 +51,15 @@ def load(settings: ModelSettings) -> Embedder:
     sha256 = zoo.verify(path, settings)
     if path.suffix == ".onnx":
         return OnnxEmbedder(path, sha256, settings)
+    # torchvision takes long to import, and an ONNX file does without.
+    from worker.descriptor import checkpoints  # noqa: PLC0415
+
     checkpoint = checkpoints.read(path)
     _check_catalogue(path, settings, checkpoint)
     return TorchEmbedder(checkpoint, sha256, settings)
 
 
-def _check_catalogue(path: Path, settings: ModelSettings, checkpoint: Checkpoint) -> None:
+def _check_catalogue(path: Path, settings: ModelSettings, checkpoint: "Checkpoint") -> None:
     """A file under a name of the catalogue, pinned by `model.sha256`, must be that model."""
     entry = zoo.CATALOGUE.get(settings.name)
     if entry is None:
@@ -71,7 +75,7 @@ def _check_catalogue(path: Path, settings: ModelSettings, checkpoint: Checkpoint
 class TorchEmbedder:
     """The SSCD network on the CPU or on one CUDA device."""
 
-    def __init__(self, checkpoint: Checkpoint, sha256: str, settings: ModelSettings) -> None:
+    def __init__(self, checkpoint: "Checkpoint", sha256: str, settings: ModelSettings) -> None:
         self.preprocessing = zoo.preprocessing("bicubic", checkpoint.size)
         self.model = Model(settings.name, sha256, checkpoint.dims, self.preprocessing.name)
         self.device = _device(settings.device)
@@ -81,7 +85,7 @@ class TorchEmbedder:
             torch.backends.cudnn.benchmark = True
         elif settings.threads is not None:
             torch.set_num_threads(settings.threads)
-        network = Network.with_weights(checkpoint.architecture, checkpoint.dims, checkpoint.weights)
+        network = checkpoint.network()
         network.cast_trunk(self._dtype)
         self._network = network.to(self.device).to(memory_format=torch.channels_last)
         self._mean = torch.tensor(checkpoint.mean, device=self.device)

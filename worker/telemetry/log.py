@@ -49,6 +49,8 @@ def configure(settings: Log, **fields: str) -> None:
     root.setLevel(level)
     # The Kafka client tells of every reconnect at warning level, and of its own retries at info.
     logging.getLogger("kafka").setLevel(max(level, logging.WARNING))
+    # And at warning level of each batch of records that took it longer than 0.1 s to unpack.
+    logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)
     logging.getLogger("PIL").setLevel(max(level, logging.WARNING))
     logging.getLogger("urllib3").setLevel(max(level, logging.WARNING))
 
