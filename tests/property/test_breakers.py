@@ -93,7 +93,7 @@ def test_hosts_that_never_gave_pictures_stop_nobody(history):
             breakers.tell(host, now, failed=not given, picture=given)
             assert not breakers.outage
             assert not breakers.all_open
-            assert not breakers.waits(host)
+            assert not breakers.waits(host, now)
 
 
 @given(st.integers(0, 200), st.integers(0, 200), st.integers(0, 200))
@@ -106,8 +106,8 @@ def test_an_outage_is_what_carries_more_than_its_share(missed, others, inline):
         breakers.tell("missed", now, failed=True, picture=False)
     expected = missed > RULE.outage_share * (missed + others + inline)
     assert breakers.outage == expected
-    assert breakers.waits("missed") == expected
-    assert not breakers.waits("others")
+    assert breakers.waits("missed", now) == expected
+    assert not breakers.waits("others", now)
     # Nothing new is taken meanwhile, so the shares stand still; a success ends it, or silence.
     breakers.judge(now + 200)
     assert breakers.outage == expected
@@ -144,12 +144,98 @@ def test_many_hosts_that_fail_a_little_are_an_outage_together():
     assert not breakers.open_hosts
     assert breakers.all_open
     assert breakers.outage
-    assert all(breakers.blocked(name) and breakers.waits(name) for name in [*names, "stranger"])
+    assert all(breakers.blocked(name) and breakers.waits(name, 1) for name in [*names, "stranger"])
     sent = [name for name in names if breakers.probe(name, 10)]
     assert sent == names[:1]
     breakers.tell(names[0], 11, failed=False, picture=True)
     assert not breakers.outage
     assert not breakers.blocked("stranger")
+
+
+@settings(max_examples=50)
+@given(st.lists(st.floats(0.1, 5), min_size=1, max_size=20), st.integers(20, 60))
+def test_twenty_pictures_and_then_dead_links_stop_the_others_for_five_minutes(steps, uploads):
+    """One that nobody named; a named one is waited for until it is back."""
+    breakers, now = Breakers({"named"}.__contains__, RULE), 0.0
+    for name in ("named", "evil"):
+        for _ in range(RULE.pictures):
+            breakers.tell(name, now, failed=False, picture=True)
+        for _ in range(uploads):
+            breakers.arrived(name, now)
+    died = now
+    now += RULE.window_seconds + 1  # those pictures are explained
+    for _ in range(uploads):
+        breakers.arrived("evil", now)
+        breakers.tell("evil", now, failed=True, picture=False)
+    assert breakers.outage
+    assert breakers.waits("evil", now)
+    for step in steps * 100:
+        now += step
+        breakers.judge(now)
+        if breakers.probe("evil", now):
+            breakers.tell("evil", now, failed=True, picture=False)
+        late = now - died > RULE.lately_seconds
+        assert breakers.outage == breakers.waits("evil", now) == (not late)
+        if late:
+            break
+    for _ in range(uploads):
+        breakers.arrived("named", now)
+        breakers.tell("named", now, failed=True, picture=False)
+    for _ in range(100):
+        now += RULE.probe_seconds
+        assert breakers.probe("named", now)
+        breakers.tell("named", now, failed=True, picture=False)
+        assert breakers.waits("named", now)
+
+
+@given(st.booleans())
+def test_strangers_together_stop_the_others_for_five_minutes(named):
+    """A network that is gone is waited for only where the settings name what is missed."""
+    names = [f"host-{n}" for n in range(10)]
+    breakers = Breakers((set(names) if named else set()).__contains__, RULE)
+    for name in names:
+        for _ in range(RULE.pictures):
+            breakers.tell(name, 0, failed=False, picture=True)
+    now = RULE.window_seconds + 1
+    for n in range(4):
+        for name in names:
+            breakers.arrived(name, now + n)
+            breakers.tell(name, now + n, failed=True, picture=False)
+    assert breakers.all_open
+    breakers.judge(RULE.lately_seconds)
+    assert breakers.outage
+    breakers.judge(RULE.lately_seconds + 1)
+    assert breakers.outage == named
+
+
+def test_a_host_that_stops_counting_takes_its_failures_along():
+    """And brings them once when it counts again."""
+    breakers = Breakers(set().__contains__, RULE)
+    for _ in range(RULE.pictures):
+        breakers.tell("one", 0, failed=False, picture=True)
+    for _ in range(19):
+        breakers.tell("one", RULE.lately_seconds - 1, failed=True, picture=False)
+    assert breakers._all.failures.total(RULE.lately_seconds) == 19
+    breakers.tell("one", RULE.lately_seconds + 1, failed=False, picture=False)
+    assert breakers._all.failures.total(RULE.lately_seconds + 1) == 0
+    breakers.tell("one", RULE.lately_seconds + 2, failed=False, picture=True)
+    assert breakers._all.failures.total(RULE.lately_seconds + 2) == 19
+
+
+def test_a_flood_is_what_gives_nothing_at_hosts_that_may_not_wait():
+    breakers: Breakers[object] = Breakers({"named"}.__contains__, RULE)
+    for _ in range(100):  # not in doubt until it fails, and it counts then too
+        breakers.tell("named", 0, failed=True, picture=False)
+    for n in range(19):
+        breakers.tell(n, 0, failed=False, picture=False)  # a slow 404 is no picture either
+    assert not breakers.flooded(0)
+    breakers.tell(19, 0, failed=True, picture=False)
+    assert breakers.flooded(0)
+    for n in range(20, 42):
+        breakers.tell(n, 0, failed=False, picture=True)
+    assert not breakers.flooded(0)
+    assert not any(breakers.may_wait(n, 0) for n in range(20))
+    assert all(breakers.may_wait(n, 0) for n in ("named", *range(20, 42)))
 
 
 def test_hosts_in_doubt_are_those_that_give_nothing_lately():

@@ -5,10 +5,12 @@
 
 Failed means transiently: connections refused or cut, 5xx, timeouts. A host that says 404 is there.
 
-Each host has a breaker, and all hosts that count have one together. A host counts once it has given
-pictures, or if the settings name it: one that never gave any cannot be missed, so users who post
-dead links stop nobody. While the open hosts that count carry more than 30% of the recent uploads it
-is an outage. Time stands still for those 30% meanwhile, since nothing new is taken.
+Each host has a breaker, and all hosts that count have one together. A host counts if the settings
+name it, or while it gives pictures: 20 so far, the last within five minutes. One that gave none
+cannot be missed, so users who post dead links stop nobody; one that gave a few and then died stops
+the others for five minutes, unless it is named. While the open hosts that count carry more than 30%
+of the recent uploads it is an outage. Time stands still for those 30% meanwhile, since nothing new
+is taken; it does not for those five minutes.
 
 Pure: no threads, no clock. `now` is seconds of a monotonic clock and never goes back.
 """
@@ -32,8 +34,8 @@ class Rule:
     pictures: int = 20
     """A host that has given as many counts towards an outage. One would be cheap to fake."""
     lately_seconds: float = 300.0
-    """A host that gave no picture for this long is in doubt; an open one nobody asks for is
-    forgotten."""
+    """A host that gave no picture for this long is in doubt, and counts only if it is named; an
+    open one nobody asks for is forgotten."""
     hosts: int = 8192
     """Hosts remembered, those longest unused go first."""
 
@@ -102,14 +104,21 @@ class Breaker:
             self.probe_due = None
             self.forget()
             return True
-        self.fetches.add(now)
-        if not failed:
-            return False
-        self.failures.add(now)
-        if self.fetches.total(now) < self._rule.fetches or not self.fails(now):
+        self.count(now, failed=failed)
+        if not failed or not self.due(now):
             return False
         self.probe(now)
         return True
+
+    def count(self, now: float, *, failed: bool) -> None:
+        """Remember how a fetch went, and stay as it is."""
+        self.fetches.add(now)
+        if failed:
+            self.failures.add(now)
+
+    def due(self, now: float) -> bool:
+        """Whether enough was fetched, and enough of it failed, to open."""
+        return self.fetches.total(now) >= self._rule.fetches and self.fails(now)
 
     def fails(self, now: float) -> bool:
         """Whether half of what was fetched failed, however little that was."""
@@ -128,13 +137,15 @@ class Breaker:
 
 
 class _Host:
-    __slots__ = ("arrived", "breaker", "pictured_at", "pictures")
+    __slots__ = ("arrived", "breaker", "in_all", "pictured_at", "pictures")
 
     def __init__(self, rule: Rule) -> None:
         self.breaker = Breaker(rule)
         self.arrived = Window(rule.window_seconds)
         self.pictures = 0
         self.pictured_at: float | None = None
+        self.in_all = False
+        """Whether what its breaker counts is counted for all hosts as well."""
 
 
 class Breakers[Name: Hashable]:
@@ -149,8 +160,12 @@ class Breakers[Name: Hashable]:
         self._hosts: OrderedDict[Name, _Host] = OrderedDict()
         self._open: set[Name] = set()
         self._all = Breaker(rule)
+        self._doubtful = Breaker(rule)
+        """Of hosts that may not wait; it only counts."""
+        self._pictured_at: float | None = None
         self._arrived = Window(rule.window_seconds)
         self._linked = Window(rule.window_seconds)
+        self._linked_to_named = Window(rule.window_seconds)
         self._outage_since: float | None = None
 
     @property
@@ -168,19 +183,27 @@ class Breakers[Name: Hashable]:
         """Hosts whose own breaker is open."""
         return frozenset(self._open)
 
-    def counts(self, name: Name) -> bool:
+    def counts(self, name: Name, now: float) -> bool:
         """Whether the host would be missed."""
-        return self._is_named(name) or self._known(name).pictures >= self._rule.pictures
+        if self._is_named(name):
+            return True
+        host = self._known(name)
+        return host.pictures >= self._rule.pictures and self._is_lately(host.pictured_at, now)
 
     def in_doubt(self, name: Name, now: float) -> bool:
         """Whether the host has given nothing lately, or fails: it may hold threads for nothing."""
         host = self._known(name)
         if host.breaker.fails(now):
             return True
-        lately = host.pictured_at is not None and (
-            now - host.pictured_at <= self._rule.lately_seconds
-        )
-        return not (lately or self._is_named(name))
+        return not (self._is_lately(host.pictured_at, now) or self._is_named(name))
+
+    def may_wait(self, name: Name, now: float) -> bool:
+        """Whether uploads of the host may wait for their turn for as long as it takes."""
+        return self.blocked(name) or self.counts(name, now) or not self.in_doubt(name, now)
+
+    def flooded(self, now: float) -> bool:
+        """Whether half of what was tried at hosts that may not wait gave nothing."""
+        return self._doubtful.due(now)
 
     def arrived(self, name: Name | None, now: float) -> None:
         """Count an upload; `name` is None for one that brings its bytes along."""
@@ -188,16 +211,18 @@ class Breakers[Name: Hashable]:
         self._arrived.add(moment)
         if name is not None:
             self._use(name).arrived.add(moment)
-            if self.counts(name):
+            if self.counts(name, now):
                 self._linked.add(moment)
+            if self._is_named(name):
+                self._linked_to_named.add(moment)
 
     def blocked(self, name: Name) -> bool:
         """Whether nothing but probes may be sent to the host."""
         return self._all.open or name in self._open
 
-    def waits(self, name: Name) -> bool:
+    def waits(self, name: Name, now: float) -> bool:
         """Whether uploads of a blocked host wait, rather than end without their picture."""
-        return self.outage and (self._all.open or self.counts(name))
+        return self.outage and (self._all.open or self.counts(name, now))
 
     def probe(self, name: Name, now: float) -> bool:
         """Whether a fetch may be sent to a blocked host now; if so, that was the probe."""
@@ -210,21 +235,21 @@ class Breakers[Name: Hashable]:
 
     def tell(self, name: Name, now: float, *, failed: bool, picture: bool) -> list[str]:
         """How a fetch went. Names the breakers that this opened: `host`, `all`."""
-        host, opened, counted = self._use(name), [], self.counts(name)
+        host, opened = self._use(name), list[str]()
+        if not self.may_wait(name, now):
+            self._doubtful.count(now, failed=not picture)
         if picture:
             host.pictures += 1
-            host.pictured_at = now
-        counts = self.counts(name)
-        if counts and not counted:
-            self._all.merge(host.breaker)
+            host.pictured_at = self._pictured_at = now
+        counts = self.counts(name, now)
+        self._count_for_all(host, counts=counts)
         changed = host.breaker.tell(now, failed=failed)
         if changed and host.breaker.open:
             self._open.add(name)
             opened.append("host")
-            if counts:  # those failures are explained: they say nothing about the other hosts
-                self._all.merge(host.breaker, -1)
         elif changed:
             self._open.discard(name)
+        self._count_for_all(host, counts=counts)
         concerns_all = not failed and (picture or counts) if self._all.open else counts
         if concerns_all and name not in self._open:
             changed = self._all.tell(now, failed=failed)
@@ -238,16 +263,32 @@ class Breakers[Name: Hashable]:
             if now - (self._known(name).breaker.probe_due or now) > self._rule.lately_seconds:
                 self._forget(name)  # nobody posts links to it any more
         moment = self._moment(now)
-        if self._all.open:
-            away = self._linked.total(moment)
+        if self._all.open:  # a picture, whosever it was, would have closed it
+            strangers_count = self._is_lately(self._pictured_at, now)
+            away = (self._linked if strangers_count else self._linked_to_named).total(moment)
         else:
             away = sum(
-                self._hosts[name].arrived.total(moment) for name in self._open if self.counts(name)
+                self._hosts[name].arrived.total(moment)
+                for name in self._open
+                if self.counts(name, now)
             )
         if away > self._rule.outage_share * self._arrived.total(moment):
             self._outage_since = moment
         else:
             self._outage_since = None
+
+    def _count_for_all(self, host: _Host, *, counts: bool) -> None:
+        """Let all hosts have the fetches of one that counts and is not open.
+
+        Failures of an open host are explained: they say nothing about the others.
+        """
+        belongs = counts and not host.breaker.open
+        if belongs != host.in_all:
+            self._all.merge(host.breaker, 1 if belongs else -1)
+            host.in_all = belongs
+
+    def _is_lately(self, at: float | None, now: float) -> bool:
+        return at is not None and now - at <= self._rule.lately_seconds
 
     def _moment(self, now: float) -> float:
         """The time by which uploads are counted."""

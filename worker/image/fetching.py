@@ -10,7 +10,8 @@ for its turn, a retry or the end of an outage, holds no thread. No host holds mo
 threads, and neither do all hosts in doubt together, so that dead links leave room for live ones.
 
 A host whose breaker is open is sent probes only. What waits for it ends as `host_unavailable`; in
-an outage it waits instead, as if it had never been tried.
+an outage it waits instead, as if it had never been tried. Probes hold an eighth of the threads,
+beside that half: a flood of links to hosts in doubt does not keep a host away that is back.
 """
 
 import contextlib
@@ -34,6 +35,8 @@ TICK_SECONDS = 0.1
 SWEEP_SECONDS = 1.0
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 8.0
+WAITING_IN_DOUBT = 4
+"""How many uploads of hosts in doubt, for each thread, may wait in a flood of dead links."""
 
 type Result = bytes | FetchError | None
 
@@ -64,7 +67,6 @@ class _Upload:
     attempts: int = 0
     deadline: float = 0.0
     failure: FetchError | None = None
-    in_doubt: bool = False
 
     def begin_anew(self) -> None:
         self.attempts = 0
@@ -87,6 +89,7 @@ class FetchQueue:
         self._seconds = settings.deadline_seconds
         self._threads = settings.workers
         self._half = max(1, settings.workers // 2)
+        self._eighth = max(1, settings.workers // 8)
         self._fetcher = fetcher
         self._on_failure = on_failure
         self._breakers: Breakers[Origin] = Breakers(fetcher.is_named, rule or Rule())
@@ -97,7 +100,7 @@ class FetchQueue:
         self._blocked: dict[Origin, _Line] = {}
         self._retries: list[tuple[float, int, _Upload]] = []
         self._numbers = itertools.count()
-        self._sent = self._sent_in_doubt = 0
+        self._sent = self._sent_in_doubt = self._probes = 0
         self._doubt_is_next = False
         self._ended: list[tuple[_Upload, Result]] = []
         self._sweep_due = 0.0
@@ -133,7 +136,7 @@ class FetchQueue:
     def outage(self) -> bool:
         """Whether so much is away, and waited for, that no more uploads should be taken."""
         with self._lock:
-            return self._breakers.outage and self._parked() > 0
+            return self._breakers.outage and self._parked(time.monotonic()) > 0
 
     def close(self) -> None:
         """End the threads as their attempts end; what waits is left to the next owner."""
@@ -145,7 +148,7 @@ class FetchQueue:
 
     # -- attempts --------------------------------------------------------------------------------
 
-    def _attempt(self, upload: _Upload) -> None:
+    def _attempt(self, upload: _Upload, *, in_doubt: bool, probe: bool) -> None:
         try:
             with metrics.STAGE_SECONDS.labels("fetch").time():
                 result = self._fetch(upload)
@@ -156,7 +159,11 @@ class FetchQueue:
         except BaseException as error:  # noqa: BLE001 - reported, and ends the process
             self._on_failure(error)
         with self._change() as now:
-            self._release(upload, now)
+            upload.line.sent -= 1
+            self._sent -= 1
+            self._sent_in_doubt -= in_doubt
+            self._probes -= probe
+            self._place(upload.line, now)
 
     def _fetch(self, upload: _Upload) -> bytes | FetchError:
         try:
@@ -192,12 +199,6 @@ class FetchQueue:
         heapq.heappush(self._retries, (due, next(self._numbers), upload))
         line.backing_off += 1
         return None
-
-    def _release(self, upload: _Upload, now: float) -> None:
-        upload.line.sent -= 1
-        self._sent -= 1
-        self._sent_in_doubt -= upload.in_doubt
-        self._place(upload.line, now)
 
     # -- whose turn it is ------------------------------------------------------------------------
 
@@ -242,17 +243,19 @@ class FetchQueue:
                     return line
         return None
 
-    def _send_one(self, line: _Line, now: float) -> None:
+    def _send_one(self, line: _Line, now: float, *, probe: bool = False) -> None:
         upload = line.waiting.popleft()
-        upload.in_doubt = self._breakers.in_doubt(line.origin, now)
+        # Told to the attempt, not the upload: of that the next one may begin before this one ends.
+        in_doubt = not probe and self._breakers.in_doubt(line.origin, now)
         upload.attempts += 1
         if upload.attempts == 1:
             upload.deadline = now + self._seconds
         line.sent += 1
         self._sent += 1
-        self._sent_in_doubt += upload.in_doubt
+        self._sent_in_doubt += in_doubt
+        self._probes += probe
         self._place(line, now)
-        self._pool.submit(self._attempt, upload)
+        self._pool.submit(self._attempt, upload, in_doubt=in_doubt, probe=probe)
 
     def _trim(self, line: _Line, now: float) -> None:
         """Drop from the head of a line what is not to be fetched any more."""
@@ -289,9 +292,11 @@ class FetchQueue:
             self._sweep_due = now + SWEEP_SECONDS
             for line in list(self._lines.values()):
                 self._sweep(line, now)
+            if self._breakers.flooded(now):
+                self._cut(now)
         metrics.HOSTS_OPEN.set(len(self._breakers.open_hosts))
         metrics.OUTAGE.set(self._breakers.outage)
-        metrics.PARKED.set(self._parked())
+        metrics.PARKED.set(self._parked(now))
 
     def _look_after(self, line: _Line, now: float) -> None:
         """Probe a blocked host, with another upload each time; the others wait or end."""
@@ -299,13 +304,16 @@ class FetchQueue:
         if not self._breakers.blocked(origin):
             self._place(line, now)
             return
-        waits = self._breakers.waits(origin)
+        waits = self._breakers.waits(origin, now)
         for upload in line.waiting if waits else ():
             upload.begin_anew()
         self._trim(line, now)
-        if line.waiting and self._sent < self._threads and self._breakers.probe(origin, now):
+        room = self._sent < self._threads and (
+            self._probes < self._eighth or self._fetcher.is_named(origin)
+        )
+        if line.waiting and not line.sent and room and self._breakers.probe(origin, now):
             line.waiting[0].begin_anew()
-            self._send_one(line, now)
+            self._send_one(line, now, probe=True)
         if not waits:
             gone = FetchError(UnscreenedReason.HOST_UNAVAILABLE, f"{origin.host}: away")
             self._ended += [(upload, gone) for upload in line.waiting]
@@ -313,29 +321,48 @@ class FetchQueue:
         self._place(line, now)
 
     def _sweep(self, line: _Line, now: float) -> None:
-        """Drop uploads that nobody wants, and those of a host in doubt that wait for too long.
-
-        A flood of dead links would else fill all the room there is for uploads in flight.
-        """
-        patient = (
-            self._breakers.blocked(line.origin)
-            or self._breakers.counts(line.origin)
-            or not self._breakers.in_doubt(line.origin, now)
-        )
+        """Drop uploads that nobody wants, and those of a host in doubt that wait for too long."""
+        patient = self._breakers.may_wait(line.origin, now)
         kept = deque[_Upload]()
         for upload in line.waiting:
             if not upload.wanted():
                 self._ended.append((upload, None))
             elif not (patient or upload.failure) and now - upload.arrived > self._seconds:
-                late = f"{line.origin.host}: no answer so far, and too many others like it"
-                self._ended.append((upload, FetchError(UnscreenedReason.HOST_UNAVAILABLE, late)))
+                self._ended.append((upload, _too_many(upload)))
             else:
                 kept.append(upload)
         line.waiting = kept
         if not line.uploads:
             self._place(line, now)
 
-    def _parked(self) -> int:
+    def _cut(self, now: float) -> None:
+        """End the oldest uploads of hosts in doubt, but for four a thread.
+
+        A flood of dead links would else fill all the room there is for uploads in flight.
+        """
+        doubtful = {
+            name: line
+            for name, line in self._lines.items()
+            if not self._breakers.may_wait(name, now)
+        }
+        waiting = [upload for line in doubtful.values() for upload in line.waiting]
+        waiting += [one for _, _, one in self._retries if one.line.origin in doubtful]
+        waiting.sort(key=lambda upload: upload.arrived)
+        cut = set(waiting[: max(0, len(waiting) - WAITING_IN_DOUBT * self._threads)])
+        if not cut:
+            return
+        self._ended += [(upload, _too_many(upload)) for upload in cut]
+        for line in doubtful.values():
+            line.waiting = deque(upload for upload in line.waiting if upload not in cut)
+        kept = [one for one in self._retries if one[2] not in cut]
+        for _, _, upload in self._retries:
+            upload.line.backing_off -= upload in cut
+        self._retries = kept
+        heapq.heapify(self._retries)
+        for line in doubtful.values():
+            self._place(line, now)
+
+    def _parked(self, now: float) -> int:
         """Uploads that wait for the end of an outage, and those that probe for it."""
         if not self._breakers.outage:
             return 0
@@ -343,8 +370,14 @@ class FetchQueue:
         return sum(
             self._lines[one].uploads
             for one in away
-            if one in self._lines and self._breakers.waits(one)
+            if one in self._lines and self._breakers.waits(one, now)
         )
+
+
+def _too_many(upload: _Upload) -> FetchError:
+    host = upload.line.origin.host
+    late = f"{host}: no answer so far, and too many others like it"
+    return FetchError(UnscreenedReason.HOST_UNAVAILABLE, late)
 
 
 def _told(upload: _Upload, failure: FetchError) -> FetchError:

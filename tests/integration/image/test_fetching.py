@@ -23,8 +23,8 @@ from worker.settings import Fetch
 from worker.telemetry import metrics
 
 QUICK = Rule(probe_seconds=0.3)
-KNOWN = Rule(probe_seconds=0.3, pictures=0)
-"""Every host counts from the start."""
+KNOWN = Rule(probe_seconds=0.3, pictures=1)
+"""A host counts from its first picture on."""
 AWAY = answer(b"", "503 Service Unavailable")
 
 
@@ -100,6 +100,16 @@ def in_turn(*responses: bytes) -> Callable[[socket.socket], object]:
     """Each connection gets the next one; the last goes on for ever."""
     left = list(responses)
     return lambda peer: peer.sendall(left.pop(0) if len(left) > 1 else left[0])
+
+
+def known(server: Server, fetches: Build, **settings: Any) -> Fetches:
+    """The server has given a picture, so that it counts; now it is away."""
+    server.answers["/picture"] = answer(b"bytes")
+    queue = fetches(KNOWN, **settings)
+    queue.fetch(server.url("/picture"))
+    queue.results.clear()
+    server.answers["/picture"] = AWAY
+    return queue
 
 
 # -- tries --
@@ -259,8 +269,7 @@ def test_a_dead_host_is_given_up_and_others_are_not(server: Server, fetches: Bui
 def test_in_an_outage_nothing_ends_and_afterwards_all_is_fetched(
     server: Server, fetches: Build
 ) -> None:
-    server.answers["/picture"] = AWAY
-    queue = fetches(KNOWN, deadline_seconds=2.0)
+    queue = known(server, fetches, deadline_seconds=2.0)
     names = queue.submit(server.url("/picture"), 60)
     eventually(lambda: queue.queue.outage)
     later = queue.submit(server.url("/picture"), 5)
@@ -306,8 +315,7 @@ def test_a_host_counts_once_it_has_given_pictures(server: Server, fetches: Build
 
 def test_uploads_without_links_count_as_well(server: Server, fetches: Build) -> None:
     """30 of 200 uploads are no outage."""
-    server.answers["/picture"] = AWAY
-    queue = fetches(KNOWN, workers=8)
+    queue = known(server, fetches, workers=8)
     for _ in range(170):
         queue.queue.count_inline()
     names = queue.submit(server.url("/picture"), 30)
@@ -334,8 +342,7 @@ def test_a_dead_port_says_nothing_about_its_host(server: Server, fetches: Build)
 def test_what_nobody_wants_any_more_is_dropped_while_it_waits(
     server: Server, fetches: Build
 ) -> None:
-    server.answers["/picture"] = AWAY
-    queue = fetches(KNOWN)
+    queue = known(server, fetches)
     ours = threading.Event()
     ours.set()
     names = queue.submit(server.url("/picture"), 40, wanted=ours.is_set)
@@ -364,6 +371,61 @@ def test_dead_links_leave_room_for_live_ones(server: Server, fetches: Build) -> 
     assert queue.reasons(live) == {"fetched"}
     assert not set(dead) & queue.results.keys()
     assert sum(request.target == "/dead" for request in server.requests) == 3
+
+
+def test_probes_leave_room_for_live_links(server: Server, fetches: Build) -> None:
+    """More open hosts that hang than threads, one of them named: each would hold one."""
+    hanging = threading.Event()
+
+    def behave(peer: socket.socket) -> None:
+        if hanging.is_set():
+            server.stopping.wait()
+        peer.sendall(AWAY)
+
+    server.answers["/dead"] = behave
+    server.answers["/picture"] = answer(b"bytes")
+    quick = Rule(probe_seconds=0.1, fetches=1)
+    queue = fetches(quick, resolve=lambda _host, _port: ["127.0.0.1"], workers=8)
+    assert queue.fetch(server.url("/picture", "live.test")) == b"bytes"
+    dead = [server.url("/dead", f"dead-{n}.test") for n in range(20)]
+    queue.wait([queue.submit(url)[0] for url in dead])
+    assert len(queue.queue._breakers.open_hosts) == 20
+    hanging.set()
+    asked = len(server.requests)
+    for _ in range(10):
+        for url in dead:
+            queue.submit(url, 2)
+        time.sleep(0.2)
+    live = queue.submit(server.url("/picture", "live.test"), 20)
+    assert queue.reasons(live) == {"fetched"}
+    assert sum(request.target == "/dead" for request in server.requests[asked:]) == 1
+
+
+def test_a_host_that_is_back_is_found_in_a_flood(server: Server, fetches: Build) -> None:
+    """Hosts in doubt hold their half for ever; the probe needs none of it."""
+    server.answers["/dead"] = lambda _peer: server.stopping.wait()
+    server.answers["/picture"] = AWAY
+    queue = fetches(Rule(probe_seconds=0.3, fetches=2), resolve=lambda _host, _port: ["127.0.0.1"])
+    gone = server.url("/picture", "gone.test")
+    assert queue.reasons(queue.submit(gone, 4)) == {UnscreenedReason.HOST_UNAVAILABLE}
+    for n in range(20):
+        queue.submit(server.url("/dead", f"dead-{n}.test"))
+    eventually(lambda: queue.queue._sent_in_doubt == 2)
+    server.answers["/picture"] = answer(b"bytes")
+    eventually(lambda: queue.fetch(gone) == b"bytes")
+    assert queue.queue._sent_in_doubt == 2
+
+
+def test_what_is_in_doubt_is_counted_by_attempts(server: Server, fetches: Build) -> None:
+    """A host that is in doubt at one attempt and not at the next, many times at once."""
+    queue = fetches(Rule(fetches=1000), resolve=lambda _host, _port: ["127.0.0.1"])
+    names = []
+    for n in range(40):
+        server.answers[f"/{n}"] = in_turn(AWAY, answer(b"bytes"))
+        names += queue.submit(server.url(f"/{n}", f"{n % 4}.test"))
+    assert queue.reasons(names) == {"fetched"}
+    eventually(lambda: queue.queue._sent == 0)
+    assert queue.queue._sent_in_doubt == queue.queue._probes == 0
 
 
 def test_one_slow_host_holds_half_of_the_threads(server: Server, fetches: Build) -> None:
@@ -401,6 +463,36 @@ def test_a_flood_of_dead_links_ends_rather_than_fills_the_room(
         UnscreenedReason.FETCH_TIMEOUT,
     }
     assert len(server.requests) < 20
+
+
+@pytest.mark.parametrize("path", ["/refused", "/slow"])
+def test_a_flood_of_dead_links_is_cut_to_four_a_thread(
+    server: Server, fetches: Build, path: str
+) -> None:
+    """Whether they wait for a turn or for a retry, and long before any deadline."""
+    server.answers["/refused"] = AWAY
+    server.answers["/slow"] = lambda peer: (time.sleep(0.05), peer.sendall(AWAY))
+    queue = fetches(resolve=lambda _host, _port: ["127.0.0.1"], deadline_seconds=600.0)
+    names = [queue.submit(server.url(path, f"dead-{n}.test"))[0] for n in range(100)]
+    eventually(lambda: len(queue.results) >= 100 - 4 * 4 - 2)
+    assert {queue.results[name].reason for name in names[:20]} == {
+        UnscreenedReason.HOST_UNAVAILABLE
+    }
+    assert not set(names[-10:]) & queue.results.keys()  # the oldest go first
+
+
+def test_a_crowd_of_new_hosts_is_not_cut(server: Server, fetches: Build) -> None:
+    """Each is in doubt, they wait for several sweeps, and some of the links are dead."""
+    server.answers["/picture"] = lambda peer: (time.sleep(0.05), peer.sendall(answer(b"bytes")))
+    server.answers["/gone"] = answer(b"", "404 Not Found")
+    queue = fetches(resolve=lambda _host, _port: ["127.0.0.1"])
+    names = [
+        queue.submit(server.url("/gone" if n % 4 == 0 else "/picture", f"new-{n}.test"))[0]
+        for n in range(200)
+    ]
+    reasons = [queue.reasons([name]) for name in names]
+    assert reasons.count({UnscreenedReason.FETCH_NOT_FOUND}) == 50
+    assert reasons.count({"fetched"}) == 150
 
 
 def test_an_image_that_waits_for_room_keeps_its_thread(
