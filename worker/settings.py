@@ -357,9 +357,26 @@ def load(config: Path | None = None, **overrides: Any) -> Settings:
         raise SettingsError(f"{path}: not a YAML mapping of settings: {reason}") from None
 
 
-def buckets_are_public() -> bool:
-    """Whether AWS_SKIP_SIGNATURE says that S3 wants no login; its client does not tell."""
-    return os.environ.get("AWS_SKIP_SIGNATURE", "").lower() in {"1", "true", "on", "yes", "y"}
+_STORE_LOGINS = {
+    "s3": {"AWS_SKIP_SIGNATURE": "skip_signature"},
+    "az": {
+        "AZURE_SKIP_SIGNATURE": "skip_signature",
+        "AZURE_STORAGE_ACCOUNT_KEY": "account_key",
+        "AZURE_STORAGE_ACCESS_KEY": "account_key",
+        "AZURE_STORAGE_MASTER_KEY": "account_key",
+        "AZURE_STORAGE_SAS_KEY": "sas_key",
+        "AZURE_STORAGE_SAS_TOKEN": "sas_key",
+    },
+}
+
+
+def store_login(scheme: str) -> dict[str, str]:
+    """How object stores are logged in to, by their client's own names, for it does not tell.
+
+    Only what decides who makes the URL: `skip_signature`, `account_key`, `sas_key`.
+    """
+    known = _STORE_LOGINS.get(scheme, {})
+    return {name: value for one, name in known.items() if (value := os.environ.get(one))}
 
 
 def _refuse_unknown_variables() -> None:

@@ -159,7 +159,7 @@ class Fetcher:
         self._tls = tls or ssl.create_default_context()
         self._watchdog = Watchdog()
         self._resolvers = ThreadPoolExecutor(settings.workers, "fetch-resolve")
-        self._objects = ObjectFetcher(settings, image_bytes, self._fetch_signed, stores)
+        self._objects = ObjectFetcher(settings, image_bytes, self._fetch_stored, stores)
         self._pools = urllib3.PoolManager(settings.workers, maxsize=_CONNECTIONS_PER_HOST)
         self._pools.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
 
@@ -212,7 +212,7 @@ class Fetcher:
             UnscreenedReason.FETCH_FAILED, f"more than {self._settings.redirects} redirects"
         )
 
-    def _fetch_signed(self, url: str, bucket: str, seconds: float) -> bytes:
+    def _fetch_stored(self, url: str, bucket: str, seconds: float) -> bytes:
         """Fetch from the operator's own store, wherever it is; a redirect of it is not followed."""
         link = _link(parse_url(url))
         with self._watched(seconds) as watch, _as_fetch_error(bucket, watch):

@@ -4,9 +4,12 @@ Endpoint and credentials are the operator's, through the platform's usual chain 
 identity, instance metadata); only bucket and key come from the event. The key is what follows the
 bucket, letter by letter: nothing in it is decoded, `?` and `#` belong to it.
 
-The stores' client follows redirects to any host. It takes the `Authorization` along to none, but
-`X-Amz-Security-Token`, a part of S3's credentials, it does. So an object of S3 is fetched by a
-signed URL and our own hands, which follow no redirect.
+The stores' client follows redirects to any host, whatever its address. It takes `Authorization`
+along to none, but `X-Amz-Security-Token`, a part of S3's credentials, and, as the referer, the
+whole URL, in which a shared access signature of Azure stands. So wherever an object can be had by
+its URL alone (S3; Azure by account key, shared access signature or without a login) our own hands
+fetch it, which follow no redirect. What remains with the client, for its login is a header: Google,
+and Azure by a token.
 """
 
 import re
@@ -27,14 +30,14 @@ from obstore.exceptions import (
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from worker.errors import FetchError, UnscreenedReason
-from worker.settings import Fetch, buckets_are_public
+from worker.settings import Fetch, store_login
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig  # exists for type checkers only
 
 type _Store = S3Store | GCSStore | AzureStore
-type GetSigned = Callable[[str, str, float], bytes]
-"""Gets a signed URL of a bucket within some seconds. Raises FetchError."""
+type GetStored = Callable[[str, str, float], bytes]
+"""Gets the URL of an object in a bucket within some seconds. Raises FetchError."""
 
 _STORES: dict[str, Callable[..., _Store]] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
 SCHEMES = frozenset(_STORES)
@@ -42,7 +45,13 @@ SCHEMES = frozenset(_STORES)
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,221}")
 _CHUNK_BYTES = 64 * 1024
 _STORES_KEPT = 64
+_TRUE = frozenset({"1", "true", "on", "yes", "y"})
 _SIGNED_FOR = timedelta(minutes=5)
+_NOBODY: dict[str, dict[str, Any]] = {
+    "s3": {"access_key_id": "nobody", "secret_access_key": "none", "expires_at": None},
+    "az": {"access_key": "bm9uZQ==", "expires_at": None},
+}
+"""Logins that nobody has: what they sign shows where an object lies."""
 _FINAL_STATUS = re.compile(r"status code: 4(?!08|25|29)")
 
 
@@ -62,14 +71,13 @@ class ObjectFetcher:
         self,
         settings: Fetch,
         image_bytes: int,
-        get_signed: GetSigned,
+        get_stored: GetStored,
         config: Mapping[str, Any] | None = None,
     ) -> None:
         self._settings = settings
         self._image_bytes = image_bytes
-        self._get_signed = get_signed
+        self._get_stored = get_stored
         self._config = dict(config or {})
-        self._signs = not self._config.get("skip_signature", buckets_are_public())
         self._store = lru_cache(_STORES_KEPT)(self._new_store)
         self._threads = ThreadPoolExecutor(settings.workers, "fetch-object")
 
@@ -77,9 +85,8 @@ class ObjectFetcher:
         """Fetch one object in one attempt; blocks for `seconds` at most. Raises FetchError."""
         scheme, bucket, key = self.admit(url)
         deadline = time.monotonic() + seconds
-        if scheme == "s3" and self._signs:
-            signed = self._within(deadline, bucket, self._sign, bucket, key)
-            return self._get_signed(signed, bucket, deadline - time.monotonic())
+        if at := self._within(deadline, bucket, self._url, scheme, bucket, key):
+            return self._get_stored(at, bucket, deadline - time.monotonic())
         return self._within(deadline, bucket, self._read, scheme, bucket, key)
 
     def _within[**P, T](
@@ -129,19 +136,35 @@ class ObjectFetcher:
             raise FetchError(denied, f"{bucket}: no key")
         return scheme.lower(), bucket, key
 
-    def _new_store(self, scheme: str, bucket: str) -> _Store:
+    def _new_store(self, scheme: str, bucket: str, *, nobodys: bool = False) -> _Store:
         options: ClientConfig = {
             "allow_http": True,  # only where the operator has set such an endpoint
             "connect_timeout": timedelta(seconds=self._settings.connect_timeout_seconds),
             "timeout": timedelta(seconds=self._settings.deadline_seconds),
         }
-        once = {"max_retries": 0}
+        more: dict[str, Any] = {"config": self._config}
+        if nobodys:
+            more = {
+                "config": self._config | {"skip_signature": False},
+                "credential_provider": lambda: _NOBODY[scheme],
+            }
         return _STORES[scheme](
-            bucket, config=self._config, client_options=options, retry_config=once
+            bucket, client_options=options, retry_config={"max_retries": 0}, **more
         )
 
-    def _sign(self, bucket: str, key: str) -> str:
-        return obstore.sign(self._store("s3", bucket), "GET", key, _SIGNED_FOR)
+    def _url(self, scheme: str, bucket: str, key: str) -> str | None:
+        """Where an object can be had without any header; None if it cannot."""
+        login = store_login(scheme) | self._config
+        public = str(login.get("skip_signature", "")).lower() in _TRUE
+        if scheme not in _NOBODY:
+            return None
+        if not public and (scheme == "s3" or "account_key" in login):
+            return obstore.sign(self._store(scheme, bucket), "GET", key, _SIGNED_FOR)
+        if not public and "sas_key" not in login:
+            return None
+        nobodys = obstore.sign(self._store(scheme, bucket, nobodys=True), "GET", key, _SIGNED_FOR)
+        plain = nobodys.partition("?")[0]  # those of the key are encoded
+        return plain if public else f"{plain}?{login['sas_key'].lstrip('?')}"
 
     def _read(self, scheme: str, bucket: str, key: str) -> bytes:
         result = obstore.get(self._store(scheme, bucket), key)

@@ -1,16 +1,17 @@
-"""Objects, from a local server that speaks as much S3 as a GET needs.
+"""Objects, from a local server that speaks as much of each store as a GET needs.
 
 The endpoint and the metadata service both are that server: nothing asks the machine's own.
-Where there are credentials, objects of S3 are fetched by signed URLs, else by the stores' client.
+Objects are fetched by their URL where that is enough, else by the stores' client.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import obstore
 import pytest
-from obstore.store import S3Store
+from obstore.store import AzureStore, S3Store
 
 from tests.fixtures.http_server import Server, answer
 from worker.errors import FetchError, UnscreenedReason
@@ -19,29 +20,43 @@ from worker.settings import Fetch
 
 LIMIT = 200_000
 LOGIN = {"access_key_id": "key", "secret_access_key": "secret", "session_token": "token"}
+AZURE: dict[str, object] = {"account_name": "account"}
+SAS = "sv=2023-11-03&sp=r&sig=sec%2Bret%3D"
+BY_URL: dict[str, tuple[str, dict[str, object]]] = {
+    "s3 in public": ("s3", {"skip_signature": True}),
+    "s3": ("s3", {**LOGIN}),
+    "az in public": ("az", AZURE | {"skip_signature": True}),
+    "az by account key": ("az", AZURE | {"account_key": "c2VjcmV0"}),
+    "az by SAS": ("az", AZURE | {"sas_key": SAS}),
+}
+BY_HEADER: dict[str, tuple[str, dict[str, object]]] = {
+    "az by token": ("az", AZURE | {"token": "secret"}),
+    "gs": ("gs", {"bearer_token": "secret"}),
+    "gs in public": ("gs", {"skip_signature": True}),
+}
+WAYS = BY_URL | BY_HEADER
+"""Scheme and login."""
 DATE = "Mon, 01 Jan 2024 00:00:00 GMT"
 
 type Build = Callable[..., Fetcher]
 
 
 def stored(body: bytes, status: str = "200 OK", **headers: object) -> bytes:
-    return answer(body, status, last_modified=DATE, **headers)
+    return answer(body, status, last_modified=DATE, etag='"1"', **headers)
 
 
 @pytest.fixture
 def objects(server: Server) -> Iterator[Build]:
     with contextlib.ExitStack() as stack:
 
-        def build(*, signed: bool = False, login: bool = False, **settings: Any) -> Fetcher:
+        def build(way: str = "s3 in public", **settings: Any) -> Fetcher:
             values = {"workers": 2, "deadline_seconds": 20} | settings
-            config = {
-                "endpoint": server.url(""),
-                "region": "us-east-1",
-                "skip_signature": not (signed or login),
-                "metadata_endpoint": server.url("/metadata"),
-            } | (LOGIN if login else {})
+            scheme, login = WAYS.get(way, ("s3", {}))
+            endpoint = {"base_url" if scheme == "gs" else "endpoint": server.url("")}
+            if scheme == "s3":
+                endpoint |= {"region": "us-east-1", "metadata_endpoint": server.url("/metadata")}
             return stack.enter_context(
-                contextlib.closing(Fetcher(Fetch(**values), LIMIT, stores=config))
+                contextlib.closing(Fetcher(Fetch(**values), LIMIT, stores=endpoint | login))
             )
 
         yield build
@@ -54,21 +69,30 @@ def reason(objects: Fetcher, url: str) -> UnscreenedReason:
     return caught.value.reason
 
 
-BOTH = pytest.mark.parametrize("login", [False, True])
+EVERY_WAY = pytest.mark.parametrize("way", sorted(WAYS))
 
 
-@BOTH
-def test_an_object_arrives_whole(server: Server, objects: Build, *, login: bool) -> None:
+def spelt(way: str, name: str) -> str:
+    """Google's client encodes more than need be."""
+    return name.replace("/", "%2F").replace(".", "%2E") if WAYS[way][0] == "gs" else name
+
+
+def url(way: str, rest: str) -> str:
+    return f"{WAYS[way][0]}://{rest}"
+
+
+@EVERY_WAY
+def test_an_object_arrives_whole(server: Server, objects: Build, way: str) -> None:
     body = bytes(range(256)) * 700
-    server.answers["/bucket/folder/picture.jpg"] = stored(body)
-    assert objects(login=login).fetch("s3://bucket/folder/picture.jpg") == body
+    server.answers["/bucket/" + spelt(way, "folder/picture.jpg")] = stored(body)
+    assert objects(way).fetch(url(way, "bucket/folder/picture.jpg")) == body
     assert [request.method for request in server.requests] == ["GET"]
 
 
-@BOTH
-def test_a_key_is_taken_by_the_letter(server: Server, objects: Build, *, login: bool) -> None:
-    server.answers["/bucket/a%20b%3Fc%23d%2541.jpg"] = stored(b"bytes")
-    assert objects(login=login).fetch("s3://bucket/a b?c#d%41.jpg") == b"bytes"
+@EVERY_WAY
+def test_a_key_is_taken_by_the_letter(server: Server, objects: Build, way: str) -> None:
+    server.answers["/bucket/" + spelt(way, "a%20b%3Fc%23d%2541.jpg")] = stored(b"bytes")
+    assert objects(way).fetch(url(way, "bucket/a b?c#d%41.jpg")) == b"bytes"
 
 
 @pytest.mark.parametrize(
@@ -80,40 +104,40 @@ def test_a_key_is_taken_by_the_letter(server: Server, objects: Build, *, login: 
         ("500 Internal Server Error", UnscreenedReason.FETCH_FAILED),
     ],
 )
-@BOTH
+@EVERY_WAY
 def test_statuses(
-    server: Server, objects: Build, status: str, expected: UnscreenedReason, *, login: bool
+    server: Server, objects: Build, status: str, expected: UnscreenedReason, way: str
 ) -> None:
     server.answers["/bucket/secret"] = answer(b"", status)
-    assert reason(objects(login=login), "s3://bucket/secret") is expected
+    assert reason(objects(way), url(way, "bucket/secret")) is expected
 
 
-@BOTH
-def test_the_cap_holds_to_the_byte(server: Server, objects: Build, *, login: bool) -> None:
+@EVERY_WAY
+def test_the_cap_holds_to_the_byte(server: Server, objects: Build, way: str) -> None:
     server.answers["/bucket/exact"] = stored(b"x" * LIMIT)
     server.answers["/bucket/above"] = stored(b"x" * (LIMIT + 1))
     server.answers["/bucket/declared"] = stored(b"", content_length=LIMIT + 1)
-    ours = objects(login=login)
-    assert len(ours.fetch("s3://bucket/exact")) == LIMIT
-    assert reason(ours, "s3://bucket/above") is UnscreenedReason.TOO_LARGE
-    assert reason(ours, "s3://bucket/declared") is UnscreenedReason.TOO_LARGE
+    ours = objects(way)
+    assert len(ours.fetch(url(way, "bucket/exact"))) == LIMIT
+    assert reason(ours, url(way, "bucket/above")) is UnscreenedReason.TOO_LARGE
+    assert reason(ours, url(way, "bucket/declared")) is UnscreenedReason.TOO_LARGE
 
 
-@BOTH
-def test_a_short_body_fails(server: Server, objects: Build, *, login: bool) -> None:
+@EVERY_WAY
+def test_a_short_body_fails(server: Server, objects: Build, way: str) -> None:
     response = stored(b"short", content_length=100)
     server.answers["/bucket/secret"] = lambda connection: connection.sendall(response)
-    assert reason(objects(login=login), "s3://bucket/secret") is UnscreenedReason.FETCH_FAILED
+    assert reason(objects(way), url(way, "bucket/secret")) is UnscreenedReason.FETCH_FAILED
 
 
 @pytest.mark.parametrize("head", [b"", stored(b"", content_length=100_000)])
-@BOTH
+@EVERY_WAY
 def test_slow_drips_end_at_the_deadline(
-    server: Server, objects: Build, head: bytes, *, login: bool
+    server: Server, objects: Build, head: bytes, way: str
 ) -> None:
     server.answers["/bucket/secret"] = server.drip(head, b"x" if head else b"")
-    ours = objects(deadline_seconds=0.5, login=login)
-    assert reason(ours, "s3://bucket/secret") is UnscreenedReason.FETCH_TIMEOUT
+    ours = objects(way, deadline_seconds=0.5)
+    assert reason(ours, url(way, "bucket/secret")) is UnscreenedReason.FETCH_TIMEOUT
 
 
 def test_without_credentials_nothing_is_fetched(
@@ -122,7 +146,7 @@ def test_without_credentials_nothing_is_fetched(
     """The chain ends at the metadata service, here one that knows no role."""
     _no_credentials(monkeypatch)
     server.answers["/bucket/secret"] = stored(b"bytes")
-    assert reason(objects(signed=True), "s3://bucket/secret") is UnscreenedReason.FETCH_FAILED
+    assert reason(objects("s3 by role"), "s3://bucket/secret") is UnscreenedReason.FETCH_FAILED
     assert {request.target.split("/")[1] for request in server.requests} == {"metadata"}
 
 
@@ -131,7 +155,7 @@ def test_a_metadata_service_that_hangs_ends_at_the_deadline(
 ) -> None:
     _no_credentials(monkeypatch)
     server.answers["/metadata/latest/api/token"] = lambda _: server.stopping.wait()
-    ours = objects(signed=True, deadline_seconds=0.5)
+    ours = objects("s3 by role", deadline_seconds=0.5)
     assert reason(ours, "s3://bucket/secret") is UnscreenedReason.FETCH_TIMEOUT
 
 
@@ -176,63 +200,109 @@ def test_urls_that_are_refused_unseen(server: Server, objects: Build, url: str) 
 
 
 @pytest.mark.parametrize("key", ["../other/key", "a//b", "a/../b", "\ud800"])
-@BOTH
-def test_odd_keys_fail(server: Server, objects: Build, key: str, *, login: bool) -> None:
-    assert reason(objects(login=login), f"s3://bucket/{key}") is UnscreenedReason.FETCH_FAILED
+@EVERY_WAY
+def test_odd_keys_fail(server: Server, objects: Build, key: str, way: str) -> None:
+    assert reason(objects(way), url(way, f"bucket/{key}")) is UnscreenedReason.FETCH_FAILED
     assert server.connections == 0
 
 
+@pytest.fixture
+def elsewhere() -> Iterator[Server]:
+    """Where the store sends everybody to."""
+    other = Server("127.0.0.2")
+    other.answers["/stolen"] = stored(b"bytes")
+    yield other
+    other.stop()
+
+
+def redirect(server: Server, elsewhere: Server, status: str = "302 Found") -> None:
+    location = f"http://127.0.0.2:{elsewhere.port}/stolen"
+    server.answers["/bucket/key"] = answer(b"", status, location=location)
+
+
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "307 T", "308 P"])
-def test_credentials_follow_no_redirect(server: Server, objects: Build, status: str) -> None:
-    """The control, the stores' own client, takes a role's token to wherever it is sent."""
-    other = Server("127.0.0.2")
-    try:
-        elsewhere = f"http://127.0.0.2:{other.port}/stolen"
-        server.answers["/bucket/key"] = answer(b"", status, location=elsewhere)
-        other.answers["/stolen"] = stored(b"bytes")
-        assert reason(objects(login=True), "s3://bucket/key") is UnscreenedReason.FETCH_FAILED
-        assert other.connections == 0
-        assert "x-amz-security-token" not in server.requests[0].headers
-
-        config: Any = LOGIN | {"endpoint": server.url(""), "region": "us-east-1"}
-        store = S3Store("bucket", config=config, client_options={"allow_http": True})
-        obstore.get(store, "key")
-        assert other.requests[0].headers["x-amz-security-token"] == "token"
-        assert "authorization" not in other.requests[0].headers
-    finally:
-        other.stop()
+@pytest.mark.parametrize("way", sorted(BY_URL))
+def test_what_is_fetched_by_its_url_follows_no_redirect(
+    server: Server, elsewhere: Server, objects: Build, status: str, way: str
+) -> None:
+    redirect(server, elsewhere, status)
+    assert reason(objects(way), url(way, "bucket/key")) is UnscreenedReason.FETCH_FAILED
+    assert elsewhere.connections == 0
+    told = server.requests[0].headers
+    assert not told.keys() & {"authorization", "x-amz-security-token", "referer", "cookie"}
 
 
-def test_a_login_to_azure_follows_no_redirect(server: Server) -> None:
-    """The stores' client goes there, for their own client fetches from it, but without the key."""
-    other = Server("127.0.0.2")
-    elsewhere = f"http://127.0.0.2:{other.port}/stolen"
-    server.answers["/account/bucket/key"] = answer(b"", "302 Found", location=elsewhere)
-    config = {
-        "account_name": "account",
-        "account_key": "c2VjcmV0",
-        "endpoint": server.url("/account"),
-    }
-    ours = Fetcher(Fetch(workers=1), LIMIT, stores=config)
-    try:
-        with pytest.raises(FetchError):
-            ours.fetch("az://bucket/key")
-        assert "authorization" in server.requests[0].headers
-        told = {name for request in other.requests for name in request.headers}
-        assert not told & {"authorization", "cookie"}
-        assert not any("secret" in str(request) for request in other.requests)
-    finally:
-        ours.close()
-        other.stop()
+@pytest.mark.parametrize("way", sorted(BY_HEADER))
+def test_a_login_by_header_stays_with_the_store(
+    server: Server, elsewhere: Server, objects: Build, way: str
+) -> None:
+    """The client goes where it is sent; what it tells there is where it comes from."""
+    redirect(server, elsewhere)
+    assert objects(way).fetch(url(way, "bucket/key")) == b"bytes"
+    assert ("authorization" in server.requests[0].headers) == ("public" not in way)
+    (told,) = elsewhere.requests
+    assert "secret" not in str(told)
+    assert told.headers["referer"] == server.url("/bucket/key")
+    assert not told.headers.keys() & {"authorization", "cookie"}
+
+
+@pytest.mark.parametrize("way", ["s3", "az by SAS"])
+def test_the_stores_own_client_takes_secrets_along(
+    server: Server, elsewhere: Server, way: str
+) -> None:
+    """The control: why these are fetched by our own hands."""
+    redirect(server, elsewhere)
+    config: Any = WAYS[way][1] | {"endpoint": server.url("")}
+    make = functools.partial(S3Store, region="us-east-1") if way == "s3" else AzureStore
+    obstore.get(make("bucket", config=config, client_options={"allow_http": True}), "key")
+    told = elsewhere.requests[0].headers
+    stolen = told.get("x-amz-security-token") == "token", "sig=sec%2Bret" in told["referer"]
+    assert stolen == (way == "s3", way != "s3")
+
+
+def test_a_shared_access_signature_goes_to_its_store_by_the_letter(
+    server: Server, objects: Build
+) -> None:
+    server.answers["/bucket/key"] = stored(b"bytes")
+    assert objects("az by SAS").fetch("az://bucket/key") == b"bytes"
+    assert [request.target for request in server.requests] == [f"/bucket/key?{SAS}"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "query"),
+    [
+        ({"AZURE_STORAGE_SAS_TOKEN": f"?{SAS}", "AZURE_STORAGE_SAS_KEY": ""}, "sig=sec%2Bret%3D"),
+        ({"AZURE_STORAGE_ACCESS_KEY": "c2VjcmV0", "AZURE_STORAGE_SAS_KEY": SAS}, "sr=b"),
+        ({"AZURE_SKIP_SIGNATURE": "true", "AZURE_STORAGE_SAS_KEY": SAS}, ""),
+    ],
+)
+def test_a_login_to_azure_is_that_of_the_environment(
+    server: Server,
+    fetcher: Callable[..., Fetcher],
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    query: str,
+) -> None:
+    """Whichever it is, it is in the URL."""
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
+    monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", server.url(""))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    server.answers["/bucket/key"] = answer(b"bytes")
+    assert fetcher(allowed_schemes=("az",)).fetch("az://bucket/key") == b"bytes"
+    (request,) = server.requests
+    assert query in request.target
+    assert ("?" in request.target) == bool(query)
+    assert "authorization" not in request.headers
 
 
 @pytest.mark.parametrize("bucket", ["evil.test", "127.0.0.1", "169.254.169.254", "localhost"])
-@BOTH
+@EVERY_WAY
 def test_a_bucket_named_like_a_host_is_a_bucket(
-    server: Server, objects: Build, bucket: str, *, login: bool
+    server: Server, objects: Build, bucket: str, way: str
 ) -> None:
-    server.answers[f"/{bucket}/key"] = stored(b"bytes")
-    assert objects(login=login).fetch(f"s3://{bucket}/key") == b"bytes"
+    server.answers[f"/{spelt(way, bucket)}/key"] = stored(b"bytes")
+    assert objects(way).fetch(url(way, f"{bucket}/key")) == b"bytes"
 
 
 def test_buckets_are_held_to_the_list(server: Server, objects: Build) -> None:
