@@ -36,6 +36,12 @@ class Position:
     epoch: int
 
 
+def record_bytes(key: bytes | None, value: bytes | None, headers: Headers) -> int:
+    """What a record of Kafka counts for in limits."""
+    told = sum(len(name) + len(content or b"") for name, content in headers)
+    return len(key or b"") + len(value or b"") + told
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """What Kafka delivered, untouched. `timestamp` and `received_at` are aware UTC."""
@@ -50,8 +56,7 @@ class Record:
     @property
     def size(self) -> int:
         """Bytes of key, value and headers."""
-        headers = sum(len(name) + len(value or b"") for name, value in self.headers)
-        return len(self.key or b"") + len(self.value or b"") + headers
+        return record_bytes(self.key, self.value, self.headers)
 
 
 @dataclass(frozen=True, slots=True)

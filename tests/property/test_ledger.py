@@ -19,7 +19,6 @@ from hypothesis.stateful import (
 from worker.records import Position
 from worker.stream.ledger import (
     METADATA_BYTES,
-    TAKEN_AT_ONCE,
     Commit,
     Ledger,
     Partition,
@@ -242,28 +241,54 @@ def test_what_does_not_fit_counts_as_not_finished():
     assert kept == found[: len(kept)]
 
 
-@given(st.floats(0, 1), st.integers())
+@given(st.floats(0, 1), st.floats(0, 0.3), st.integers())
 @settings(max_examples=30, deadline=None)
-def test_a_partition_that_is_not_full_always_fits(share, seed):
-    """Whatever finishes in whatever order: exactly once depends on it."""
+def test_a_partition_that_is_not_full_always_fits(share, handed_over, seed):
+    """Whatever finishes in whatever order, whoever owns it: exactly once depends on it."""
     ledger, chance = Ledger(), Random(seed)
     epoch, offset, waiting = ledger.assign(TP, 0), 0, []
-    for _ in range(40):
+    acknowledged: set[int] = set()
+    for _ in range(60):
         if TP not in ledger.full():
-            for _ in range(TAKEN_AT_ONCE):
+            for _ in range(ledger.most_to_take()):
                 position = Position(*TP, offset, epoch)
-                ledger.take(position)
-                waiting.append(position)
+                if ledger.take(position):
+                    waiting.append(position)
                 offset += 1
         chance.shuffle(waiting)
         for position in waiting[: int(share * len(waiting))]:
             ledger.release(position)
             ledger.acknowledge(position)
+            acknowledged.add(position.offset)
         waiting = waiting[int(share * len(waiting)) :]
         commit = ledger.commits(changed=False)[TP]
         assert len(commit.metadata) <= METADATA_BYTES
-        told = sum(stop - start for start, stop in decode_runs(commit.offset, commit.metadata))
-        assert commit.offset + told == offset - len(waiting)
+        told = set(range(commit.offset))
+        for start, stop in decode_runs(commit.offset, commit.metadata):
+            told.update(range(start, stop))
+        assert told == acknowledged
+        if chance.random() < handed_over:
+            ledger = Ledger()
+            epoch, offset = ledger.assign(TP, commit.offset, commit.metadata), commit.offset
+            waiting = []
+
+
+def test_who_inherits_a_full_partition_goes_on():
+    ledger = Ledger()
+    epoch, offset = ledger.assign(TP, 0), 0
+    while TP not in ledger.full():
+        position = Position(*TP, offset, epoch)
+        ledger.take(position)
+        if offset % 100:
+            ledger.release(position)
+            ledger.acknowledge(position)
+        offset += 1
+    commit = ledger.commits()[TP]
+    heir = Ledger()
+    epoch = heir.assign(TP, commit.offset, commit.metadata)
+    assert TP not in heir.full()
+    left = [n for n in range(offset) if heir.take(Position(*TP, n, epoch))]
+    assert left == list(range(0, offset, 100))
 
 
 @given(

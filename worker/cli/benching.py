@@ -5,7 +5,7 @@ import itertools
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -176,21 +176,36 @@ def stream(
     settings = settings.model_copy(update={"kafka": kafka})
     ledger, restart = Ledger(), threading.Event()
     publisher = Publisher(settings, ledger, restart)
-    stages = Pipeline(settings, ledger, publisher, embedder, mirror, lambda _name, e: _raise(e))
     taken: list[float] = []
+    failures: list[BaseException] = []
+
+    def guarded(body: Callable[[], None]) -> None:
+        try:
+            body()
+        except BaseException as error:  # noqa: BLE001 - raised where it is measured
+            failures.append(error)
+
+    stages = Pipeline(
+        settings, ledger, publisher, embedder, mirror, lambda _name, error: failures.append(error)
+    )
 
     def admit(record: Record) -> None:
         taken.append(time.monotonic())
         stages.admit(record)
 
     consumer = UploadConsumer(settings, ledger, admit, stages.load, restart)
-    publisher.membership = consumer.group_metadata
-    threads = [threading.Thread(target=body) for body in (publisher.run, consumer.run)]
+    publisher.membership = consumer.membership
+    threads = [
+        threading.Thread(target=guarded, args=(body,), daemon=True)
+        for body in (publisher.run, consumer.run)
+    ]
     before, cpu = _stage_seconds(), broker.cpu_seconds()
     stages.start()
     for thread in threads:
         thread.start()
     while len(taken) < count or ledger.in_flight:
+        if failures:
+            raise failures[0]
         time.sleep(0.005)
     seconds = time.monotonic() - taken[0]
     busy = {

@@ -16,8 +16,9 @@ from worker.hotset.sync import HotSetSync
 from worker.pipeline import Pipeline
 from worker.scoring import calibration as calibrations
 from worker.settings import Settings
-from worker.stream.consumer import UNSTABLE_SLACK_SECONDS, UploadConsumer
+from worker.stream.consumer import UploadConsumer
 from worker.stream.ledger import Ledger
+from worker.stream.membership import UNSTABLE_SLACK_SECONDS
 from worker.stream.publisher import Publisher
 from worker.telemetry import log
 from worker.telemetry.health import HealthServer
@@ -89,7 +90,7 @@ class Replica:
         consumer = UploadConsumer(
             settings, ledger, pipeline.admit, pipeline.load, restart, self._held_back
         )
-        publisher.membership = consumer.group_metadata
+        publisher.membership = consumer.membership
         self._consumer, self._pipeline, self._publisher = consumer, pipeline, publisher
         threads = [
             threading.Thread(target=self._stage("publisher", publisher.run), name="publisher"),
@@ -120,10 +121,10 @@ class Replica:
         left = self._ledger.in_flight
         consumer.abandon()
         pipeline.close()
-        publisher.close(abandon=left > 0)
         patience = time.monotonic() + LAST_SECONDS
-        for thread in (consumer_thread, publisher_thread):
-            thread.join(max(0.0, patience - time.monotonic()))
+        consumer_thread.join(LAST_SECONDS)  # it commits what the publisher is told until then
+        publisher.close(abandon=left > 0)
+        publisher_thread.join(max(1.0, patience - time.monotonic()))
         stuck = [thread.name for thread in threads if thread.is_alive()]
         if self._failure is None and (left or stuck):
             also = f", {' and '.join(stuck)} did not end" if stuck else ""
@@ -153,6 +154,8 @@ class Replica:
             detail = " ".join(str(error).split())
             self._failure = StageDied(f"{stage} died: {type(error).__name__}: {detail}")
             logger.error("stage_died", stage=stage, exc_info=error)
+        if self._consumer is not None:
+            self._consumer.abandon()
         self._stop.set()
 
     def _live(self) -> str | None:

@@ -1,15 +1,21 @@
 """How kafka-python's clients are configured, and which of their errors end the process."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, NoReturn, Self
 
-from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.record.default_records import DefaultRecordBatch
 
 from worker.errors import StreamError
 from worker.settings import Kafka
 from worker.stream.ledger import Commit, Partition
+from worker.telemetry import log
+
+logger = log.get(__name__)
 
 FATAL: tuple[type[Exception], ...] = (
     kafka_errors.AuthorizationError,
@@ -25,6 +31,54 @@ FATAL: tuple[type[Exception], ...] = (
     kafka_errors.UnsupportedVersionError,
 )
 """Trying again cannot help: the process ends and says so."""
+
+UNREADABLE: tuple[type[Exception], ...] = (
+    kafka_errors.CorruptRecordError,
+    kafka_errors.UnsupportedCodecError,
+)
+"""Fatal to a consumer: after records that it cannot read, kafka-python's spins for ever."""
+
+
+@contextmanager
+def tolerating(event: str) -> Iterator[None]:
+    """Go on, and log `event`, where Kafka does not answer now; fatal errors are raised."""
+    try:
+        yield
+    except FATAL:
+        raise
+    except kafka_errors.KafkaError as error:
+        logger.warning(event, error=type(error).__name__)
+
+
+def commit_transaction(
+    producer: KafkaProducer,
+    offsets: dict[TopicPartition, OffsetAndMetadata],
+    group: Any,
+    seconds: float,
+) -> None:
+    """Commit the open transaction with these offsets.
+
+    Raises KafkaTimeoutError after `seconds`: kafka-python's own methods wait for ever, and when its
+    coordinator was restarted they do.
+    """
+    manager = producer._transaction_manager  # noqa: SLF001
+    until = time.monotonic() + seconds
+    sending = [lambda: manager.send_offsets_to_transaction(offsets, group)] if offsets else []
+    for begin in (*sending, manager.begin_commit):
+        result = begin()
+        producer._sender.wakeup()  # noqa: SLF001
+        if not result.wait(timeout_ms=max(1.0, 1000 * (until - time.monotonic()))):
+            raise kafka_errors.KafkaTimeoutError(f"a transaction did not end in {seconds:.0f} s")
+
+
+def give_up(producer: KafkaProducer) -> None:
+    """Close a producer without another try to deliver; what it still holds fails.
+
+    Its own `close` begins with a flush that raises where Kafka is away, and then stops nothing.
+    """
+    producer._sender.force_close()  # noqa: SLF001 - there is no public way to give up
+    with suppress(kafka_errors.KafkaError):
+        producer.close(timeout=5)
 
 
 def connection(settings: Kafka, servers: tuple[str, ...]) -> dict[str, Any]:

@@ -3,40 +3,37 @@
 Facts that shape it: the client's own thread runs the listener, and only while this thread is inside
 `poll`; the listener must not block, so it waits by awaiting commits; a member that stops polling
 freezes its whole group, so draining goes on polling with everything paused; `poll(0)` can wedge the
-member for good, so it is never called. With `exactly_once` it is the publisher that commits, and
-nothing here does: a plain commit could overtake the offsets of a transaction.
+member for good, so it is never called; any call may ask a broker and raise when it is away, and is
+caught where it stands, for what was polled must be taken. With `exactly_once` it is the publisher
+that commits, and nothing here does: a plain commit could overtake the offsets of a transaction.
 """
 
 import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
-from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.structs import MemberState
 
-from worker.errors import StageDied
 from worker.records import Position, Record
 from worker.settings import Settings
 from worker.stream import client
 from worker.stream.held import Load
-from worker.stream.ledger import TAKEN_AT_ONCE, Commit, Ledger, Partition
+from worker.stream.ledger import Commit, Ledger, Partition
+from worker.stream.membership import Assignor, Membership
 from worker.telemetry import log, metrics
 
 POLL_MS = 100
 JOIN_POLL_MS = 1_000
-REJOIN_SECONDS = 15.0
 ADOPT_MS = 1_000
 COMMIT_SECONDS = 0.5
 COMMIT_LOST_SECONDS = 30.0
 REVOKE_SECONDS = 5.0
 LISTEN_SECONDS = 0.005
-UNSTABLE_SLACK_SECONDS = 30.0
 FETCH_SHARE = 0.25
 """Of `limits.in_flight_bytes`, what is left to the client's own buffers. A broker has one fetch
 there and one on its way, each of a sixteenth of that: enough for eight brokers."""
@@ -80,12 +77,16 @@ class UploadConsumer:
         self._paused_for: str | None = None
         self._unknown_at: dict[TopicPartition, float] = {}
         self._stable = False
-        self._stable_at = self._joined_at = self._polled = time.monotonic()
+        self._broken: Exception | None = None
+        self._polled = time.monotonic()
         self._consumer = _connect(settings)
+        self._membership = Membership(
+            self._consumer, settings.kafka.max_poll_interval_ms / 1000, self._broker_answers
+        )
 
-    def group_metadata(self) -> Any:
-        """The membership, which fences transactions; from any thread."""
-        return self._consumer.group_metadata()
+    def membership(self) -> Any | None:
+        """See `Membership.group`; from any thread."""
+        return self._membership.group()
 
     @property
     def seconds_since_poll(self) -> float:
@@ -109,6 +110,8 @@ class UploadConsumer:
                 self._turn()
         finally:
             self._close()
+        if self._broken is not None:  # on the way out
+            raise self._broken
 
     def _subscribe(self) -> None:
         self._consumer.subscribe([self._settings.kafka.topics.uploads], listener=_Listener(self))
@@ -119,6 +122,9 @@ class UploadConsumer:
             self._begin_again()
         room = self._make_room()
         polled = self._poll(room)
+        if self._membership.changed():
+            self._drop(self._ledger.assigned())
+            self._membership.take_over()
         self._adopt(polled)
         for at, records in polled.items():
             self._take(_partition(at), records)
@@ -153,21 +159,21 @@ class UploadConsumer:
             self._consumer.pause(*pause)
         if resume := (self._consumer.paused() & assigned) - wanted:
             self._consumer.resume(*resume)
-        return min(max(1, limits.in_flight_records - load.records), TAKEN_AT_ONCE)
+        return min(max(1, limits.in_flight_records - load.records), self._ledger.most_to_take())
 
     def _poll(self, room: int) -> dict[TopicPartition, list[Any]]:
         try:
             polled: dict[TopicPartition, list[Any]] = self._consumer.poll(
                 timeout_ms=POLL_MS if self._stable else JOIN_POLL_MS, max_records=room
             )
-        except (*client.FATAL, kafka_errors.CorruptRecordError):
-            raise  # after a record that cannot be read the client would spin for ever
+        except (*client.FATAL, *client.UNREADABLE):
+            raise
         except kafka_errors.KafkaError as error:
-            if isinstance(error.__cause__, client.FATAL):
-                raise
             logger.warning("poll_failed", error=type(error).__name__, detail=str(error))
             time.sleep(POLL_MS / 1000)
             polled = {}
+        if self._broken is not None:
+            raise self._broken
         self._polled = time.monotonic()
         metrics.LAST_POLL.set_to_current_time()
         return polled
@@ -208,6 +214,19 @@ class UploadConsumer:
         for at in [p for p in polled if self._ledger.epoch(_partition(p)) is None]:
             self._consumer.seek(at, polled.pop(at)[0].offset)
 
+    def _look_into_gap(self, partition: Partition, following: int) -> None:
+        """Tell what retention took under our feet: kafka-python steps over it without a word.
+
+        A gap of one is a control record.
+        """
+        expected = self._ledger.expected(partition)
+        if following - expected > 1:
+            at = TopicPartition(*partition)
+            with client.tolerating("gap_not_known"):
+                begins = self._consumer.beginning_offsets([at], timeout_ms=ADOPT_MS)[at]
+                if begins > expected:
+                    self._tell_loss(at, min(begins, following) - expected)
+
     def _tell_loss(self, at: TopicPartition, lost: int) -> None:
         """Retention takes what nobody screened in time: that is an alarm, and cannot be undone."""
         metrics.RECORDS_LOST.inc(lost)
@@ -218,6 +237,7 @@ class UploadConsumer:
         if epoch is None:
             return
         now = datetime.now(UTC)
+        self._look_into_gap(partition, records[0].offset)
         for raw in records:
             if raw.offset < self._ledger.expected(partition):
                 # Kafka went back, after data loss or a reset of the offsets: all of it is new work.
@@ -244,13 +264,10 @@ class UploadConsumer:
         for partition, (watermark, end) in self._ledger.watermarks().items():
             at = TopicPartition(*partition)
             if watermark == end and at in self._consumer.assignment():
-                try:
-                    position = self._consumer.position(at, timeout_ms=ADOPT_MS)
-                except client.FATAL:
-                    raise
-                except kafka_errors.KafkaError:  # it may ask a broker, which may be away
-                    return
-                self._ledger.advance(partition, position or 0)
+                with client.tolerating("position_not_known"):
+                    position = self._consumer.position(at, timeout_ms=ADOPT_MS) or 0
+                    self._look_into_gap(partition, position)
+                    self._ledger.advance(partition, position)
 
     def _begin_again(self) -> None:
         """Results were not delivered: new epochs at what is committed."""
@@ -310,29 +327,16 @@ class UploadConsumer:
                 metrics.LAG.labels(label).set(max(0, high - watermark))
 
     def _watch(self) -> None:
-        """A member can be wedged without an error: join anew, and end the process if that fails.
-
-        Seen where a join outlasts a poll on a busy machine: kafka-python then believes that it is
-        rebalancing, and that there is nothing to do.
-        """
-        now = time.monotonic()
-        self._stable = self._consumer.group_metadata().state == MemberState.STABLE
-        metrics.GROUP_STABLE.set(self._stable)
-        limit = self._settings.kafka.max_poll_interval_ms / 1000 + UNSTABLE_SLACK_SECONDS
-        if self._stable:
-            self._stable_at = self._joined_at = now
-        elif now - self._stable_at > limit:
-            # Without a broker nobody can join a group: that is waited for, however long.
-            if self._broker_answers():
-                raise StageDied(f"consumer: not stable in its group for {limit:.0f} s")
-            self._stable_at = time.monotonic()
-        elif now - self._joined_at > REJOIN_SECONDS:
-            self._joined_at = now
-            logger.warning("joining_anew", seconds=round(now - self._stable_at))
+        """A member can be wedged without an error: join anew."""
+        state = self._membership.look()
+        self._stable = state == "stable"
+        if state == "wedged":
+            logger.warning("joining_anew")
             metrics.REBALANCES.labels("joined_anew").inc()
             self._drop(self._ledger.assigned())
             self._consumer.unsubscribe()
             self._subscribe()
+            self._membership.begin_anew()
 
     def _broker_answers(self) -> bool:
         try:
@@ -348,43 +352,43 @@ class UploadConsumer:
         try:
             self._commit_finished()
         finally:
-            self._consumer.close(autocommit=False, timeout_ms=5_000)
+            with client.tolerating("close_failed"):
+                self._consumer.close(autocommit=False, timeout_ms=5_000)
 
     def _commit_finished(self) -> None:
         """Commit what is finished, and wait for it: what fails is done once more by the next."""
         if self._transactional:
             return
-        try:
+        with client.tolerating("last_commit_failed"):
             if commits := self._ledger.commits():
                 self._consumer.commit(client.offsets(commits), timeout_ms=5_000)
                 self._ledger.committed(commits)
-        except kafka_errors.KafkaError as error:
-            logger.warning("last_commit_failed", error=type(error).__name__)
 
     async def revoked(self, partitions: list[Partition]) -> None:
         """Another owner comes: stop sending, wait for what is sent, commit, forget."""
         metrics.REBALANCES.labels("revoked").inc()
-        self._ledger.revoke(partitions)
-        deadline = time.monotonic() + REVOKE_SECONDS
         try:
-            while self._ledger.unacknowledged(partitions) and time.monotonic() < deadline:
-                # To await a commit, be it of nothing, is the only way to wait here that lets the
-                # client's thread go on with its heartbeats.
-                await self._consumer.commit_async({})
-                time.sleep(LISTEN_SECONDS)  # noqa: ASYNC251 - this is not asyncio
-            if not self._transactional:
-                commits = self._ledger.commits(partitions, changed=False)
-                await self._consumer.commit_async(client.offsets(commits))
-        except client.FATAL:
-            raise
-        except kafka_errors.KafkaError as error:
-            logger.warning("commit_on_revoke_failed", error=type(error).__name__)
-        dropped = self._drop(partitions)
+            self._ledger.revoke(partitions)
+            with client.tolerating("commit_on_revoke_failed"):
+                await self._settle_revoked(partitions)
+        finally:
+            dropped = self._drop(partitions)
         logger.info(
             "partitions_revoked",
             partitions=[p.number for p in partitions],
             dropped=dropped,
         )
+
+    async def _settle_revoked(self, partitions: list[Partition]) -> None:
+        deadline = time.monotonic() + REVOKE_SECONDS
+        while self._ledger.unacknowledged(partitions) and time.monotonic() < deadline:
+            # To await a commit, be it of nothing, is the only way to wait here that lets the
+            # client's thread go on with its heartbeats.
+            await self._consumer.commit_async({})
+            time.sleep(LISTEN_SECONDS)  # noqa: ASYNC251 - this is not asyncio
+        if not self._transactional:
+            commits = self._ledger.commits(partitions, changed=False)
+            await self._consumer.commit_async(client.offsets(commits))
 
     def lost(self, partitions: list[Partition]) -> None:
         """Another owner is there already: only forget."""
@@ -393,6 +397,10 @@ class UploadConsumer:
         logger.warning(
             "partitions_lost", partitions=[p.number for p in partitions], dropped=dropped
         )
+
+    def broken_by(self, error: Exception) -> None:
+        """The listener failed: `run` ends with it."""
+        self._broken = error
 
     def _drop(self, partitions: list[Partition]) -> int:
         """Forget partitions that are another's now, and what was told of them."""
@@ -411,23 +419,35 @@ class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         if revoked:  # the first join revokes nothing
-            await self._owner.revoked(_partitions(revoked))
+            with self._telling():
+                await self._owner.revoked(_partitions(revoked))
 
     async def on_partitions_lost(self, lost: set[TopicPartition]) -> None:
-        self._owner.lost(_partitions(lost))
+        with self._telling():
+            self._owner.lost(_partitions(lost))
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         """Offsets are read after poll() returns: here nothing may block."""
         del assigned
         metrics.REBALANCES.labels("assigned").inc()
 
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """kafka-python makes any error an error of poll(), like those that pass by themselves."""
+        try:
+            yield
+        except Exception as error:
+            self._owner.broken_by(error)
+            raise
+
 
 def _connect(settings: Settings) -> KafkaConsumer:
     kafka = settings.kafka
     fetch_bytes = int(FETCH_SHARE * settings.limits.in_flight_bytes) // 16
     client.tolerate_header_names()
+    assignor = Assignor()
     try:
-        return KafkaConsumer(
+        consumer = KafkaConsumer(
             **client.connection(kafka, kafka.bootstrap_servers),
             client_id=settings.replica.name,
             group_id=kafka.group_id,
@@ -435,7 +455,7 @@ def _connect(settings: Settings) -> KafkaConsumer:
             auto_offset_reset="earliest",
             isolation_level="read_committed",
             allow_auto_create_topics=False,
-            partition_assignment_strategy=[CooperativeStickyAssignor()],
+            partition_assignment_strategy=[assignor],
             session_timeout_ms=kafka.session_timeout_ms,
             heartbeat_interval_ms=min(3_000, kafka.session_timeout_ms // 3),
             max_poll_interval_ms=kafka.max_poll_interval_ms,
@@ -445,6 +465,8 @@ def _connect(settings: Settings) -> KafkaConsumer:
         )
     except (*client.FATAL, kafka_errors.KafkaError) as error:
         client.unreachable(kafka.bootstrap_servers, error)
+    assignor.is_member = lambda: bool(consumer.group_metadata().member_id)
+    return consumer
 
 
 def _partition(at: TopicPartition) -> Partition:

@@ -12,7 +12,7 @@ from kafka import errors as kafka_errors
 from kafka.serializer import Serializer
 
 from worker.errors import StreamError
-from worker.records import Headers
+from worker.records import Headers, record_bytes
 from worker.settings import Kafka
 from worker.stream import client
 from worker.stream.ledger import Partition
@@ -44,8 +44,7 @@ class Copied(NamedTuple):
     @property
     def size(self) -> int:
         """Bytes of key, value and headers."""
-        headers = sum(len(name) + len(value or b"") for name, value in self.headers)
-        return len(self.key or b"") + len(self.value or b"") + headers
+        return record_bytes(self.key, self.value, self.headers)
 
 
 class RetentionTook(StreamError):
@@ -112,9 +111,11 @@ class TopicReader:
         self._consumer.assign([at])
         self._consumer.seek(at, span.start)
         waited = time.monotonic()
-        while (self._consumer.position(at) or 0) < span.stop:
+        while True:
             try:
                 with self._told():
+                    if (self._consumer.position(at) or 0) >= span.stop:
+                        return
                     records = self._consumer.poll(_POLL_MS).get(at, ())
             except kafka_errors.OffsetOutOfRangeError:
                 raise RetentionTook(
@@ -191,9 +192,7 @@ class OrderedSender:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._producer._sender.force_close()  # noqa: SLF001 - there is no public way to give up
-        with contextlib.suppress(kafka_errors.KafkaError):
-            self._producer.close(timeout=_CLOSE_SECONDS)
+        client.give_up(self._producer)
 
     def finish(self) -> None:
         """Give what is in flight a moment, where the work was interrupted; never raises."""

@@ -26,10 +26,11 @@ METADATA_BYTES = 3 * 1024
 
 _RUNS, _BITS = "r1:", "b1:"
 _BITMAP_OFFSETS = (METADATA_BYTES - len(_BITS)) // 4 * 3 * 8
-TAKEN_AT_ONCE = 1_000
-"""Records that may be taken between two looks at `full`."""
-_FULL_SPAN = _BITMAP_OFFSETS - 2 * TAKEN_AT_ONCE
-_FULL_RUNS = 250  # as text, that many are below METADATA_BYTES whatever their lengths
+_TAKEN, _TAKEN_WIDE = 1_000, 100
+_WIDE_SPAN = _BITMAP_OFFSETS - 2 * _TAKEN
+_FULL_RUNS = 150
+"""With what an owner takes beyond it, and its heir once more, at most 350 runs: as text, those of
+100,000 offsets each still fit."""
 _NO_LEADER_EPOCH = -1
 
 
@@ -82,10 +83,18 @@ class _Assignment:
 
     @property
     def full(self) -> bool:
-        """Whether what is finished could outgrow the metadata if more were taken."""
+        """Whether what is finished could outgrow the metadata if more were taken.
+
+        With nothing in flight it cannot: what is taken then is the watermark, and moves it on.
+        """
+        runs = len(self.in_flight) + len(self.inherited)
+        return bool(self.in_flight) and self.wide and runs >= _FULL_RUNS
+
+    @property
+    def wide(self) -> bool:
+        """Whether bits might no longer tell what is finished: it has to be few runs."""
         last = self.inherited[-1][1] if self.inherited else self.end
-        wide = max(last, self.end) - self.watermark >= _FULL_SPAN
-        return wide and len(self.in_flight) + len(self.inherited) >= _FULL_RUNS
+        return max(last, self.end) - self.watermark >= _WIDE_SPAN
 
     def commit(self, finishing: Collection[int] = ()) -> Commit:
         """What to commit; `finishing`: as if these offsets were finished as well."""
@@ -225,6 +234,12 @@ class Ledger:
         """Partitions whose runs might not fit the metadata: take nothing more of them for now."""
         with self._lock:
             return {p for p, assignment in self._assignments.items() if assignment.full}
+
+    def most_to_take(self) -> int:
+        """How many records may be taken until `full` is looked at again."""
+        with self._lock:
+            wide = any(assignment.wide for assignment in self._assignments.values())
+            return _TAKEN_WIDE if wide else _TAKEN
 
     def watermarks(self) -> dict[Partition, tuple[int, int]]:
         """Watermark and end (offset after the last one taken) of every assigned partition."""

@@ -12,7 +12,6 @@ lose batches to a new producer epoch without an error; so nothing is committed b
 was acknowledged. The producer's callbacks run on its own thread and only enqueue.
 """
 
-import contextlib
 import queue
 import threading
 import time
@@ -35,7 +34,8 @@ RESULT_BYTES = 512 * 1024
 """No result is larger, for every field of it is bounded: what the output topics must take."""
 TRANSACTION_SECONDS = 0.15
 TRANSACTION_TIMEOUT_SECONDS = 10.0
-"""After it Kafka aborts what a killed replica left open; until then readers of it wait."""
+"""After it Kafka aborts a transaction: until then readers wait for what a killed replica left open,
+and beyond it a live one need not wait for its own."""
 AGAIN_SECONDS = 1.0
 
 logger = log.get(__name__)
@@ -85,8 +85,8 @@ class _TransactionError(Exception):
 class Publisher:
     """Sends deliveries in the order of `submit`; `run` is the thread's body."""
 
-    membership: Callable[[], Any]
-    """The consumer's `group_metadata`, which fences transactions: to be set before `run`."""
+    membership: Callable[[], Any | None]
+    """The consumer's, which fences transactions (None: there is none): to be set before `run`."""
 
     def __init__(self, settings: Settings, ledger: Ledger, restart: threading.Event) -> None:
         """`restart` is set where a delivery failed, and read by the consumer.
@@ -110,11 +110,6 @@ class Publisher:
     def submit(self, delivery: Delivery) -> None:
         """Hand over one delivery; from any thread, never blocks."""
         self._inbox.put(delivery)
-
-    @property
-    def backlog(self) -> int:
-        """Deliveries and acknowledgements not looked at yet."""
-        return self._inbox.qsize()
 
     @property
     def working(self) -> bool:
@@ -145,7 +140,7 @@ class Publisher:
                 if self._transactional:
                     self._maybe_commit()
         finally:
-            _discard(self._producer)
+            client.give_up(self._producer)
 
     def _handle(self, item: Delivery | _Acknowledged) -> None:
         if isinstance(item, _Acknowledged):
@@ -221,9 +216,14 @@ class Publisher:
     # -- transactions --------------------------------------------------------------------------
 
     @property
+    def _age(self) -> float:
+        """Of the open transaction, in seconds; 0 where there is none."""
+        return 0.0 if self._began is None else time.monotonic() - self._began
+
+    @property
     def _due(self) -> bool:
         """Whether the open transaction takes nothing more, and waits for acknowledgements."""
-        return self._began is not None and time.monotonic() - self._began > TRANSACTION_SECONDS
+        return self._age > TRANSACTION_SECONDS
 
     def _maybe_begin(self) -> None:
         if self._transactional and self._began is None:
@@ -232,6 +232,8 @@ class Publisher:
 
     def _maybe_commit(self) -> None:
         """Commit what was sent with its offsets; with none open, what else there is to commit."""
+        if self._outstanding and self._age > TRANSACTION_TIMEOUT_SECONDS:
+            self._start_again(_TransactionError("Kafka did not take its results in time"))
         if self._outstanding or not (self._due or self._began is None):
             return
         try:
@@ -250,14 +252,14 @@ class Publisher:
             raise _TransactionError("its uploads went to another owner")
         if not commits and self._began is None:
             return
-        if group.generation_id < 0 or not group.member_id:  # Kafka would not fence it
+        if group is None:  # Kafka takes offsets without a member from anyone
             if self._began is None:
                 return
             raise _TransactionError("not a member of the group")
         self._maybe_begin()
-        if commits:
-            self._producer.send_offsets_to_transaction(client.offsets(commits), group)
-        self._producer.commit_transaction()
+        client.commit_transaction(
+            self._producer, client.offsets(commits), group, TRANSACTION_TIMEOUT_SECONDS
+        )
         metrics.COMMITS.labels("ok").inc()
         metrics.LAST_COMMIT.set_to_current_time()
         self._ledger.committed(commits)
@@ -275,7 +277,7 @@ class Publisher:
         logger.error("delivery_failed", error=type(error).__name__, detail=str(error))
         self._working.clear()
         self._ledger.revoke(self._ledger.assigned())
-        _discard(self._producer)
+        client.give_up(self._producer)
         given_up = [sent.delivery for sent in self._outstanding] + self._acknowledged
         self._outstanding, self._acknowledged, self._began = set(), [], None
         for delivery in given_up:
@@ -301,21 +303,11 @@ class Publisher:
         if self._transactional:
             error = self._producer._transaction_manager.last_error or error  # noqa: SLF001
         if isinstance(error, kafka_errors.ProducerFencedError) and self._began is not None:
-            if time.monotonic() - self._began > TRANSACTION_TIMEOUT_SECONDS:
+            if self._age > TRANSACTION_TIMEOUT_SECONDS:
                 return None
             name = self._settings.replica.name
             return f"another replica publishes as {name!r}: each needs a replica.name of its own"
         return f"Kafka refused a result: {error}" if isinstance(error, client.FATAL) else None
-
-
-def _discard(given_up: KafkaProducer) -> None:
-    """Close a producer without another try to deliver; what it still holds fails.
-
-    Its own `close` begins with a flush that raises where Kafka is away, and then stops nothing.
-    """
-    given_up._sender.force_close()  # noqa: SLF001 - there is no public way to give up
-    with contextlib.suppress(kafka_errors.KafkaError):
-        given_up.close(timeout=5)
 
 
 def _producer(settings: Settings) -> KafkaProducer:
@@ -351,7 +343,7 @@ def _producer(settings: Settings) -> KafkaProducer:
             try:
                 made.init_transactions()
             except BaseException:
-                _discard(made)
+                client.give_up(made)
                 raise
     except (*client.FATAL, kafka_errors.KafkaError) as error:
         client.unreachable(servers, error)

@@ -42,7 +42,7 @@ class UploadProducer:
                 max_request_size=32 * 1024 * 1024,
             )
         except (*client.FATAL, kafka_errors.KafkaError) as error:
-            client.unreachable(client.output_servers(settings), error)
+            client.unreachable(servers, error)
 
     def __enter__(self) -> Self:
         return self
@@ -51,7 +51,7 @@ class UploadProducer:
         try:
             self._producer.close(timeout=5)
         except kafka_errors.KafkaError:  # Kafka is away: it would go on trying
-            self._producer._sender.force_close()  # noqa: SLF001 - no public way to give up
+            client.give_up(self._producer)
 
     def send(self, value: bytes | None, key: bytes | None = None, headers: Headers = ()) -> None:
         """Publish one record. Raises StreamError if there is no room, or one was refused."""

@@ -5,14 +5,17 @@ import os
 import threading
 import time
 from collections import Counter
+from contextlib import closing
 
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
+from kafka.producer.transaction_manager import TransactionalRequestResult
 
 from tests.fixtures.stream import make_stream
 from worker.embedded.kafka import kafka_broker as own_broker
 from worker.stream import consumer as consumers
+from worker.stream import membership as memberships
 from worker.stream import publisher as publishers
 from worker.stream.admin import Admin, require_topics
 from worker.stream.consumer import UploadConsumer
@@ -34,6 +37,7 @@ class Echo:
 
     def __init__(self, settings, hold=lambda _value: False):
         self.settings, self.hold = settings, hold
+        self.why = None
         self.ledger, self.restart = Ledger(), threading.Event()
         self.admitted, self.held, self.errors = [], [], []
         self.load = Held()
@@ -41,7 +45,7 @@ class Echo:
         self.consumer = UploadConsumer(
             settings, self.ledger, self.admit, self.load.load, self.restart, self.held_back
         )
-        self.publisher.membership = self.consumer.group_metadata
+        self.publisher.membership = self.consumer.membership
         self.threads = [
             threading.Thread(target=self._guarded, args=(body,), daemon=True)
             for body in (self.publisher.run, self.consumer.run)
@@ -56,7 +60,7 @@ class Echo:
             self.errors.append(error)
 
     def held_back(self):
-        return None if self.publisher.working else "output_away"
+        return self.why if self.publisher.working else "output_away"
 
     def admit(self, record):
         self.load.add(record)
@@ -264,6 +268,90 @@ def test_records_that_retention_took_are_an_alarm(stream):
     assert metrics.RECORDS_LOST._value.get() - before == 100 - behind
 
 
+def test_records_that_retention_takes_from_under_an_owner_are_an_alarm(stream):
+    replica = Echo(stream.settings, hold=lambda _value: True)
+    stream.produce(numbered(40))
+    eventually(lambda: len(replica.held) == 40)
+    before = metrics.RECORDS_LOST._value.get()
+    replica.why = "hosts_away"
+    eventually(lambda: len(replica.consumer._consumer.paused()) == 4)
+    stream.produce(numbered(100, start=40))
+    with Admin(stream.settings.kafka, stream.settings.kafka.bootstrap_servers) as admin:
+        at = {TopicPartition(stream.topics.uploads, n): -1 for n in range(4)}
+        admin._client.delete_records(at)
+    stream.produce(numbered(40, start=140))
+    replica.why = None
+    eventually(lambda: len(replica.admitted) > 40)
+    replica.hold = lambda _value: False
+    replica.let_go()
+    eventually(lambda: not replica.ledger.in_flight)
+    lost = metrics.RECORDS_LOST._value.get() - before
+    assert lost > 0
+    assert len(replica.admitted) + lost == 180
+    replica.stop()
+
+
+def test_records_in_every_codec_are_read(stream):
+    codecs = (None, "gzip", "snappy", "lz4", "zstd")
+    for number, codec in enumerate(codecs):
+        with closing(
+            KafkaProducer(
+                bootstrap_servers=[stream.broker.bootstrap_servers], compression_type=codec
+            )
+        ) as producer:
+            producer.send(stream.topics.uploads, str(number).encode())
+            producer.flush()
+    replica = Echo(stream.settings)
+    eventually(lambda: sum(seen(stream).values()) >= len(codecs))
+    replica.stop()
+    assert seen(stream) == Counter(range(len(codecs)))
+
+
+def test_an_error_in_the_listener_ends_the_consumer(stream, monkeypatch):
+    first = Echo(stream.settings)
+    eventually(first.ledger.assigned)
+
+    def broken(*_):
+        raise AttributeError("sabotage")
+
+    monkeypatch.setattr(first.ledger, "revoke", broken)
+    second = Echo(stream.replica())
+    eventually(lambda: first.errors)
+    assert [type(error) for error in first.errors] == [AttributeError]
+    assert not first.ledger.assigned() or len(first.ledger.assigned()) < 4
+    first.errors.clear()
+    first.stop(abandon=True)
+    second.stop()
+
+
+def test_a_member_that_was_put_out_claims_nothing(stream):
+    """Else it is given partitions that their new owner is only told to give up."""
+    replica = Echo(stream.settings)
+    eventually(lambda: len(replica.ledger.assigned()) == 4)
+    coordinator = replica.consumer._consumer._coordinator
+    [assignor] = coordinator._assignors.values()
+    assert len(assignor.metadata([stream.topics.uploads]).owned_partitions[0].partitions) == 4
+    epochs = {replica.ledger.epoch(p) for p in replica.ledger.assigned()}
+    claims = []
+    real = assignor.metadata
+
+    def metadata(topics):
+        made = real(topics)
+        claims.append(list(made.owned_partitions))
+        return made
+
+    assignor.metadata = metadata
+    coordinator.reset_generation()
+    eventually(lambda: len(replica.ledger.assigned()) == 4 and claims)
+    assert claims[0] == []
+    eventually(
+        lambda: epochs.isdisjoint(replica.ledger.epoch(p) for p in replica.ledger.assigned())
+    )
+    stream.produce(numbered(20))
+    eventually(lambda: sum(seen(stream).values()) == 20)
+    replica.stop()
+
+
 def test_a_topic_that_never_takes_a_result_ends_the_publisher(stream):
     with Admin(stream.settings.kafka, stream.settings.kafka.bootstrap_servers) as admin:
         admin.create([f"{stream.topics.verdicts}.small"], 1, {"max.message.bytes": "100"})
@@ -297,7 +385,7 @@ def test_a_member_that_is_wedged_joins_anew(stream, monkeypatch):
     """Polls this short wedge kafka-python's member in more than half of all joins."""
     monkeypatch.setattr(consumers, "POLL_MS", 8)
     monkeypatch.setattr(consumers, "JOIN_POLL_MS", 8)
-    monkeypatch.setattr(consumers, "REJOIN_SECONDS", 3.0)
+    monkeypatch.setattr(memberships, "WEDGED_SECONDS", 3.0)
     stream.produce(numbered(20))
     for attempt in range(4):
         replica = Echo(stream.replica(kafka={"group_id": f"{stream.topics.uploads}-{attempt}"}))
@@ -331,8 +419,7 @@ def test_outside_the_group_no_transaction_is_committed(exact, monkeypatch):
     replica = Echo(exact.settings, hold=lambda _value: True)
     eventually(lambda: len(replica.held) == 50)
     real = replica.publisher.membership
-    nobody = real()._replace(generation_id=-1, member_id="")
-    monkeypatch.setattr(replica.publisher, "membership", lambda: nobody)
+    monkeypatch.setattr(replica.publisher, "membership", lambda: None)
     replica.let_go()
     eventually(lambda: not replica.publisher.working)
     assert not seen(exact)
@@ -341,6 +428,21 @@ def test_outside_the_group_no_transaction_is_committed(exact, monkeypatch):
     replica.let_go()
     eventually(lambda: len(seen(exact)) == 50)
     replica.stop()
+    assert seen(exact) == Counter(range(50))
+
+
+@pytest.mark.parametrize("step", ["send_offsets_to_transaction", "begin_commit"])
+def test_a_transaction_that_never_ends_is_given_up(exact, monkeypatch, step):
+    """So kafka-python leaves them where the coordinator was restarted."""
+    monkeypatch.setattr(publishers, "TRANSACTION_TIMEOUT_SECONDS", 2.0)
+    before = metrics.DELIVERY_FAILURES._value.get()
+    replica = Echo(exact.settings)
+    manager = replica.publisher._producer._transaction_manager
+    monkeypatch.setattr(manager, step, lambda *_: TransactionalRequestResult())
+    exact.produce(numbered(50))
+    eventually(lambda: len(seen(exact)) == 50, seconds=60)
+    replica.stop()
+    assert metrics.DELIVERY_FAILURES._value.get() > before
     assert seen(exact) == Counter(range(50))
 
 
