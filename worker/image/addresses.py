@@ -19,10 +19,12 @@ _METADATA = {
         "168.63.129.16",  # Azure
         "192.0.0.192",  # Oracle
         "fd00:42::42",  # Scaleway
-        "fd00:ec2::254",  # AWS
+        "fd00:c1::a9fe:a9fe",  # Oracle
         "fd20:ce::254",  # Google
     )
 }
+_METADATA_OF_AWS = IPv6Network("fd00:ec2::/32")
+"""Of machines, and of pods: one more address for each service."""
 _THIS_NETWORK = ip_network("0.0.0.0/8")
 
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
@@ -67,7 +69,7 @@ def _never(address: Address) -> str | None:
     if address.is_loopback:  # Python calls ::1 reserved as well
         return None
     kinds = {
-        "metadata": address in _METADATA,
+        "metadata": address in _METADATA or address in _METADATA_OF_AWS,
         "link-local": address.is_link_local,
         "multicast": address.is_multicast,
         "unspecified": address.is_unspecified or address in _THIS_NETWORK,

@@ -166,8 +166,9 @@ class Sandbox:
         while self._wanted.get():
             try:
                 child = _Child(self._program, self._limits, self._preprocessing)
-            except OSError as error:
-                self._idle.put(StartupError(f"a decoder did not start: {error.strerror}"))
+            except Exception as error:  # noqa: BLE001 - children die with this thread, and who waits for one would do so for ever
+                why = error.strerror if isinstance(error, OSError) else type(error).__name__
+                self._idle.put(StartupError(f"a decoder did not start: {why}"))
             else:
                 self._idle.put(child)
         for _ in range(self._settings.workers):
@@ -275,7 +276,8 @@ class _Child:
         """What it died of, once it has."""
         code = self._process.returncode
         if code < 0:
-            return f"the decoder died of {signal.Signals(-code).name}"
+            known = {number.value: number.name for number in signal.Signals}
+            return f"the decoder died of {known.get(-code, f'signal {-code}')}"
         return f"the decoder ended with exit code {code}"
 
     def prepare(self, data: bytes, reserve: Reserve, seconds: float) -> tuple[_Picture, Pixels]:

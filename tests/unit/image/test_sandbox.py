@@ -12,9 +12,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from tests.fixtures.bombs import noise
 from tests.fixtures.hostile_decoder import ACTS, LIES, SIGNATURE
@@ -23,7 +25,8 @@ from worker.image import decode as decoding
 from worker.image.budget import ByteBudget
 from worker.image.decoder import Decoder
 from worker.image.preprocess import prepare
-from worker.image.sandbox import SLACK_BYTES, Sandbox
+from worker.image.sandbox import SLACK_BYTES, Sandbox, _Child, _Picture, _Refusal
+from worker.image.sandbox_child import ANSWER_BYTES
 from worker.records import Preprocessing
 from worker.settings import Decode, Limits
 from worker.telemetry import metrics
@@ -209,6 +212,7 @@ def test_memory_is_bounded_by_what_was_reserved(others):
 
 
 def test_children_have_one_thread_no_privileges_and_nothing_open(others):
+    looked_at = 0
     with sandbox("worker.image.sandbox_child", workers=3) as made:
         assert made.prepare(files()[0], nullcontext)
         for child in children() - others:
@@ -217,9 +221,13 @@ def test_children_have_one_thread_no_privileges_and_nothing_open(others):
                 continue
             assert "Threads:\t1" in status
             assert "NoNewPrivs:\t1" in status
+            looked_at += 1
+            if os.geteuid():  # what a child has open is root's to see
+                continue
             opened = {str(one.readlink()) for one in Path(f"/proc/{child}/fd").iterdir()}
             kinds = {name.split(":")[0].split(" ")[0] for name in opened}
             assert kinds == {"/dev/null", "socket", "/memfd"}
+    assert looked_at
     assert not children() - others
 
 
@@ -231,6 +239,22 @@ def test_signals_are_the_parents_business(others):
             os.kill(child, number)
         assert made.prepare(files()[0], nullcontext)
         assert children() - others == {child}
+
+
+def test_children_go_first_when_memory_is_short_whoever_runs_the_worker():
+    """As in production: without root, and from files that this user may not be able to read."""
+    code = (
+        "import ctypes, os; from pathlib import Path; from worker.image import confine\n"
+        "if os.geteuid() == 0:\n"
+        "    os.setgid(65534); os.setuid(65534)\n"
+        "    ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)\n"  # as after a start by that user
+        "confine.tie_to_parent()\n"
+        "print(os.geteuid() > 0, Path('/proc/self/oom_score_adj').read_text())"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert told.split() == ["True", "1000"]
 
 
 def test_a_child_killed_while_idle_costs_no_picture(others):
@@ -274,6 +298,33 @@ def test_a_program_that_does_not_start_is_told():
         Sandbox(Decode(workers=2), LIMITS, PREPROCESSING, "worker.image.nowhere")
 
 
+def test_a_child_that_cannot_even_be_made_is_told(monkeypatch):
+    """Whatever it was: the thread that makes them has to go on, and whoever waits has to know."""
+    with sandbox("worker.image.sandbox_child") as made:
+
+        def broken(*_):
+            raise MemoryError
+
+        monkeypatch.setattr(_Child, "__init__", broken)
+        made._wanted.put(True)
+        (child,) = {made._take()}
+        with pytest.raises(StartupError, match="did not start: MemoryError"):
+            made._take()
+        with pytest.raises(StartupError, match="did not start: MemoryError"):
+            made.prepare(files()[0], nullcontext)
+        assert made._thread.is_alive()
+        child.end()
+
+
+def test_a_signal_without_a_name_is_told_by_its_number(hostile):
+    (child,) = {hostile._take()}
+    os.kill(child._process.pid, signal.SIGRTMIN + 1)
+    child._process.wait()
+    assert child.death == f"the decoder died of signal {signal.SIGRTMIN + 1}"
+    hostile._idle.put(child)
+    assert hostile.prepare(files()[0], nullcontext)
+
+
 def test_formats_are_sandboxed_unless_the_table_says_otherwise(monkeypatch):
     """A new format needs an entry; in threads mode it alone goes to the children."""
     plain = Decoder(Decode(workers=1), LIMITS, PREPROCESSING)
@@ -305,7 +356,16 @@ def test_formats_are_sandboxed_unless_the_table_says_otherwise(monkeypatch):
     assert asked == [gif]
 
 
-def test_answers_are_of_one_length():
-    """The longest honest one fits."""
-    longest = json.dumps({"reason": "too_many_frames", "detail": "x" * 120})
-    assert len(longest) < 256
+def test_the_longest_honest_answers_fit():
+    """And one character more would not pass for honest."""
+    reasons = get_args(_Refusal.model_fields["reason"].annotation)
+    (longest,) = sorted(reasons, key=len)[-1:]
+    detail = "x" * 120
+    _Refusal(reason=longest, detail=detail)
+    with pytest.raises(ValidationError):
+        _Refusal(reason=longest, detail=detail + "x")
+    assert len(json.dumps({"reason": longest, "detail": detail})) <= ANSWER_BYTES
+    most = 2**32 - 1
+    picture = _Picture(width=most, height=most, frames=most, truncated=False)
+    assert len(json.dumps(picture.model_dump())) <= ANSWER_BYTES
+    assert {UnscreenedReason(reason) for reason in reasons}
