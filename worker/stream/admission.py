@@ -24,6 +24,8 @@ _HEADERS = ("content-type", "upload-id", "tenant", "ce_time", CANARY_HEADER)
 _IDENTIFIER: TypeAdapter[str] = TypeAdapter(Identifier)
 _TIME: TypeAdapter[datetime] = TypeAdapter(Time)
 _LONG = 1024
+_OTHER_BYTES = 1024 * 1024
+"""How much of an event may be something else than its image."""
 
 type Genuine = Callable[[str, bytes, bytes], bool]
 """Whether upload id and value of a canary were signed so by a replica."""
@@ -78,10 +80,14 @@ def image_bytes(upload: Upload) -> bytes:
 
 def _json(record: Record) -> Upload:
     value = (record.value or b"").removeprefix(BOM_UTF8)
+    # No base64 has these, so all of them lie beside the image. Each may become an object of many
+    # bytes, in two readers, on the one thread that reads: so they are counted before.
+    _refuse_bulk(sum(value.count(one) for one in b"[{,"))
     try:
         event = UploadEvent.model_validate_json(value)
     except ValidationError as error:
         raise _bad(error) from None
+    _refuse_bulk(len(value) - len((event.image_base64 or "").encode()))
     _refuse_ambiguity(value, event)
     return Upload(
         position=record.position,
@@ -166,6 +172,12 @@ def _bad(error: ValidationError) -> BadEvent:
 def _message(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     return first["msg"].removeprefix("Value error, ")
+
+
+def _refuse_bulk(nbytes: int) -> None:
+    if nbytes > _OTHER_BYTES:
+        detail = f"more than {_OTHER_BYTES} bytes beside image_base64"
+        raise BadEvent(DeadLetterReason.INVALID_EVENT, detail)
 
 
 def _refuse_ambiguity(value: bytes, event: UploadEvent) -> None:

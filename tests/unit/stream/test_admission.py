@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.errors import BadEvent
+from worker.events import UploadEvent
 from worker.records import Position, Record, Upload
 from worker.stream import admission
 
@@ -186,6 +187,41 @@ def test_long_images_with_equal_parts_and_odd_fields_are_taken():
     """What is cut out before the second look may be there more than once."""
     value = b'{"upload_id":"u","own":"' + LONG + b'","image_base64":"' + LONG + b'"}'
     assert admission.image_bytes(admission.read(record(value), MIB)) == bytes(8192 * 3 // 4)
+
+
+SOME = b'{"upload_id":"u","image_base64":"AAAA","own":'
+MANY = b'{"upload_id":"u","image_base64":"' + b"A" * (4 * MIB) + b'","own":'
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        b"[" + b"[]," * (350_000 * 4) + b"[]]",
+        b"[" + b"{}," * (350_000 * 4) + b"{}]",
+        b'{"a":[' + b"1," * MIB + b"1]}",
+        b'"' + b"x" * MIB + b'"',
+        b" " * MIB + b"1",
+    ],
+)
+@pytest.mark.parametrize("before", [SOME, MANY])
+def test_what_is_large_beside_its_image_is_refused(before, own):
+    error = refused(before + own + b"}", limit=16 * MIB)
+    assert error.reason == "invalid_event"
+    assert str(error) == f"more than {MIB} bytes beside image_base64"
+
+
+def test_structure_by_the_million_is_refused_before_anything_is_made_of_it(monkeypatch):
+    monkeypatch.setattr(UploadEvent, "model_validate_json", None)
+    assert refused(SOME + b"[" + b"[]," * MIB + b"1]}", limit=16 * MIB).reason == "invalid_event"
+
+
+def test_what_is_large_is_the_image():
+    """Slashes may be escaped, as PHP does."""
+    for slash in (b"/", b"\\/"):
+        image = (b"A" * 63 + slash) * (10 * MIB // 64)
+        value = b'{"own":"' + b"x" * (MIB // 2) + b'","upload_id":"u","image_base64":"'
+        read = admission.read(record(value + image + b'"}'), 16 * MIB)
+        assert len(admission.image_bytes(read)) == 10 * MIB // 4 * 3
 
 
 def test_a_record_above_the_limit_is_named_by_its_size():
