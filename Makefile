@@ -15,7 +15,7 @@ demo: setup ## Screen uploads end to end on this machine; IMAGES=folder takes yo
 	@$(BIN)/copysieve demo $(if $(IMAGES),--images "$(IMAGES)")
 
 test: setup ## Run all tests, against a real Kafka and a real Redis or Valkey
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 chaos: setup ## Break everything around real workers for 20 minutes; CHAOS="--seed 2" and the like
 	@$(BIN)/python -m tests.chaos $(CHAOS)

@@ -35,12 +35,17 @@ def kill(scene: Scene, chance: random.Random, seconds: float) -> None:
 
 
 def stop(scene: Scene, chance: random.Random, seconds: float) -> None:
-    """SIGSTOP of a replica for longer than the session timeout; then it goes on as if nothing."""
+    """SIGSTOP of a replica for longer than the session timeout; then it goes on as if nothing.
+
+    Meanwhile another may join, so that it comes back into a group that has changed.
+    """
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         scene.sleep(chance.uniform(1, 3))
         worker = chance.choice(scene.joined or scene.members)
         with _stopped(scene, worker.process.pid, worker.log.stem):
+            if chance.random() < 0.5 and len(scene.members) <= scene.replicas:
+                scene.start()
             scene.sleep(SESSION_SECONDS + chance.uniform(3, 6))
         scene.sleep(4)
 

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from tests.chaos.reader import Result
 from tests.chaos.traffic import Sent, Upload
@@ -51,8 +52,9 @@ def judge(
 ) -> Judged:
     """Hold the results of a phase, in the order in which each partition has them, to its uploads.
 
-    `calm` has the answers of the fault-free run by index; None: this is that run, held to how its
-    uploads were made. `lost`: no verdict or dead letter, or a match without its match event.
+    `results` are all since the end of the phase before. `calm` has the answers of the fault-free
+    run by index; None: this is that run, held to how its uploads were made. `lost`: no verdict or
+    dead letter, or a match without its match event.
     `duplicates`: more than one of a kind; `torn`: of those, with another verdict id. `disordered`:
     ids whose first appearances are not in the order of the input. `until` is the end of the phase;
     `before` has the sources of earlier phases, of which any result is a repeat.
@@ -66,10 +68,13 @@ def judge(
         answers = [r for r in mine if r.kind != "match"]
         found.spans[one.partition].append((one.at, answers[0].at if answers else None))
         at = f"{one.upload.upload_id} at {one.partition}:{one.offset}"
-        _count(found, at, answers, [r for r in mine if r.kind == "match"])
-        for answer in answers:
-            why = _wrong(one.upload, answer, calm)
-            if why and excuse(one.upload, answer):
+        events = [r for r in mine if r.kind == "match"]
+        _count(found, at, answers, events)
+        reasons = [_wrong(one.upload, answer, calm) for answer in answers]
+        if not any(reasons):
+            reasons += [_unsaid(event, answers) for event in events]
+        for answer, why in zip_longest(answers, reasons):
+            if why and answer and excuse(one.upload, answer):
                 found.excused += 1
             elif why:
                 found.wrong += 1
@@ -110,6 +115,12 @@ def _wrong(upload: Upload, answer: Result, calm: Mapping[int, Result] | None) ->
     if calm is None:
         return _unlike_plan(upload, answer)
     return _unlike_calm(answer, calm[upload.index])
+
+
+def _unsaid(event: Result, answers: Sequence[Result]) -> str | None:
+    """Why an event, which is what is enforced, is not right, if it is not."""
+    said = [answer.matches.keys() for answer in answers]
+    return None if event.matches.keys() in said else "a match event that is no verdict's"
 
 
 def _unlike_plan(upload: Upload, answer: Result) -> str | None:

@@ -67,7 +67,7 @@ class Phase:
         scene.deaths, scene.marks = [], []
         scene.settle()
         scene.marks = []
-        self._before, self._first = len(scene.reader.answered), len(scene.reader.results)
+        self._before = len(scene.reader.answered)
         self._began = time.monotonic()
         self.traffic.start()
 
@@ -80,7 +80,8 @@ class Phase:
         scene.wait_for(lambda: self.answered >= len(self._uploads), seconds)
         scene.sleep(1)  # for repeats that are still on their way
         until = time.monotonic()
-        results = scene.reader.results[self._first :]
+        results = scene.reader.results[scene.judged :]
+        scene.judged += len(results)
         sent = list(self.traffic.sent)
         judged = judge(sent, results, calm, excuse, until, scene.sent_before)
         scene.sent_before |= {(one.partition, one.offset) for one in sent}
@@ -113,6 +114,18 @@ class Phase:
         for number, (kill, end) in enumerate(pairwise([*kills, until]), start=1):
             row.notes[f"stall_after_kill_{number}"] = round(stall_within(judged, kill, end), 2)
         return row
+
+
+def look_once_more(scene: Scene, row: Row) -> None:
+    """What came after the last phase, the replicas' end included: it can only be repeats."""
+    late = scene.reader.results[scene.judged :]
+    scene.judged += len(late)
+    row.judged.duplicates += len(late)
+    strays = [one.source for one in late if one.source not in scene.sent_before]
+    row.failures += [f"a result of nothing that was sent: {source}" for source in strays]
+    if late and row.delivery == "exactly_once":
+        row.failures.append(f"{len(late)} duplicates at the end")
+    row.failures += [death for death in scene.deaths if death not in row.deaths]
 
 
 def nothing_excused(_: Upload, __: Result) -> bool:

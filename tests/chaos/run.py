@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tests.chaos.faults import CALM, FAULTS, calm
 from tests.chaos.outage import VARIANTS, outages
-from tests.chaos.phase import Phase, Row, nothing_excused, unless_given
+from tests.chaos.phase import Phase, Row, look_once_more, nothing_excused, unless_given
 from tests.chaos.scene import Servers, scene, servers
 from tests.chaos.traffic import plan
 
@@ -105,6 +105,8 @@ class Run:
                     excuse = excuse if name == "image_host" else nothing_excused
                     self._add(phase.finish(delivery, expected, excuse, self._left()))
                 expected = expected or self.rows[-1].judged.answers
+            stage.dismiss_all()
+            look_once_more(stage, self.rows[-1])
 
     def _outage(self, shared: Servers) -> None:
         course = self._course

@@ -22,6 +22,7 @@ from worker.stream.admin import Admin
 
 PARTITIONS = 4
 SETTLE_SECONDS = 90.0
+QUIET_SECONDS = 2.0
 BANK = "known-bad"
 KILL = "kill -9"
 OUTPUT_SERVERS = "COPYSIEVE_KAFKA__OUTPUT__BOOTSTRAP_SERVERS"
@@ -57,6 +58,8 @@ class Scene:
     """Called several times a second: progress, samples."""
     sent_before: set[tuple[int, int]] = field(default_factory=set)
     """Partition and offset of the uploads of phases that are over."""
+    judged: int = 0
+    """How many of the reader's results were judged: none is left out between two phases."""
     _leaving: list[Worker] = field(default_factory=list)
 
     def mark(self, text: str) -> None:
@@ -129,6 +132,14 @@ class Scene:
         if not self.wait_for(self._settled, SETTLE_SECONDS):
             self.deaths.append(f"the group was not stable after {SETTLE_SECONDS:.0f} s")
             self.mark(self.deaths[-1])
+
+    def dismiss_all(self) -> None:
+        """Let every replica end in order; what comes after that is seen by the reader still."""
+        for worker in self.members:
+            self.dismiss(worker)
+        self.wait_for(lambda: not self._running(), SETTLE_SECONDS)
+        self.tend()
+        time.sleep(QUIET_SECONDS)
 
     def _has_joined(self, worker: Worker) -> bool:
         return worker in self.joined

@@ -113,6 +113,15 @@ def test_another_outcome_or_reference_is_wrong():
     assert judged(unplanned, calm=None).wrong == 1
 
 
+def test_a_match_event_that_no_verdict_says_is_wrong():
+    verdict = RIGHT[first("no_match")]
+    event = replace(verdict, kind="match", outcome="match", matches={"ref-1": (0.95, 0.9)})
+    assert judged([*RIGHT, event]).wrong == 1
+    number = first("match") + 1
+    another = replace(RIGHT[number], matches={"ref-other": (0.95, 0.9)})
+    assert judged(instead(number, another)).wrong == 1
+
+
 def test_a_score_at_the_threshold_may_fall_on_either_side():
     number = first("no_match")
     for score, wrong in ((0.9005, 0), (0.902, 1)):
