@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPException, IncompleteRead
+from io import BytesIO
 from typing import Any, NamedTuple
 from urllib.parse import urljoin
 
@@ -292,16 +293,16 @@ class Fetcher:
             raise FetchError(UnscreenedReason.FETCH_FAILED, "compressed, though asked not to be")
         if (response.length_remaining or 0) > self._image_bytes:
             raise _too_large(self._image_bytes)
-        data = bytearray()
+        data = BytesIO()  # it hands over what it holds, without a copy
         for chunk in response.stream(_CHUNK_BYTES, decode_content=False):
-            data += chunk
-            if len(data) > self._image_bytes:
+            data.write(chunk)
+            if data.tell() > self._image_bytes:
                 raise _too_large(self._image_bytes)
         watch.left()  # a connection cut at the deadline can look like the end of a body
-        if not data:
+        if not data.tell():
             cut = "content-length" not in response.headers  # then nobody said where it ends
             raise FetchError(UnscreenedReason.FETCH_FAILED, "an empty body", transient=cut)
-        return bytes(data)
+        return data.getvalue()
 
 
 def _is_object(url: str) -> bool:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import lru_cache
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import obstore
@@ -173,12 +174,12 @@ class ObjectFetcher:
         )
         if result.meta["size"] > self._image_bytes:
             raise too_large
-        data = bytearray()
+        data = BytesIO()  # it hands over what it holds, without a copy
         for chunk in result.stream(min_chunk_size=_CHUNK_BYTES):
-            data += chunk
-            if len(data) > self._image_bytes:
+            data.write(chunk)
+            if data.tell() > self._image_bytes:
                 raise too_large
-        return bytes(data)
+        return data.getvalue()
 
 
 def _may_pass(error: Exception) -> bool:

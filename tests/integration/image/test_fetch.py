@@ -9,6 +9,7 @@ import gc
 import itertools
 import logging
 import socket
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,6 +19,7 @@ from tests.fixtures.http_server import Server, answer
 from tests.integration.image.conftest import IMAGE_BYTES, Certificate
 from worker.errors import FetchError, UnscreenedReason
 from worker.image.fetch import Fetcher, Resolve
+from worker.settings import Fetch
 from worker.telemetry import metrics
 
 type Build = Callable[..., Fetcher]
@@ -523,6 +525,27 @@ def test_ipv6_literals_are_fetched(fetcher: Build) -> None:
         assert server.requests[0].headers["host"] == f"[::1]:{server.port}"
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize("scheme", ["http", "s3", "gs"])
+def test_an_image_is_in_memory_once(server: Server, scheme: str) -> None:
+    size = 16 * 2**20
+    server.answers["/bucket/key"] = answer(
+        b"x" * size, last_modified="Mon, 01 Jan 2024 00:00:00 GMT", etag='"1"'
+    )
+    url = server.url("/bucket/key") if scheme == "http" else f"{scheme}://bucket/key"
+    settings = Fetch(allowed_schemes=("http", "s3", "gs"), allow_private_addresses=True, workers=1)
+    store: dict[str, object] = {"skip_signature": True}
+    store |= {("base_url" if scheme == "gs" else "endpoint"): server.url("")}
+    with contextlib.closing(Fetcher(settings, size, stores=store)) as fetcher:
+        fetcher.fetch(url)  # what is imported and kept on the way is no part of it
+        tracemalloc.start()
+        try:
+            assert len(fetcher.fetch(url)) == size
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert size < peak < 1.5 * size
 
 
 # -- secrets --
