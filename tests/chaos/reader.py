@@ -30,6 +30,7 @@ class Result:
     matches: dict[str, tuple[float, float]]
     received_at: datetime | None = None
     screened_at: datetime | None = None
+    detail: str | None = None
 
 
 class Reader(threading.Thread):
@@ -103,6 +104,7 @@ class Reader(threading.Thread):
                 },
                 received_at=None if letter else datetime.fromisoformat(event["received_at"]),
                 screened_at=None if letter else datetime.fromisoformat(event["screened_at"]),
+                detail=event.get("detail"),
             )
         )
         if kind != "match":

@@ -24,6 +24,8 @@ from worker.errors import DeadLetterReason, UnscreenedReason
 WARM_SHARE = 0.05
 """Of all records, those that come before memory is looked at for the first time."""
 GROWTH = 1.2
+MEMORY_FROM = 20_000
+"""Records: in shorter runs memory is still filling."""
 QUIET_SECONDS = 3.0
 STALL_SECONDS = 90.0
 NEW_SERIES = len(UnscreenedReason) + len(DeadLetterReason) + 16
@@ -34,7 +36,7 @@ LEAKS = {
     "an image": r"JFIF|IHDR|IDAT|WEBPVP8|GIF8|\\xff\\xd8|\\u00ff\\u00d8",
     "a descriptor": r"(-?\d\.\d{2,}(e-\d+)?[,\s]+){4}",
 }
-"""What no line of the log may hold, whatever came in."""
+"""What no line of the log, and no detail of a result, may hold, whatever came in."""
 
 type Show = Callable[[int], None]
 
@@ -181,16 +183,20 @@ def _judge(report: Report, stage: Scene, code: int, log: str) -> None:
         report.failures.append("not all records were published")
     if code:
         report.failures.append(f"the worker ended with {code}")
-    if report.growth > GROWTH:
+    if report.records >= MEMORY_FROM and report.growth > GROWTH:
         report.failures.append(f"memory at the end is {report.growth:.2f} of that after warm-up")
     if report.new_series > NEW_SERIES:
         report.failures.append(f"{report.new_series} new series of metrics")
     report.failures += [f"the log holds {what}" for what in leaks(log)]
+    details = "\n".join(filter(None, (one.detail for one in results)))
+    if not details:
+        report.failures.append("no result has a detail")
+    report.failures += [f"a detail holds {what}" for what in leaks(details)]
 
 
-def leaks(log: str) -> list[str]:
-    """What the log holds that it must not."""
-    return [what for what, pattern in LEAKS.items() if re.search(pattern, log)]
+def leaks(text: str) -> list[str]:
+    """What the text holds that it must not."""
+    return [what for what, pattern in LEAKS.items() if re.search(pattern, text)]
 
 
 def _series(worker: Worker) -> set[str]:

@@ -1,5 +1,7 @@
 import json
+import re
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -151,6 +153,38 @@ def test_a_dead_letter_goes_to_its_topic():
     record = Record(AT, b"k", b"{", (), NOW, NOW)
     (letter,) = results().dead_letter(record, BadEvent(DeadLetterReason.NOT_JSON, "no JSON"))
     assert (letter.topic, letter.key) == ("image.uploads.dlq", b"k")
+
+
+@pytest.mark.parametrize("reason", UnscreenedReason)
+def test_every_reason_of_unscreened_is_counted(reason):
+    counted = ("copysieve_unscreened_total", {"reason": reason.value})
+    before = REGISTRY.get_sample_value(*counted) or 0
+    (event,) = results().unscreened(Unscreened(upload(), Unscreenable(reason, "why")))
+    assert json.loads(event.value)["reason"] == reason.value
+    assert REGISTRY.get_sample_value(*counted) == before + 1
+
+
+@pytest.mark.parametrize("reason", DeadLetterReason)
+def test_every_reason_of_dead_letters_is_counted(reason):
+    counted = ("copysieve_dead_letters_total", {"reason": reason.value})
+    before = REGISTRY.get_sample_value(*counted) or 0
+    record = Record(AT, b"k", b"{", (), NOW, NOW)
+    (event,) = results().dead_letter(record, BadEvent(reason, "why"))
+    assert json.loads(event.value)["reason"] == reason.value
+    assert REGISTRY.get_sample_value(*counted) == before + 1
+
+
+def test_the_documents_name_exactly_the_reasons_there_are():
+    tables = Path("docs/events.md").read_text(encoding="utf-8").split("| Reason | When |\n")[1:]
+    told = [
+        [
+            name
+            for row in table.split("\n\n")[0].splitlines()[1:]
+            for name in re.findall(r"`(\w+)`", row.split("|")[1])
+        ]
+        for table in tables
+    ]
+    assert [sorted(one) for one in told] == [sorted(UnscreenedReason), sorted(DeadLetterReason)]
 
 
 def test_without_any_hit_there_is_no_best_score():

@@ -15,6 +15,7 @@ What an error tells names the host at most, never the path or the query: they ma
 
 import contextlib
 import logging
+import re
 import socket
 import ssl
 import threading
@@ -53,6 +54,7 @@ for _talkative in ("urllib3.connection", "urllib3.connectionpool"):
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _FIRST_FREE_PORT = 1024  # below, only the web's own: the others belong to services of the system
 _HOST_CHARACTERS = 253
+_HOST = re.compile(r"[\w.-]+|[0-9a-f:.]+(%[\w.-]+)?", re.ASCII | re.IGNORECASE)
 _CHUNK_BYTES = 64 * 1024
 _CONNECTIONS_PER_HOST = 4
 _STALL_SHARE = 0.5
@@ -240,6 +242,8 @@ class Fetcher:
         host = (parts.host or "").strip("[]")
         if not 0 < len(host) <= _HOST_CHARACTERS:
             raise _denied("a URL without a host, or with one that is too long")
+        if not _HOST.fullmatch(host):  # told by nobody: a part of a query may have come here
+            raise _denied("a URL whose host is no name")
         if not host_is_allowed(host, self._settings.allowed_hosts):
             raise _denied(f"{host}: the host is not allowed")
         link = _link(parts)

@@ -127,7 +127,7 @@ def _scans(data: bytes, at: int) -> int:
 def png(data: bytes, _frames: int) -> Header:
     """Walk the chunks. Raises Malformed."""
     if data[8:16] != b"\0\0\0\x0dIHDR":
-        raise Malformed("no IHDR first")
+        raise Malformed("no header first")
     width, height = struct.unpack_from(">II", data, 16)
     kept, frames, orientation, pixels = [data[:8]], 1, 1, False
     for name, start, body, end in _chunks(data, 8, ">"):

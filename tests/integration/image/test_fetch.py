@@ -567,6 +567,7 @@ def test_neither_errors_nor_logs_name_path_or_query(
     texts.append(str(refusal(fetcher(), f"http://127.0.0.1:1{secret}")))
     texts.append(str(refusal(fetcher(), f"http://user:abcdef@127.0.0.1:9999{secret}")))
     texts.append(str(refusal(fetcher(), f"unknown://127.0.0.1{secret}")))
+    texts.append(str(refusal(fetcher(allowed_hosts=("a",)), "http://127.re=abcdef")))
     for text in [*texts, caplog.text]:
         assert "private" not in text
         assert "abcdef" not in text
