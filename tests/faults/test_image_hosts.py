@@ -1,7 +1,11 @@
 """Image hosts that go away: the platform's own is waited for, dead links of users are not."""
 
 import base64
+import contextlib
 import json
+import signal
+import threading
+import time
 
 import pytest
 
@@ -73,6 +77,35 @@ def test_while_the_platforms_host_is_away_uploads_wait_and_none_is_given_up(scre
         for when, number in (("before", 40), ("during", 200), ("later", 20))
         for n in range(number)
     }
+
+
+def test_a_worker_that_was_stopped_blames_no_host(screening):
+    """Neither what it was fetching nor what waited for its second try."""
+    host, asked, let_go = serving(), threading.Event(), threading.Event()
+
+    def slow(peer):
+        asked.set()
+        let_go.wait(60)
+        with contextlib.suppress(OSError):
+            peer.sendall(answer(picture(0)))
+
+    flaky = iter([answer(b"", "503 Service Unavailable")])
+    host.answers["/slow"] = slow
+    host.answers["/flaky"] = lambda peer: peer.sendall(next(flaky, answer(picture(0))))
+    try:
+        worker = screening.start(COPYSIEVE_FETCH__DEADLINE_SECONDS="3")
+        names = ["slow", "flaky"]
+        screening.stream.produce([linked(name, host.url(f"/{name}")) for name in names])
+        assert asked.wait(60)
+        worker.process.send_signal(signal.SIGSTOP)
+        time.sleep(5)
+        let_go.set()
+        worker.process.send_signal(signal.SIGCONT)
+        eventually(lambda: screened(screening).keys() == set(names))
+        assert worker.terminate() == 0
+    finally:
+        host.stop()
+    assert {verdict["outcome"] for verdict in screening.verdicts()} == {"match"}
 
 
 def test_dead_links_of_users_do_not_stop_the_others(screening):

@@ -35,6 +35,8 @@ TICK_SECONDS = 0.1
 SWEEP_SECONDS = 1.0
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 8.0
+ASLEEP_SECONDS = 2.0
+"""Who has not looked at the clock for so long was stopped itself, or starved."""
 WAITING_IN_DOUBT = 4
 """How many uploads of hosts in doubt, for each thread, may wait in a flood of dead links."""
 
@@ -65,6 +67,7 @@ class _Upload:
     line: _Line
     arrived: float
     attempts: int = 0
+    began: float = 0.0
     deadline: float = 0.0
     failure: FetchError | None = None
 
@@ -104,6 +107,8 @@ class FetchQueue:
         self._doubt_is_next = False
         self._ended: list[tuple[_Upload, Result]] = []
         self._sweep_due = 0.0
+        self._looked = time.monotonic()
+        self._woke = 0.0
         self._closed = threading.Event()
         self._pool = ThreadPoolExecutor(settings.workers, "fetch")
         self._clock = threading.Thread(target=self._run, name="fetch-clock", daemon=True)
@@ -177,6 +182,10 @@ class FetchQueue:
         """What the upload ends with; None: it goes on."""
         line = upload.line
         failure = result if isinstance(result, FetchError) and result.transient else None
+        if failure is not None and upload.began < self._woke:
+            upload.begin_anew()  # see `_wake`
+            line.waiting.append(upload)
+            return None
         opened = self._breakers.tell(
             line.origin, now, failed=failure is not None, picture=isinstance(result, bytes)
         )
@@ -207,12 +216,24 @@ class FetchQueue:
         """Change something now; then send what can be sent, and tell what has ended."""
         with self._lock:
             now = time.monotonic()
+            if now - self._looked > ASLEEP_SECONDS:
+                self._wake(now, now - self._looked)
+            self._looked = now
             yield now
             if not self._closed.is_set():
                 self._send(now)
             ended, self._ended = self._ended, []
         for upload, result in ended:
             upload.done(result)
+
+    def _wake(self, now: float, slept: float) -> None:
+        """While this process slept deadlines passed: that is nobody else's fault."""
+        self._woke = now
+        backing_off = (upload for _, _, upload in self._retries)
+        waiting = (upload for line in self._lines.values() for upload in line.waiting)
+        for upload in itertools.chain(backing_off, waiting):
+            upload.arrived += slept
+            upload.deadline += slept
 
     def _place(self, line: _Line, now: float) -> None:
         """Put a line where it belongs, behind the others there."""
@@ -248,6 +269,7 @@ class FetchQueue:
         # Told to the attempt, not the upload: of that the next one may begin before this one ends.
         in_doubt = not probe and self._breakers.in_doubt(line.origin, now)
         upload.attempts += 1
+        upload.began = now
         if upload.attempts == 1:
             upload.deadline = now + self._seconds
         line.sent += 1

@@ -1,39 +1,35 @@
-"""The consumer: one thread that polls, takes, pauses, commits; and its rebalance listener.
+"""The consumer: one thread that polls, takes, pauses; and its rebalance listener.
 
 Facts that shape it: the client's own thread runs the listener, and only while this thread is inside
 `poll`; the listener must not block, so it waits by awaiting commits; a member that stops polling
 freezes its whole group, so draining goes on polling with everything paused; `poll(0)` can wedge the
 member for good, so it is never called; any call may ask a broker and raise when it is away, and is
-caught where it stands, for what was polled must be taken. With `exactly_once` it is the publisher
-that commits, and nothing here does: a plain commit could overtake the offsets of a transaction.
+caught where it stands, for what was polled must be taken.
 """
 
 import contextlib
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
 
 from worker.records import Position, Record
 from worker.settings import Settings
 from worker.stream import client
+from worker.stream.committer import Committer
 from worker.stream.held import Load
-from worker.stream.ledger import Commit, Ledger, Partition
+from worker.stream.ledger import Ledger, Partition
 from worker.stream.membership import Assignor, Membership
 from worker.telemetry import log, metrics
 
 POLL_MS = 100
 JOIN_POLL_MS = 1_000
 ADOPT_MS = 1_000
-COMMIT_SECONDS = 0.5
-COMMIT_LOST_SECONDS = 30.0
 REVOKE_SECONDS = 5.0
-LISTEN_SECONDS = 0.005
 FETCH_SHARE = 0.25
 """Of `limits.in_flight_bytes`, what is left to the client's own buffers. A broker has one fetch
 there and one on its way, each of a sixteenth of that: enough for eight brokers."""
@@ -67,19 +63,17 @@ class UploadConsumer:
         self._load = load
         self._restart = restart
         self._held_back = held_back
-        self._transactional = settings.kafka.delivery == "exactly_once"
         self._stopping = threading.Event()
         self._abandon = threading.Event()
-        self._commit_results: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
-        self._commit_sent: float | None = None
-        self._commit_offsets: dict[TopicPartition, OffsetAndMetadata] = {}
-        self._commit_due = 0.0
         self._paused_for: str | None = None
         self._unknown_at: dict[TopicPartition, float] = {}
         self._stable = False
         self._broken: Exception | None = None
         self._polled = time.monotonic()
         self._consumer = _connect(settings)
+        self._committer = Committer(
+            self._consumer, ledger, transactional=settings.kafka.delivery == "exactly_once"
+        )
         self._membership = Membership(
             self._consumer, settings.kafka.max_poll_interval_ms / 1000, self._broker_answers
         )
@@ -129,7 +123,7 @@ class UploadConsumer:
         for at, records in polled.items():
             self._take(_partition(at), records)
         self._advance()
-        self._commit()
+        self._committer.turn()
         self._watch()
 
     def _draining(self) -> bool:
@@ -272,59 +266,9 @@ class UploadConsumer:
     def _begin_again(self) -> None:
         """Results were not delivered: new epochs at what is committed."""
         self._restart.clear()
-        self._commit_finished()
+        self._committer.finish()
         self._drop(self._ledger.assigned())
         logger.warning("started_again_at_committed_offsets")
-
-    def _commit(self) -> None:
-        """Commit twice a second, with one commit outstanding."""
-        self._settle_commits()
-        now = time.monotonic()
-        if now < self._commit_due:
-            return
-        if self._commit_sent is not None:
-            if now - self._commit_sent < COMMIT_LOST_SECONDS:
-                return
-            metrics.COMMITS.labels("lost").inc()
-        self._commit_due = now + COMMIT_SECONDS
-        self._commit_sent = None
-        self._tell_lag()
-        if self._transactional:
-            return
-        if commits := self._ledger.commits():
-            self._commit_sent = now
-            self._commit_offsets = client.offsets(commits)
-            self._consumer.commit_async(self._commit_offsets, callback=self._on_commit)
-
-    def _on_commit(self, offsets: Any, result: Any) -> None:
-        """May run on the client's thread: only enqueue."""
-        error = result if isinstance(result, Exception) else None
-        self._commit_results.put((offsets, error))
-
-    def _settle_commits(self) -> None:
-        while not self._commit_results.empty():
-            offsets, error = self._commit_results.get()
-            if offsets is self._commit_offsets:  # else a late answer to one counted as lost
-                self._commit_sent = None
-            if error is None:
-                metrics.COMMITS.labels("ok").inc()
-                metrics.LAST_COMMIT.set_to_current_time()
-                self._ledger.committed(_commits(offsets))
-            elif isinstance(error, client.FATAL):
-                raise error
-            else:
-                # Lost membership or a broker away: the group, or the next commit, sorts it out.
-                metrics.COMMITS.labels("failed").inc()
-                logger.warning("commit_failed", error=type(error).__name__)
-
-    def _tell_lag(self) -> None:
-        for partition, (watermark, end) in self._ledger.watermarks().items():
-            label = str(partition.number)
-            metrics.WATERMARK.labels(label).set(watermark)
-            metrics.SPAN.labels(label).set(end - watermark)
-            high = self._consumer.highwater(TopicPartition(*partition))
-            if high is not None:
-                metrics.LAG.labels(label).set(max(0, high - watermark))
 
     def _watch(self) -> None:
         """A member can be wedged without an error: join anew."""
@@ -350,19 +294,10 @@ class UploadConsumer:
     def _close(self) -> None:
         """Commit what is finished, leave the group."""
         try:
-            self._commit_finished()
+            self._committer.finish()
         finally:
             with client.tolerating("close_failed"):
                 self._consumer.close(autocommit=False, timeout_ms=5_000)
-
-    def _commit_finished(self) -> None:
-        """Commit what is finished, and wait for it: what fails is done once more by the next."""
-        if self._transactional:
-            return
-        with client.tolerating("last_commit_failed"):
-            if commits := self._ledger.commits():
-                self._consumer.commit(client.offsets(commits), timeout_ms=5_000)
-                self._ledger.committed(commits)
 
     async def revoked(self, partitions: list[Partition]) -> None:
         """Another owner comes: stop sending, wait for what is sent, commit, forget."""
@@ -370,7 +305,7 @@ class UploadConsumer:
         try:
             self._ledger.revoke(partitions)
             with client.tolerating("commit_on_revoke_failed"):
-                await self._settle_revoked(partitions)
+                await self._committer.settle(partitions, REVOKE_SECONDS)
         finally:
             dropped = self._drop(partitions)
         logger.info(
@@ -378,17 +313,6 @@ class UploadConsumer:
             partitions=[p.number for p in partitions],
             dropped=dropped,
         )
-
-    async def _settle_revoked(self, partitions: list[Partition]) -> None:
-        deadline = time.monotonic() + REVOKE_SECONDS
-        while self._ledger.unacknowledged(partitions) and time.monotonic() < deadline:
-            # To await a commit, be it of nothing, is the only way to wait here that lets the
-            # client's thread go on with its heartbeats.
-            await self._consumer.commit_async({})
-            time.sleep(LISTEN_SECONDS)  # noqa: ASYNC251 - this is not asyncio
-        if not self._transactional:
-            commits = self._ledger.commits(partitions, changed=False)
-            await self._consumer.commit_async(client.offsets(commits))
 
     def lost(self, partitions: list[Partition]) -> None:
         """Another owner is there already: only forget."""
@@ -475,13 +399,6 @@ def _partition(at: TopicPartition) -> Partition:
 
 def _partitions(at: set[TopicPartition]) -> list[Partition]:
     return sorted(_partition(p) for p in at)
-
-
-def _commits(offsets: dict[TopicPartition, OffsetAndMetadata]) -> dict[Partition, Commit]:
-    return {
-        Partition(at.topic, at.partition): Commit(o.offset, o.metadata, o.leader_epoch)
-        for at, o in offsets.items()
-    }
 
 
 def _leader_epoch(raw: Any) -> int:
