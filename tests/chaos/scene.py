@@ -137,7 +137,8 @@ class Scene:
         """Let every replica end in order; what comes after that is seen by the reader still."""
         for worker in self.members:
             self.dismiss(worker)
-        self.wait_for(lambda: not self._running(), SETTLE_SECONDS)
+        if not self.wait_for(lambda: not self._running(), SETTLE_SECONDS):
+            self.deaths.append("a replica did not end")
         self.tend()
         time.sleep(QUIET_SECONDS)
 

@@ -273,6 +273,20 @@ def test_a_partition_that_is_not_full_always_fits(share, handed_over, seed):
             waiting = []
 
 
+def test_of_what_was_given_up_a_transaction_commits_nothing():
+    """Kafka may have committed it after all, and further than the ledger knows."""
+    ledger = Ledger()
+    epoch = ledger.assign(TP, 0)
+    first, second = (Position(*TP, offset, epoch) for offset in (3, 5))  # a gap before each
+    assert ledger.take(first)
+    assert ledger.take(second)
+    assert ledger.release(first)
+    assert TP in (ledger.commits_with([]) or {})
+    ledger.revoke([TP])
+    assert ledger.commits_with([]) == {}
+    assert [c.offset for c in (ledger.commits_with([first]) or {}).values()] == [5]
+
+
 def test_who_inherits_a_full_partition_goes_on():
     ledger = Ledger()
     epoch, offset = ledger.assign(TP, 0), 0

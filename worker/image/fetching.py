@@ -71,7 +71,8 @@ class _Upload:
     deadline: float = 0.0
     failure: FetchError | None = None
 
-    def begin_anew(self) -> None:
+    def begin_anew(self, now: float) -> None:
+        self.arrived = now
         self.attempts = 0
         self.failure = None
 
@@ -183,7 +184,7 @@ class FetchQueue:
         line = upload.line
         failure = result if isinstance(result, FetchError) and result.transient else None
         if failure is not None and upload.began < self._woke:
-            upload.begin_anew()  # see `_wake`
+            upload.begin_anew(now)  # see `_wake`
             line.waiting.append(upload)
             return None
         opened = self._breakers.tell(
@@ -236,13 +237,17 @@ class FetchQueue:
             upload.deadline += slept
 
     def _place(self, line: _Line, now: float) -> None:
-        """Put a line where it belongs, behind the others there."""
-        for place in (*self._lanes, self._blocked):
+        """Put a line where it belongs, behind the others there.
+
+        A blocked one keeps its place until it is probed, or busy hosts would never come to it.
+        """
+        blocked = self._breakers.blocked(line.origin)
+        for place in self._lanes if blocked and line.uploads else (*self._lanes, self._blocked):
             place.pop(line.origin, None)
         if not line.uploads:
             self._lines.pop(line.origin, None)
-        elif self._breakers.blocked(line.origin):
-            self._blocked[line.origin] = line
+        elif blocked:
+            self._blocked.setdefault(line.origin, line)
         elif line.waiting and line.sent < self._half:
             in_doubt = self._breakers.in_doubt(line.origin, now)
             self._lanes[in_doubt][line.origin] = line
@@ -328,13 +333,14 @@ class FetchQueue:
             return
         waits = self._breakers.waits(origin, now)
         for upload in line.waiting if waits else ():
-            upload.begin_anew()
+            upload.begin_anew(now)
         self._trim(line, now)
         room = self._sent < self._threads and (
             self._probes < self._eighth or self._fetcher.is_named(origin)
         )
         if line.waiting and not line.sent and room and self._breakers.probe(origin, now):
-            line.waiting[0].begin_anew()
+            line.waiting[0].begin_anew(now)
+            self._blocked.pop(origin, None)
             self._send_one(line, now, probe=True)
         if not waits:
             gone = FetchError(UnscreenedReason.HOST_UNAVAILABLE, f"{origin.host}: away")

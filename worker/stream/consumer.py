@@ -173,7 +173,13 @@ class UploadConsumer:
         return polled
 
     def _adopt(self, polled: dict[TopicPartition, list[Any]]) -> None:
-        """Begin an epoch for every partition that is newly ours, from its commit's metadata."""
+        """Begin an epoch for every partition that is newly ours, from its commit's metadata.
+
+        Not while a join is pending: a member that was put out may still hold its old assignment.
+        """
+        if not self._membership.stable:
+            self._seek_back(polled)
+            return
         assigned = self._consumer.assignment()
         metrics.ASSIGNED.set(len(assigned))
         new = [p for p in assigned if self._ledger.epoch(_partition(p)) is None]
@@ -301,6 +307,9 @@ class UploadConsumer:
 
     async def revoked(self, partitions: list[Partition]) -> None:
         """Another owner comes: stop sending, wait for what is sent, commit, forget."""
+        if self._membership.changed():  # they went when it was put out
+            self.lost(partitions)
+            return
         metrics.REBALANCES.labels("revoked").inc()
         try:
             self._ledger.revoke(partitions)

@@ -257,7 +257,8 @@ class Ledger:
     def commits_with(self, positions: Collection[Position]) -> dict[Partition, Commit] | None:
         """What to commit along with the results of these released records, in one transaction.
 
-        None: one of them is another's now, and the transaction must not be committed.
+        None: one of them is another's now, and the transaction must not be committed. Of partitions
+        that are revoked nothing but these: what was given up may have been committed after all.
         """
         with self._lock:
             finishing: dict[Partition, set[int]] = {}
@@ -266,7 +267,8 @@ class Ledger:
                     return None
                 at = Partition(position.topic, position.partition)
                 finishing.setdefault(at, set()).add(position.offset)
-            return self._due(self._assignments, finishing, changed=True)
+            still = [p for p, a in self._assignments.items() if not a.revoking or p in finishing]
+            return self._due(still, finishing, changed=True)
 
     def committed(self, commits: dict[Partition, Commit]) -> None:
         """Kafka has these commits. One that an assignment did not ask for only repeats later."""

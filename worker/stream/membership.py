@@ -67,6 +67,11 @@ class Membership:
         """Be the member that it is now."""
         self._member_id = self._consumer.group_metadata().member_id
 
+    @property
+    def stable(self) -> bool:
+        """Whether it has joined, and what is assigned to it is so in this generation."""
+        return bool(self._consumer.group_metadata().state == MemberState.STABLE)
+
     def look(self) -> State:
         """Raises StageDied if it does not get stable, though a broker is there.
 
@@ -75,7 +80,7 @@ class Membership:
         may take as long as a session that has to time out: that is not for us to end.
         """
         now = time.monotonic()
-        stable = self._consumer.group_metadata().state == MemberState.STABLE
+        stable = self.stable
         metrics.GROUP_STABLE.set(stable)
         if stable:
             self._stable_at = self._sound_at = now

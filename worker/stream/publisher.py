@@ -234,6 +234,7 @@ class Publisher:
         """Commit what was sent with its offsets; with none open, what else there is to commit."""
         if self._outstanding and self._age > TRANSACTION_TIMEOUT_SECONDS:
             self._start_again(_TransactionError("Kafka did not take its results in time"))
+            return
         if self._outstanding or not (self._due or self._began is None):
             return
         try:

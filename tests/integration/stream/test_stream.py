@@ -324,6 +324,20 @@ def test_an_error_in_the_listener_ends_the_consumer(stream, monkeypatch):
     second.stop()
 
 
+def test_while_a_join_is_pending_nothing_is_begun(stream, monkeypatch):
+    """What is assigned then may be what the member had before it was put out."""
+    stream.produce(numbered(20))
+    monkeypatch.setattr(memberships.Membership, "stable", False)
+    replica = Echo(stream.settings)
+    eventually(replica.consumer._consumer.assignment)
+    time.sleep(1)
+    assert not replica.ledger.assigned()
+    monkeypatch.undo()
+    eventually(lambda: sum(seen(stream).values()) == 20)
+    replica.stop()
+    assert seen(stream) == Counter(range(20))
+
+
 def test_a_member_that_was_put_out_claims_nothing(stream):
     """Else it is given partitions that their new owner is only told to give up."""
     replica = Echo(stream.settings)
