@@ -9,6 +9,7 @@ from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 
 from worker.stream import client
 from worker.stream.ledger import Commit, Ledger, Partition
+from worker.stream.membership import Membership
 from worker.telemetry import log, metrics
 
 COMMIT_SECONDS = 0.5
@@ -25,9 +26,17 @@ class Committer:
     With `transactional` it commits nothing: a plain commit could overtake a transaction's offsets.
     """
 
-    def __init__(self, consumer: KafkaConsumer, ledger: Ledger, *, transactional: bool) -> None:
+    def __init__(
+        self,
+        consumer: KafkaConsumer,
+        ledger: Ledger,
+        membership: Membership,
+        *,
+        transactional: bool,
+    ) -> None:
         self._consumer = consumer
         self._ledger = ledger
+        self._membership = membership
         self._transactional = transactional
         self._results: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
         self._sent: float | None = None
@@ -54,7 +63,7 @@ class Committer:
 
     def finish(self) -> None:
         """Commit what is finished, and wait for it: what fails is done once more by the next."""
-        if self._transactional:
+        if self._transactional or self._membership.changed():
             return
         with client.tolerating("last_commit_failed"):
             if commits := self._ledger.commits():

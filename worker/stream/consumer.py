@@ -71,11 +71,14 @@ class UploadConsumer:
         self._broken: Exception | None = None
         self._polled = time.monotonic()
         self._consumer = _connect(settings)
-        self._committer = Committer(
-            self._consumer, ledger, transactional=settings.kafka.delivery == "exactly_once"
-        )
         self._membership = Membership(
             self._consumer, settings.kafka.max_poll_interval_ms / 1000, self._broker_answers
+        )
+        self._committer = Committer(
+            self._consumer,
+            ledger,
+            self._membership,
+            transactional=settings.kafka.delivery == "exactly_once",
         )
 
     def membership(self) -> Any | None:
@@ -127,7 +130,12 @@ class UploadConsumer:
         self._watch()
 
     def _draining(self) -> bool:
-        return self._ledger.in_flight > 0 and not self._abandon.is_set()
+        """Whether to go on: while a join is pending Kafka takes no commits, so that is waited for."""
+        if self._abandon.is_set():
+            return False
+        return self._ledger.in_flight > 0 or (
+            not self._membership.stable and bool(self._ledger.commits())
+        )
 
     def _make_room(self) -> int:
         """How many records may be taken now, at least 1: polling with all paused takes none."""

@@ -14,6 +14,7 @@ from kafka.producer.transaction_manager import TransactionalRequestResult
 
 from tests.fixtures.stream import make_stream
 from worker.embedded.kafka import kafka_broker as own_broker
+from worker.stream import committer as committers
 from worker.stream import consumer as consumers
 from worker.stream import membership as memberships
 from worker.stream import publisher as publishers
@@ -322,6 +323,23 @@ def test_an_error_in_the_listener_ends_the_consumer(stream, monkeypatch):
     first.errors.clear()
     first.stop(abandon=True)
     second.stop()
+
+
+def test_a_last_commit_waits_for_the_end_of_a_rebalance(kafka_broker, monkeypatch):
+    stream = make_stream(kafka_broker)
+    monkeypatch.setattr(committers, "COMMIT_SECONDS", 3600.0)
+    replica = Echo(stream.settings)
+    eventually(replica.ledger.assigned)
+    stream.produce(numbered(50))
+    eventually(lambda: sum(seen(stream).values()) == 50)
+    monkeypatch.setattr(memberships.Membership, "stable", False)
+    replica.consumer.stop()
+    replica.threads[1].join(1)
+    assert replica.threads[1].is_alive()
+    assert not any(commit and commit.offset for commit in stream.committed().values())
+    monkeypatch.undo()
+    replica.stop()
+    assert sum(commit.offset for commit in stream.committed().values()) == 50
 
 
 def test_while_a_join_is_pending_nothing_is_begun(stream, monkeypatch):
