@@ -130,7 +130,7 @@ class UploadConsumer:
         self._watch()
 
     def _draining(self) -> bool:
-        """Whether to go on: while a join is pending Kafka takes no commits, so that is waited for."""
+        """Whether to go on: while a join is pending Kafka takes no commits, so it is waited for."""
         if self._abandon.is_set():
             return False
         return self._ledger.in_flight > 0 or (
