@@ -332,13 +332,18 @@ class Settings(BaseSettings):
         return self
 
 
+def chosen_file(config: Path | None) -> Path | None:
+    """The settings file: the one given, else that of COPYSIEVE_CONFIG, else none."""
+    return config or (Path(found) if (found := os.environ.get(f"{PREFIX}CONFIG")) else None)
+
+
 def load(config: Path | None = None, **overrides: Any) -> Settings:
     """Read the settings.
 
     Raises SettingsError, whose one line names the setting, for a value that is wrong, a name that
     is unknown (in the file or the environment), and a file that cannot be read.
     """
-    path = config or (Path(found) if (found := os.environ.get(f"{PREFIX}CONFIG")) else None)
+    path = chosen_file(config)
     if path is not None and not path.is_file():
         raise SettingsError(f"--config {path}: no such file")
     _refuse_unknown_variables()

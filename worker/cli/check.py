@@ -1,5 +1,6 @@
-"""`copysieve check`: settings, Kafka, Redis, banks and model, and what would go wrong."""
+"""`copysieve check`: settings, Kafka, Redis, banks, canaries and model, and what would go wrong."""
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
@@ -9,7 +10,7 @@ from rich.table import Table
 
 from worker.cli.common import ConfigOption, JsonOption, emit, load_settings, stdout
 from worker.errors import CopysieveError
-from worker.settings import Settings
+from worker.settings import Settings, chosen_file
 
 if TYPE_CHECKING:
     from worker.hotset.types import Bank
@@ -35,7 +36,8 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     that a person should know: a bank that cannot match, records that would be refused.
     """
     settings = load_settings(config)
-    findings = [Finding("settings", "ok", str(config) if config else "defaults and environment")]
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what it finds is told below
+    findings = [Finding("settings", "ok", str(chosen_file(config) or "defaults and environment"))]
     for what, examine in (
         ("kafka", _kafka),
         ("redis", _hot_set),

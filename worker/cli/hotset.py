@@ -62,7 +62,7 @@ def accept(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Accept the store as it is now: replicas that ring because it shrank will load it."""
+    """Accept the store as it is now: replicas that refused it because it shrank will load it."""
 
     def change(store: Store) -> Version:
         stdout.print(f"accepting {len(store.references())} references", highlight=False)

@@ -21,7 +21,10 @@ app = typer.Typer(name="replay", no_args_is_help=True, help="Send records again.
 
 SinceOption = Annotated[
     str | None,
-    typer.Option(metavar="TIME", help="From here on: ISO 8601 (UTC unless it says), or 2h ago."),
+    typer.Option(
+        metavar="TIME",
+        help="From here on: ISO 8601 (UTC unless it says), or how long ago: 90s, 30m, 2h, 7d.",
+    ),
 ]
 UntilOption = Annotated[str | None, typer.Option(metavar="TIME", help="To before here.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Tell, and send nothing.")]
