@@ -21,8 +21,9 @@ from tests.fixtures.stream import LARGE
 from tests.fuzz.mutate import PICTURES, SECRET, Record, events, images
 from worker.errors import DeadLetterReason, UnscreenedReason
 
-WARM_SHARE = 0.05
-"""Of all records, those that come before memory is looked at for the first time."""
+WARM_EVENTS, WARM_IMAGES = 5_000, 2_000
+"""Before memory is looked at for the first time; half of all at most. More images than there may be
+in flight, for the pixels that wait for the device are a part of it."""
 GROWTH = 1.2
 MEMORY_FROM = 20_000
 """Records: in shorter runs memory is still filling."""
@@ -89,7 +90,7 @@ def run(
         stage.settle()
         [worker] = stage.members
         watch = _Watch(stage, worker, show)
-        warm = [round(WARM_SHARE * count) for count in (event_count, image_count)]
+        warm = [min(WARM_EVENTS, event_count // 2), min(WARM_IMAGES, image_count // 2)]
         mutated = events(seed, event_count, host), images(seed, image_count)
         watch.pass_through(chain(*map(islice, mutated, warm)))
         report.rss_warm, before = watch.rest(), _series(worker)
