@@ -5,6 +5,8 @@ interpreters of their own (never a fork of this process with its threads), with 
 environment, that run `sandbox_child.py`. Parent and child talk over a socket pair:
 
     child   once: ready, its address space, whether the kernel confines it
+    parent  are you there?
+    child   yes
     parent  length, encoded bytes
     child   what decoding will hold in memory           -> the parent reserves it, and says go
     child   the picture's facts; the pixels lie in shared memory of one fixed size
@@ -40,7 +42,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from worker.errors import DecodeError, StartupError, UnscreenedReason
 from worker.image.decode import Reserve, judge, kind_of, most_bytes
-from worker.image.sandbox_child import ANSWER_BYTES, GO, REQUEST
+from worker.image.sandbox_child import ALIVE, ANSWER_BYTES, GO, REQUEST
 from worker.records import ImageInfo, Pixels, Preprocessing
 from worker.settings import MIB, Decode, Limits
 from worker.telemetry import log, metrics
@@ -48,6 +50,7 @@ from worker.telemetry import log, metrics
 CHILD = "worker.image.sandbox_child"
 START_SECONDS = 60.0
 CLOSE_SECONDS = 1.0
+ALIVE_SECONDS = 5.0
 SLACK_BYTES = 96 * MIB
 """What a reader takes beside the picture, and the allocator keeps."""
 COPIES = 4
@@ -73,6 +76,10 @@ class _Ready(_Answer):
     confined: bool
 
 
+class _Alive(_Answer):
+    alive: Literal[True]
+
+
 class _Need(_Answer):
     need: Annotated[int, Field(ge=0, lt=1 << 40)]
 
@@ -92,6 +99,7 @@ class _Refusal(_Answer):
 
 
 _READY: TypeAdapter[_Ready] = TypeAdapter(_Ready)
+_ALIVE: TypeAdapter[_Alive] = TypeAdapter(_Alive)
 _FIRST: TypeAdapter[_Need | _Refusal] = TypeAdapter(_Need | _Refusal)
 _LAST: TypeAdapter[_Picture | _Refusal] = TypeAdapter(_Picture | _Refusal)
 
@@ -189,7 +197,7 @@ class Sandbox:
                 failure = StartupError(f"a decoder did not start: {child.death}")
                 self._idle.put(failure)
                 raise failure from None
-            if child.quiet:
+            if child.answers():
                 return child
             self._replace(child, "crashed")  # while it was idle: no picture's fault
 
@@ -259,17 +267,19 @@ class _Child:
         ):
             self._limit(what, 0)
 
-    @property
-    def quiet(self) -> bool:
-        """Whether it lives and says nothing, as it should while it has nothing to do."""
-        self._channel.setblocking(False)
+    def answers(self) -> bool:
+        """Whether it lives and has nothing to say but that.
+
+        What a child said too much is read here, in the place of its answer, and never as the answer
+        to the next picture.
+        """
+        self._ends = time.monotonic() + ALIVE_SECONDS
         try:
-            self._channel.recv(1)
-        except BlockingIOError:
-            return True
-        except OSError:
-            pass
-        return False
+            self._send(REQUEST.pack(ALIVE))
+            self._answer(_ALIVE)
+        except _Broken:
+            return False
+        return True
 
     @property
     def death(self) -> str:

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 ANSWER_BYTES = 256
 """Every answer is JSON, filled up with spaces to this."""
 REQUEST = struct.Struct("!Q")
-"""Length of the encoded bytes that follow."""
+"""Length of the encoded bytes that follow, or `ALIVE`."""
+ALIVE = 0
+"""No picture: asks only for an answer."""
 GO = b"+"
 
 type Prepare = Callable[["bytes", "Limits", Preprocessing, Reserve], tuple[ImageInfo, Pixels]]
@@ -66,6 +68,9 @@ def main(prepare: Prepare = prepare) -> None:
     while True:
         gc.collect()  # an error's traceback may hold a picture in a cycle
         (length,) = REQUEST.unpack(_receive(channel, REQUEST.size))
+        if length == ALIVE:
+            _tell(channel, {"alive": True})
+            continue
         data = _receive(channel, length)
         try:
             info, pixels = prepare(data, limits, preprocessing, reserve)
