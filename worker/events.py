@@ -114,7 +114,8 @@ class Match(Event):
     """One reference that the upload is a likeness of.
 
     `cosine` and `euclidean` are raw, `score` is after calibration; `threshold` is in scores.
-    `match_id` is the same over replays: count strikes by it.
+    `match_id` is the same over replays: count strikes by it. `view` is the reference's that the
+    upload is like; `upload_view` and `frame` (from 0) say what of the upload is like it.
     """
 
     match_id: str
@@ -129,6 +130,7 @@ class Match(Event):
     false_matches_per_million: float | None
     action: Action
     view: str
+    upload_view: str
     frame: int
 
 

@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import batched
+from typing import cast
 
 import numpy as np
 import torch
@@ -33,16 +35,14 @@ from worker.descriptor.embedders import Embedder
 from worker.descriptor.recent import Described, Recent
 from worker.errors import BadEvent, FetchError, Unscreenable, UnscreenedReason
 from worker.hotset.mirror import Mirror
-from worker.hotset.types import Hit
 from worker.image.budget import ByteBudget
 from worker.image.decoder import Decoder
 from worker.image.fetch import Fetcher
 from worker.image.fetching import FetchQueue, Result
-from worker.records import Query, Record, Upload, Version
+from worker.records import Looks, Pixels, Query, Record, Upload
 from worker.results import Compared, Results, Screened, Unscreened
 from worker.scoring import calibration as calibrations
-from worker.scoring.calibration import Calibration
-from worker.scoring.policy import decide, lowest_threshold
+from worker.scoring.policy import Scored, decide, lowest_threshold, score
 from worker.settings import Settings
 from worker.stream import admission
 from worker.stream.held import Held, Load
@@ -77,38 +77,42 @@ class Decoded:
 
 def compare(
     mirror: Mirror,
-    vectors: torch.Tensor,
+    uploads: Sequence[torch.Tensor],
     tenants: Sequence[str | None],
     canaries: Sequence[bool] | None = None,
 ) -> Iterator[Compared]:
-    """Compare descriptors, float32 [n, dims], with the hot set, and apply the banks' policies.
+    """Compare uploads with the hot set, and apply the banks' policies.
 
-    A tenant of None is screened against all banks. `canaries` tells which uploads are canaries,
-    which alone can match references that are (None: none is).
+    `uploads` are the descriptors of each one's looks, float32 [looks, dims]. A tenant of None is
+    screened against all banks. `canaries` tells which uploads are canaries, which alone can match
+    references that are (None: none is).
     """
-    canaries = canaries or [False] * len(tenants)
+    vectors = torch.cat(list(uploads))
+    owners = [number for number, looks in enumerate(uploads) for _ in looks]
+    tenants = [tenants[owner] for owner in owners]
+    canaries = [canaries is not None and canaries[owner] for owner in owners]
     found = mirror.search(vectors, tenants, CANDIDATES, canaries)
+    version = found.version
     calibration = calibrations.parse(found.calibration) if found.calibration else None
     offsets = calibration.offsets(vectors).tolist() if calibration else [0.0] * len(vectors)
     floor = lowest_threshold(found.banks.values(), calibration)
-    for number, (hits, offset) in enumerate(zip(found.hits, offsets, strict=True)):
-        if len(hits) == CANDIDATES and hits[-1].cosine - offset >= floor:
-            # All of them may match, so there may be more: a crowd must not hide another bank.
-            one = slice(number, number + 1)
-            crowd = mirror.search(vectors[one], tenants[one], CROWD, canaries[one])
-            yield _decided(crowd.hits[0], offset, calibration, crowd.version)
-        else:
-            yield _decided(hits, offset, calibration, found.version)
-
-
-def _decided(
-    hits: Sequence[Hit], offset: float, calibration: Calibration | None, version: Version
-) -> Compared:
-    return Compared(
-        decision=decide(hits, offset, calibration),
-        version=version,
-        calibration=calibration.id if calibration else None,
-    )
+    row = 0
+    for looks in uploads:
+        scored: list[Scored] = []
+        for look in range(len(looks)):
+            hits, offset = found.hits[row], offsets[row]
+            if len(hits) == CANDIDATES and hits[-1].cosine - offset >= floor:
+                # All of them may match, so there may be more: a crowd must not hide another bank.
+                one = slice(row, row + 1)
+                crowd = mirror.search(vectors[one], tenants[one], CROWD, canaries[one])
+                hits, version = crowd.hits[0], crowd.version
+            scored += score(hits, offset, look)
+            row += 1
+        yield Compared(
+            decision=decide(scored, calibration),
+            version=version,
+            calibration=calibration.id if calibration else None,
+        )
 
 
 class Pipeline:
@@ -143,11 +147,14 @@ class Pipeline:
         self._recent = Recent(RECENT_ENTRIES)
         self._fetched = ByteBudget(settings.limits.in_flight_bytes, metrics.FETCHED_IN_FLIGHT)
         self._decoded = ByteBudget(settings.limits.in_flight_decoded_bytes, metrics.DECODED_BYTES)
-        self._decoder = Decoder(settings.decode, settings.limits, embedder.preprocessing)
+        self._decoder = Decoder(
+            settings.decode, settings.limits, embedder.preprocessing, settings.views
+        )
         self._arrived: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
         self._decode_pool = ThreadPoolExecutor(settings.decode.workers, "decode")
+        self._batch_size = settings.batch.max_size
         self._batcher: Batcher[Decoded] = Batcher(
-            settings.batch.max_size, settings.batch.max_delay_ms / 1000
+            self._batch_size, settings.batch.max_delay_ms / 1000
         )
         self._threads = [
             threading.Thread(target=self._guarded("admit", self._admit_all), name="admit"),
@@ -244,15 +251,15 @@ class Pipeline:
                     self._decode(admitted, data)
 
     def _decode(self, admitted: Admitted, data: bytes) -> None:
-        """Bytes to a query; bytes seen lately bring their descriptor along."""
+        """Bytes to a query; bytes seen lately bring their descriptors along."""
         held = contextlib.ExitStack()
         if known := self._recent.get(hashlib.sha256(data).hexdigest()):
-            query = Query(admitted.upload, known.info, descriptor=known.descriptor)
+            query = Query(admitted.upload, known.info, known.looks, descriptors=known.descriptors)
         else:
             with _timed("decode"):
-                info, pixels = self._decoder.prepare(data, self._decoded.reserve)
-            held.enter_context(self._decoded.reserve(pixels.nbytes))
-            query = Query(admitted.upload, info, pixels=pixels)
+                image = self._decoder.prepare(data, self._decoded.reserve)
+            held.enter_context(self._decoded.reserve(image.pixels.nbytes))
+            query = Query(admitted.upload, image.info, image.looks, pixels=image.pixels)
         self._batcher.put(Decoded(admitted, query, held))
 
     # -- describe, match -----------------------------------------------------------------------
@@ -277,47 +284,51 @@ class Pipeline:
         compared: dict[int, Compared] = {}
         if good:
             with _timed("match"):
-                vectors = torch.stack([described[i] for i in good])  # type: ignore[misc]
+                uploads = [one for one in described if isinstance(one, torch.Tensor)]
                 tenants = [queries[i].upload.tenant for i in good]
                 canaries = [queries[i].upload.is_canary for i in good]
-                found = compare(self._mirror, vectors, tenants, canaries)
+                found = compare(self._mirror, uploads, tenants, canaries)
                 compared = dict(zip(good, found, strict=True))
         metrics.DEVICE_BUSY.inc(time.monotonic() - started)
         for i, (query, one) in enumerate(zip(queries, described, strict=True)):
             if isinstance(one, Unscreenable):
                 yield Unscreened(query.upload, one, query.info)
             else:
-                yield Screened(query.upload, query.info, compared[i])
+                yield Screened(query.upload, query.info, query.looks, compared[i])
 
     def _describe(self, queries: Sequence[Query]) -> list[torch.Tensor | Unscreenable]:
-        """Descriptors on the device, [dims] each, or why there is none."""
-        found: list[torch.Tensor | Unscreenable | None] = [
-            None
-            if q.descriptor is None
-            else torch.from_numpy(q.descriptor).to(self._embedder.device)
-            for q in queries
-        ]
-        new = [i for i, one in enumerate(found) if one is None]
-        for i, one in zip(new, self._bisect([queries[i] for i in new]), strict=True):
-            found[i] = one
-            if isinstance(one, torch.Tensor):
-                self._recent.put(Described(queries[i].info, one.cpu().numpy()))
-        return [one for one in found if one is not None]
+        """The descriptors of each one's looks on the device, [looks, dims], or why there are none.
 
-    def _bisect(self, queries: Sequence[Query]) -> list[torch.Tensor | Unscreenable]:
+        One look that cannot be described leaves the upload unscreened.
+        """
+        pictures = [picture for query in queries for picture in _pictures(query)]
+        rows = iter(
+            row
+            for batch in batched(pictures, self._batch_size)
+            for row in self._bisect(np.stack(batch))
+        )
+        found: list[torch.Tensor | Unscreenable] = []
+        for query in queries:
+            if query.descriptors is not None:
+                found.append(torch.from_numpy(query.descriptors).to(self._embedder.device))
+                continue
+            looks = [next(rows) for _ in query.looks]
+            if failed := next((row for row in looks if isinstance(row, Unscreenable)), None):
+                found.append(failed)
+                continue
+            described = torch.stack(cast("list[torch.Tensor]", looks))
+            self._recent.put(Described(query.info, query.looks, described.cpu().numpy()))
+            found.append(described)
+        return found
+
+    def _bisect(self, pictures: Looks) -> list[torch.Tensor | Unscreenable]:
         """Describe a batch; one that fails is halved until the culprit is alone."""
-        if not queries:
-            return []
         try:
-            return list(
-                self._embedder.describe(
-                    np.stack([q.pixels for q in queries if q.pixels is not None])
-                )
-            )
+            return list(self._embedder.describe(pictures))
         except Exception as error:  # noqa: BLE001 - each runtime has errors of its own
-            if len(queries) > 1:
-                half = len(queries) // 2
-                return self._bisect(queries[:half]) + self._bisect(queries[half:])
+            if len(pictures) > 1:
+                half = len(pictures) // 2
+                return self._bisect(pictures[:half]) + self._bisect(pictures[half:])
             self._embedder.warm(1)  # a device that fails on a plain picture is broken: that raises
             detail = f"the model failed on this picture: {type(error).__name__}"
             return [Unscreenable(UnscreenedReason.DESCRIBE_FAILED, detail)]
@@ -402,6 +413,11 @@ class Pipeline:
                 self._on_failure(stage, error)
 
         return guarded
+
+
+def _pictures(query: Query) -> Sequence[Pixels]:
+    """What of an upload has to be described: nothing where its bytes were seen lately."""
+    return [] if query.pixels is None else list(query.pixels)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,8 @@ _VERSION = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
 type Headers = tuple[tuple[str, bytes | None], ...]
 type Pixels = npt.NDArray[np.uint8]
 """Canonical 8-bit RGB, shape [height, width, 3]."""
+type Looks = npt.NDArray[np.uint8]
+"""Several of them of one size, shape [looks, height, width, 3]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,19 +100,39 @@ class DecodedImage:
 
     info: ImageInfo
     pixels: Pixels
+    frame: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One picture that an image is described by: a frame, by its number in the file, in a view."""
+
+    frame: int
+    view: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An image at the model's input size: `pixels` is [looks, size, size, 3], in their order."""
+
+    info: ImageInfo
+    looks: tuple[Look, ...]
+    pixels: Looks
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One upload ready for the device: `pixels` of the model's input size, or a descriptor.
+    """One upload ready for the device: `pixels` as in `Prepared`, or descriptors.
 
-    `descriptor`, float32 [dims], is there where the same bytes were described a moment ago.
+    `descriptors`, float32 [looks, dims], are there where the same bytes were described a moment
+    ago.
     """
 
     upload: Upload
     info: ImageInfo
-    pixels: Pixels | None = None
-    descriptor: npt.NDArray[np.float32] | None = None
+    looks: tuple[Look, ...]
+    pixels: Looks | None = None
+    descriptors: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)

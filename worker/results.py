@@ -20,7 +20,7 @@ from worker.events import (
     match_id,
     verdict_id,
 )
-from worker.records import ImageInfo, Model, Record, Upload, Version
+from worker.records import ImageInfo, Look, Model, Record, Upload, Version
 from worker.scoring.policy import Decision, Overruled, Scored
 from worker.scoring.similarity import euclidean
 from worker.settings import Settings
@@ -28,14 +28,12 @@ from worker.stream.dead_letters import dead_letter
 from worker.stream.publisher import Outgoing
 from worker.telemetry import log, metrics
 
-FIRST_FRAME = 0
-
 logger = log.get(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What came of comparing one descriptor with the hot set at `version`."""
+    """What came of comparing one upload with the hot set at `version`."""
 
     decision: Decision
     version: Version
@@ -48,6 +46,7 @@ class Screened:
 
     upload: Upload
     info: ImageInfo
+    looks: tuple[Look, ...]
     compared: Compared
 
 
@@ -77,15 +76,16 @@ class Results:
             "hot_set": HotSetStamp(epoch=compared.version.epoch, seq=compared.version.seq),
             "calibration": compared.calibration,
         }
-        suppressed = [_suppressed(upload, one) for one in decision.suppressed[:MATCHES_SHOWN]]
+        overruled = decision.suppressed[:MATCHES_SHOWN]
+        suppressed = [_suppressed(screened, one) for one in overruled]
         if upload.is_canary:
-            found = _matches(upload, [*decision.shadow, *decision.enforced])
+            found = _matches(screened, [*decision.shadow, *decision.enforced])
             return [self._canary(MatchEvent(**envelope, **found, suppressed=suppressed))]
         outcome: Outcome = "match" if decision.enforced else "no_match"
         _count_matches(decision)
         metrics.UPLOADS.labels(outcome).inc()
-        enforced = _matches(upload, decision.enforced) | {"suppressed": suppressed}
-        shadow = _matches(upload, decision.shadow) | {"suppressed": suppressed}
+        enforced = _matches(screened, decision.enforced) | {"suppressed": suppressed}
+        shadow = _matches(screened, decision.shadow) | {"suppressed": suppressed}
         events: list[Outgoing] = []
         if self._all_verdicts or decision.enforced:
             verdict = Verdict(**envelope, **enforced, outcome=outcome)
@@ -147,26 +147,26 @@ class Results:
         }
 
 
-def _matches(upload: Upload, found: Sequence[Scored]) -> dict[str, Any]:
+def _matches(screened: Screened, found: Sequence[Scored]) -> dict[str, Any]:
     return {
-        "matches": [Match(**_fields(upload, one)) for one in found[:MATCHES_SHOWN]],
+        "matches": [Match(**_fields(screened, one)) for one in found[:MATCHES_SHOWN]],
         "matches_total": len(found),
     }
 
 
-def _suppressed(upload: Upload, one: Overruled) -> Suppressed:
+def _suppressed(screened: Screened, one: Overruled) -> Suppressed:
     return Suppressed(
-        **_fields(upload, one.match),
+        **_fields(screened, one.match),
         suppressed_by=one.by.reference.reference_id,
         suppressed_by_bank=one.by.bank.name,
         suppressed_by_score=round(one.by.score, 6),
     )
 
 
-def _fields(upload: Upload, one: Scored) -> dict[str, Any]:
-    reference, bank = one.reference, one.bank
+def _fields(screened: Screened, one: Scored) -> dict[str, Any]:
+    reference, bank, look = one.reference, one.bank, screened.looks[one.look]
     return {
-        "match_id": match_id(upload.upload_id, reference.reference_id),
+        "match_id": match_id(screened.upload.upload_id, reference.reference_id),
         "reference_id": reference.reference_id,
         "bank": bank.name,
         "label": reference.label or bank.label,
@@ -178,7 +178,8 @@ def _fields(upload: Upload, one: Scored) -> dict[str, Any]:
         "false_matches_per_million": one.false_matches_per_million,
         "action": bank.action,
         "view": one.hit.view,
-        "frame": FIRST_FRAME,
+        "upload_view": look.view,
+        "frame": look.frame,
     }
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -65,6 +66,12 @@ def _split(value: Any) -> Any:
     if value.startswith("["):
         return json.loads(value)
     return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _with_plain(uploads: tuple[str, ...]) -> tuple[str, ...]:
+    if "plain" not in uploads or len(set(uploads)) < len(uploads):
+        raise ValueError("must hold plain, and nothing twice")
+    return uploads
 
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
@@ -174,9 +181,18 @@ class ModelSettings(Group):
 
 
 class Views(Group):
-    """Pictures derived from an upload that are described as well."""
+    """What of an upload is described: `uploads` are the pictures made of each frame.
 
-    uploads: Annotated[tuple[Literal["plain"], ...], NoDecode, BeforeValidator(_split)] = ("plain",)
+    At most `frames` of an animation: the first, the last, and evenly spaced ones between.
+    """
+
+    uploads: Annotated[
+        tuple[Literal["plain", "centre_crop", "five_crops"], ...],
+        NoDecode,
+        BeforeValidator(_split),
+        AfterValidator(_with_plain),
+    ] = ("plain",)
+    frames: Annotated[int, Field(gt=0, le=16)] = 4
 
 
 class Batch(Group):

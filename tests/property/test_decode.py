@@ -13,11 +13,12 @@ from worker.errors import DecodeError
 from worker.image.decode import decode
 from worker.image.preprocess import prepare
 from worker.image.sandbox import Sandbox
-from worker.records import DecodedImage, ImageInfo, Pixels, Preprocessing
-from worker.settings import Decode, Limits
+from worker.records import DecodedImage, Prepared, Preprocessing
+from worker.settings import Decode, Limits, Views
 
 LIMITS = Limits(image_pixels=1_000_000, image_frames=5)
 PREPROCESSING = Preprocessing("test", 8, "bilinear")
+VIEWS = Views()
 
 
 SAMPLES = st.sampled_from(samples())
@@ -80,12 +81,12 @@ def test_a_sandboxed_child_says_the_same(
     for at, value in changes:
         damaged[at % len(damaged)] = value
 
-    def told(prepare: Callable[[bytes], tuple[ImageInfo, Pixels]]) -> object:
+    def told(prepare: Callable[[bytes], Prepared]) -> object:
         try:
-            info, pixels = prepare(bytes(damaged))
+            made = prepare(bytes(damaged))
         except DecodeError as error:
             return error.reason, str(error)
-        return info, pixels.tobytes()
+        return made.info, made.looks, made.pixels.tobytes()
 
-    expected = told(lambda data: prepare(data, LIMITS, PREPROCESSING))
+    expected = told(lambda data: prepare(data, LIMITS, PREPROCESSING, VIEWS))
     assert told(lambda data: sandbox.prepare(data, nullcontext)) == expected

@@ -10,9 +10,9 @@ from prometheus_client import REGISTRY
 from worker.errors import BadEvent, DeadLetterReason, Unscreenable, UnscreenedReason
 from worker.events import MATCHES_SHOWN, Event, MatchEvent, Verdict, schema
 from worker.hotset.types import Bank, Hit, Reference
-from worker.records import ImageInfo, Model, Position, Record, Upload, Version
+from worker.records import ImageInfo, Look, Model, Position, Record, Upload, Version
 from worker.results import Compared, Results, Screened, Unscreened
-from worker.scoring.policy import Decision, decide
+from worker.scoring.policy import Decision, decide, score
 from worker.settings import Settings
 from worker.stream.publisher import RESULT_BYTES
 
@@ -20,6 +20,7 @@ NOW = datetime(2026, 1, 2, tzinfo=UTC)
 AT = Position("uploads", 1, 42, 7)
 MODEL = Model("m", "a" * 64, 512, "bilinear-320")
 INFO = ImageInfo("JPEG", 640, 480, 1, 1000, "b" * 64, truncated=False)
+LOOKS = (Look(0, "plain"),)
 BLOCK = Bank(name="bad", label="bad", severity="high", action="block", threshold=0.5)
 SHADOW = Bank(name="trial", label="trial", severity="low", threshold=0.5, mode="shadow")
 ALLOW = Bank(name="fine", label="fine", severity="low", kind="allow", suppresses=("bad",))
@@ -37,8 +38,8 @@ def hit(bank, cosine, reference_id="r1"):
 
 
 def screened(*hits, of=None):
-    compared = Compared(decide(hits), Version(1700000000000, 5), None)
-    return Screened(of or upload(), INFO, compared)
+    compared = Compared(decide(score(hits)), Version(1700000000000, 5), None)
+    return Screened(of or upload(), INFO, LOOKS, compared)
 
 
 def results(**verdicts):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -14,21 +14,15 @@ import numpy as np
 
 from worker.descriptor import embedders
 from worker.descriptor.embedders import Embedder
-from worker.descriptor.views import invert
+from worker.descriptor.views import REFERENCE_VIEWS
 from worker.errors import FetchError, StoreError, Unscreenable, UnscreenedReason
 from worker.events import Severity
 from worker.hotset.store import Added, open_store
 from worker.hotset.types import Descriptors, Reference, View
-from worker.image.decode import decode
+from worker.image.decoder import Decoder
 from worker.image.fetch import Fetcher
-from worker.image.preprocess import resize
 from worker.records import Pixels, Version
-from worker.settings import Limits, Settings
-
-_VIEWS: dict[View, Callable[[Pixels], Pixels]] = {
-    "plain": lambda pixels: pixels,
-    "inverted": invert,
-}
+from worker.settings import Limits, Settings, Views
 
 type Source = Path | str
 """A file, or a URL with its scheme."""
@@ -59,12 +53,16 @@ class Failed:
 
 @dataclass(slots=True)
 class Report:
-    """What became of the pictures. `version` is None if none could be added."""
+    """What became of the pictures. `version` is None if none could be added.
+
+    Of the `animated` ones the first frame is the reference.
+    """
 
     version: Version | None = None
     added: int = 0
     replaced: int = 0
     unchanged: int = 0
+    animated: int = 0
     reference_ids: list[str] = field(default_factory=list)
     failed: list[Failed] = field(default_factory=list)
 
@@ -80,6 +78,7 @@ class Report:
 class _Picture:
     source: Source
     sha256: str
+    frames: int
     pixels: Pixels
 
 
@@ -109,7 +108,9 @@ def add_references(
             fetcher = Fetcher(settings.fetch, settings.limits.image_bytes)
             stack.callback(fetcher.close)
         pool = stack.enter_context(ThreadPoolExecutor(settings.decode.workers))
-        read = partial(_read, limits=settings.limits, embedder=embedder, fetcher=fetcher)
+        decoder = Decoder(settings.decode, settings.limits, embedder.preprocessing, Views(frames=1))
+        stack.callback(decoder.close)
+        read = partial(_read, limits=settings.limits, decoder=decoder, fetcher=fetcher)
         for batch in batched(sources, settings.batch.max_size):
             pictures: dict[str, _Picture] = {}
             for one in pool.map(read, batch):
@@ -117,6 +118,7 @@ def add_references(
                     report.failed.append(one)
                 else:
                     pictures[one.sha256] = one
+                    report.animated += one.frames > 1
             described = _describe(list(pictures.values()), policy.views, embedder, report)
             references = [
                 (_reference(picture, bank, details), descriptors)
@@ -135,15 +137,14 @@ def is_url(source: Source) -> bool:
 
 
 def _read(
-    source: Source, limits: Limits, embedder: Embedder, fetcher: Fetcher | None
+    source: Source, limits: Limits, decoder: Decoder, fetcher: Fetcher | None
 ) -> _Picture | Failed:
-    """One picture, decoded and resized as an upload's would be."""
+    """One picture, decoded and resized as an upload's would be; of an animation its first frame."""
     try:
-        data = _bytes_of(source, limits, fetcher)
-        image = decode(data, limits, target=embedder.preprocessing.size)
+        image = decoder.prepare(_bytes_of(source, limits, fetcher), nullcontext)
     except Unscreenable as error:
         return Failed(_shown(source), error.reason, str(error))
-    return _Picture(source, image.info.sha256, resize(image.pixels, embedder.preprocessing))
+    return _Picture(source, image.info.sha256, image.info.frames, image.pixels[0])
 
 
 def _bytes_of(source: Source, limits: Limits, fetcher: Fetcher | None) -> bytes:
@@ -165,7 +166,7 @@ def _describe(
     """Describe all views of all pictures at once; if that fails, find out whose fault it is."""
     if not pictures:
         return []
-    pixels = np.stack([_VIEWS[view](one.pixels) for one in pictures for view in views])
+    pixels = np.stack([REFERENCE_VIEWS[view](one.pixels) for one in pictures for view in views])
     try:
         rows = embedder.describe(pixels).cpu().numpy().astype(np.float16)
     except Unscreenable as error:

@@ -1,7 +1,7 @@
 """`copysieve banks`: groups of references with one policy each."""
 
 from contextlib import closing
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 from pydantic import ValidationError
@@ -20,7 +20,7 @@ from worker.cli.common import (
 from worker.cli.waiting import TimeoutOption, WaitOption
 from worker.events import Action, Severity
 from worker.hotset.store import Store, open_store
-from worker.hotset.types import Bank
+from worker.hotset.types import Bank, View
 from worker.records import Version
 
 app = typer.Typer(name="banks", no_args_is_help=True, help="Banks: references with one policy.")
@@ -57,7 +57,11 @@ def set_bank(
     all_tenants: Annotated[bool, typer.Option("--all-tenants", help="For all uploads.")] = False,
     views: Annotated[
         list[str] | None,
-        typer.Option("--view", help="plain, inverted; repeatable. Both if unset."),
+        typer.Option(
+            "--view",
+            help=f"Describe references so: {', '.join(get_args(View.__value__))}; repeatable. "
+            "Plain and inverted if unset; holds for references added later.",
+        ),
     ] = None,
     suppresses: Annotated[
         list[str] | None,
@@ -99,11 +103,21 @@ def set_bank(
 
 @app.command("list")
 def list_banks(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Tell all banks and their policies."""
+    """Tell all banks and their policies.
+
+    References that lack a view were added before their bank wanted it. Pictures are not kept: only
+    adding them again describes them so.
+    """
     with closing(open_store(load_settings(config).redis)) as store:
         banks = store.banks().values()
+        lacking = store.lacking_views()
     if as_json:
-        emit([bank.model_dump(mode="json") for bank in banks])
+        emit(
+            [
+                bank.model_dump(mode="json") | {"lacking_views": lacking.get(bank.name, {})}
+                for bank in banks
+            ]
+        )
         return
     table = Table("bank", "label", "severity", "does", "mode", "matches at", "tenants", box=None)
     for bank in banks:
@@ -117,6 +131,11 @@ def list_banks(config: ConfigOption = None, as_json: JsonOption = False) -> None
             ", ".join(bank.tenants) if bank.tenants else "all",
         )
     stdout.print(table)
+    for bank in banks:
+        for model, count in sorted(lacking.get(bank.name, {}).items()):
+            wanted = ", ".join(bank.views)
+            line = f"{bank.name}: {count} references lack one of the views {wanted} (by {model})"
+            stdout.print(line, markup=False, highlight=False)
 
 
 @app.command()

@@ -1,5 +1,7 @@
 """`copysieve screen`: two files compared with each other, or files with the hot set."""
 
+from collections.abc import Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +12,8 @@ from rich.table import Table
 from worker.cli.common import ConfigOption, JsonOption, emit, load_settings, stdout
 from worker.cli.embed import read, walk
 from worker.errors import CopysieveError, StoreError, Unscreenable
+from worker.image.decoder import Decoder
+from worker.records import Look
 from worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -89,19 +93,22 @@ def _screen_files(
     mirror = Mirror(embedder.model.dims, embedder.device)
     mirror.load(reader.snapshot(head))
 
+    decoder = Decoder(settings.decode, settings.limits, embedder.preprocessing, settings.views)
     screened: list[dict[str, Any]] = []
-    for file in files:
-        picture = read(file, settings.limits, embedder.preprocessing)
-        if isinstance(picture, Unscreenable):
-            told: dict[str, Any] = {
-                "outcome": "unscreened",
-                "reason": picture.reason.value,
-                "matches": [],
-            }
-        else:
-            (compared,) = compare(mirror, embedder.describe(picture[None]), [tenant])
-            told = _told(compared.decision)
-        screened.append({"image": str(file)} | told)
+    with closing(decoder):
+        for file in files:
+            try:
+                image = decoder.prepare(file.read_bytes(), nullcontext)
+            except Unscreenable as error:
+                told: dict[str, Any] = {
+                    "outcome": "unscreened",
+                    "reason": error.reason.value,
+                    "matches": [],
+                }
+            else:
+                (compared,) = compare(mirror, [embedder.describe(image.pixels)], [tenant])
+                told = _told(compared.decision, image.looks)
+            screened.append({"image": str(file)} | told)
     if as_json:
         emit({"model": embedder.model.name, "hot_set": str(head.version), "images": screened})
     else:
@@ -110,7 +117,7 @@ def _screen_files(
         raise typer.Exit(1)
 
 
-def _told(decision: "Decision") -> dict[str, Any]:
+def _told(decision: "Decision", looks: Sequence[Look]) -> dict[str, Any]:
     best = decision.best_score
     return {
         "outcome": "match" if decision.enforced else "no_match",
@@ -122,6 +129,8 @@ def _told(decision: "Decision") -> dict[str, Any]:
                 "action": one.bank.action,
                 "score": round(one.score, 4),
                 "view": one.hit.view,
+                "upload_view": looks[one.look].view,
+                "frame": looks[one.look].frame,
             }
             for mode, found in (("enforce", decision.enforced), ("shadow", decision.shadow))
             for one in found

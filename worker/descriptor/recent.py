@@ -7,14 +7,16 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from worker.records import ImageInfo
+from worker.records import ImageInfo, Look
 
 
 class Described(NamedTuple):
     """What is known of some bytes: never a verdict, for the hot set changes."""
 
     info: ImageInfo
-    descriptor: npt.NDArray[np.float32]
+    looks: tuple[Look, ...]
+    descriptors: npt.NDArray[np.float32]
+    """One row for each look, [looks, dims]."""
 
 
 class Recent:

@@ -84,8 +84,9 @@ class Store:
         self._client = client
         self._keys = Keys(namespace)
         self._block_seconds = block_seconds
-        script = resources.files(__package__).joinpath("commit.lua").read_text(encoding="utf-8")
-        self._script = client.register_script(script)
+        scripts = resources.files(__package__)
+        self._script = client.register_script(scripts.joinpath("commit.lua").read_bytes())
+        self._lacking = client.register_script(scripts.joinpath("lacking.lua").read_bytes())
 
     def close(self) -> None:
         """Close the connections."""
@@ -161,6 +162,24 @@ class Store:
                 found.append(layout.read_row(Heartbeat, name, raw))
             except Unusable as error:
                 reject(error)
+        return found
+
+    @as_store_errors
+    def lacking_views(self) -> dict[str, dict[str, int]]:
+        """How many references lack a view that their bank wants: by bank, and by model's name.
+
+        They were added before the bank wanted it. Only banks and models that have some are told.
+        """
+        banks = self.banks().values()
+        policies = [part for bank in banks for part in (bank.name, ",".join(bank.views))]
+        found: dict[str, dict[str, int]] = {}
+        for digest, name in self._client.hgetall(self._keys.models).items():
+            sha256, model = layout.text(digest), layout.text(name)
+            for bucket in range(layout.BUCKETS):
+                keys = [self._keys.references(bucket), self._keys.descriptors(sha256, bucket)]
+                for bank_name, count in batched(self._lacking(keys=keys, args=policies), 2):
+                    of_bank = found.setdefault(layout.text(bank_name), {})
+                    of_bank[model] = of_bank.get(model, 0) + count
         return found
 
     # -- changes --

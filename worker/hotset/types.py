@@ -23,8 +23,9 @@ from pydantic import (
 from worker.events import Action, Identifier, Severity, Sha256
 from worker.records import Version
 
-type View = Literal["plain", "inverted"]
-"""A picture derived from a reference that is described as well; `inverted` has its colours so."""
+type View = Literal["plain", "inverted", "mirrored", "rotated_90", "rotated_180", "rotated_270"]
+"""A picture derived from a reference that is described as well: `inverted` in its colours,
+`mirrored` left to right, rotated by so many degrees counter-clockwise."""
 
 
 def _distinct[T](values: tuple[T, ...]) -> tuple[T, ...]:

@@ -17,7 +17,7 @@ Rules:
 import hashlib
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
@@ -92,6 +92,17 @@ _UPRIGHT = {
 _SWAPS_SIDES = {_UPRIGHT[tag] for tag in (5, 6, 7, 8)}
 
 type Reserve = Callable[[int], AbstractContextManager[object]]
+
+
+def frames(
+    data: bytes,
+    limits: "Limits",
+    target: int | None = None,
+    reserve: Reserve | None = None,
+    most: int = 1,  # noqa: ARG001
+) -> Generator[DecodedImage]:
+    """Decode the chosen frames, one after the other."""
+    yield decode(data, limits, target, reserve)
 
 
 def decode(

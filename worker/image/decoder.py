@@ -3,32 +3,39 @@
 from worker.image.decode import FORMATS, Reserve, kind_of
 from worker.image.preprocess import prepare
 from worker.image.sandbox import Sandbox
-from worker.records import ImageInfo, Pixels, Preprocessing
-from worker.settings import Decode, Limits
+from worker.records import Prepared, Preprocessing
+from worker.settings import Decode, Limits, Views
 from worker.telemetry import metrics
 
 
 class Decoder:
     """Used by as many threads as `decode.workers`."""
 
-    def __init__(self, decode: Decode, limits: Limits, preprocessing: Preprocessing) -> None:
+    def __init__(
+        self,
+        decode: Decode,
+        limits: Limits,
+        preprocessing: Preprocessing,
+        views: Views = Views(),
+    ) -> None:
         """Raises StartupError if children are needed and do not start."""
         self._limits = limits
         self._preprocessing = preprocessing
+        self._views = views
         self._all = decode.isolation == "processes"
         self._sandbox = None
         if self._all or any(known.sandboxed for known in FORMATS.values()):
-            self._sandbox = Sandbox(decode, limits, preprocessing)
+            self._sandbox = Sandbox(decode, limits, preprocessing, views)
 
-    def prepare(self, data: bytes, reserve: Reserve) -> tuple[ImageInfo, Pixels]:
+    def prepare(self, data: bytes, reserve: Reserve) -> Prepared:
         """Encoded bytes to a model's input; see `preprocess.prepare`. Raises DecodeError."""
         kind = kind_of(data)
         if self._sandbox is not None and (self._all or FORMATS[kind].sandboxed):
-            info, pixels = self._sandbox.prepare(data, reserve)
+            prepared = self._sandbox.prepare(data, reserve)
         else:
-            info, pixels = prepare(data, self._limits, self._preprocessing, reserve)
+            prepared = prepare(data, self._limits, self._preprocessing, self._views, reserve)
         metrics.DECODES.labels(kind).inc()
-        return info, pixels
+        return prepared
 
     def close(self) -> None:
         """End the children, if there are any."""

@@ -1,41 +1,80 @@
-"""Canonical RGB to a model's input size."""
+"""Canonical RGB to a model's input: which pictures of a file are described, and at what size."""
 
-from contextlib import ExitStack, nullcontext
+import math
+from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from worker.image.decode import Reserve, decode
-from worker.records import ImageInfo, Pixels, Preprocessing
+from worker.image.decode import Reserve, frames
+from worker.records import Look, Pixels, Prepared, Preprocessing
 
 if TYPE_CHECKING:
-    from worker.settings import Limits
+    from worker.settings import Limits, Views
+
+type Box = tuple[float, float, float, float]
+"""Left, top, right, bottom, as fractions of the sides."""
 
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
+_WHOLE: Box = (0, 0, 1, 1)
+CROP = 0.6
+"""Share of each side that a crop keeps."""
+_CENTRE = {"centre_crop": ((1 - CROP) / 2, (1 - CROP) / 2, (1 + CROP) / 2, (1 + CROP) / 2)}
+_CORNERS = {
+    "top_left_crop": (0, 0, CROP, CROP),
+    "top_right_crop": (1 - CROP, 0, 1, CROP),
+    "bottom_left_crop": (0, 1 - CROP, CROP, 1),
+    "bottom_right_crop": (1 - CROP, 1 - CROP, 1, 1),
+}
+_VIEWS: dict[str, dict[str, Box]] = {
+    "plain": {"plain": _WHOLE},
+    "centre_crop": _CENTRE,
+    "five_crops": _CENTRE | _CORNERS,
+}
 
 
-def resize(pixels: Pixels, preprocessing: Preprocessing) -> Pixels:
-    """Resize straight to a square, antialiased: uint8 [size, size, 3], contiguous and writable.
+def boxes(views: "Views") -> dict[str, Box]:
+    """What of each frame is described, by the name that a verdict tells."""
+    return {name: box for view in views.uploads for name, box in _VIEWS[view].items()}
+
+
+def resize(pixels: Pixels, preprocessing: Preprocessing, box: Box = _WHOLE) -> Pixels:
+    """Resize `box` straight to a square, antialiased: uint8 [size, size, 3], contiguous, writable.
 
     Equal to torchvision's `Resize` on PIL images. The aspect ratio is not kept, as in training.
     """
+    height, width = pixels.shape[:2]
     square = (preprocessing.size, preprocessing.size)
-    return np.array(Image.fromarray(pixels).resize(square, _FILTERS[preprocessing.interpolation]))
+    left, top, right, bottom = box
+    part = (left * width, top * height, right * width, bottom * height)
+    method = _FILTERS[preprocessing.interpolation]
+    return np.array(Image.fromarray(pixels).resize(square, method, part))
 
 
 def prepare(
-    data: bytes, limits: "Limits", preprocessing: Preprocessing, reserve: Reserve = nullcontext
-) -> tuple[ImageInfo, Pixels]:
-    """Encoded bytes to a model's input. `reserve` and what is raised as in `decode`."""
-    with ExitStack() as reserved:  # the full picture is there until it is resized
-        image = decode(
-            data,
-            limits,
-            target=preprocessing.size,
-            reserve=lambda nbytes: nullcontext(reserved.enter_context(reserve(nbytes))),
-        )
-        return image.info, resize(image.pixels, preprocessing)
+    data: bytes,
+    limits: "Limits",
+    preprocessing: Preprocessing,
+    views: "Views",
+    reserve: Reserve = nullcontext,
+) -> Prepared:
+    """Encoded bytes to a model's input: the chosen frames, each in all views.
+
+    `reserve` and what is raised as in `frames`.
+    """
+    parts = boxes(views)
+    # A crop is enlarged to the model's size, so there must be as much of it.
+    target = math.ceil(
+        preprocessing.size / min(right - left for left, _, right, _ in parts.values())
+    )
+    looks, pictures = [], []
+    with closing(frames(data, limits, target, reserve, views.frames)) as chosen:
+        for image in chosen:
+            looks += [Look(image.frame, view) for view in parts]
+            pictures += [resize(image.pixels, preprocessing, box) for box in parts.values()]
+            info = image.info
+    return Prepared(info, tuple(looks), np.stack(pictures))

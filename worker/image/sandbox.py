@@ -22,6 +22,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import mmap
 import os
 import queue
@@ -42,9 +43,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from worker.errors import DecodeError, StartupError, UnscreenedReason
 from worker.image.decode import Reserve, judge, kind_of, most_bytes
+from worker.image.preprocess import boxes
 from worker.image.sandbox_child import ALIVE, ANSWER_BYTES, GO, REQUEST
-from worker.records import ImageInfo, Pixels, Preprocessing
-from worker.settings import MIB, Decode, Limits
+from worker.records import ImageInfo, Look, Looks, Prepared, Preprocessing
+from worker.settings import MIB, Decode, Limits, Views
 from worker.telemetry import log, metrics
 
 CHILD = "worker.image.sandbox_child"
@@ -89,6 +91,8 @@ class _Picture(_Answer):
     height: Annotated[int, Field(gt=0, lt=1 << 32)]
     frames: Annotated[int, Field(gt=0, lt=1 << 32)]
     truncated: bool
+    chosen: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    """Numbers of the frames whose pixels there are."""
 
 
 class _Refusal(_Answer):
@@ -116,7 +120,12 @@ class Sandbox:
     """`decode.workers` children, used by as many threads."""
 
     def __init__(
-        self, decode: Decode, limits: Limits, preprocessing: Preprocessing, program: str = CHILD
+        self,
+        decode: Decode,
+        limits: Limits,
+        preprocessing: Preprocessing,
+        views: Views = Views(),
+        program: str = CHILD,
     ) -> None:
         """Start the children. `program` is the module that they run.
 
@@ -125,6 +134,7 @@ class Sandbox:
         self._settings = decode
         self._limits = limits
         self._preprocessing = preprocessing
+        self._views = views
         self._program = program
         self._idle: queue.SimpleQueue[_Child | StartupError] = queue.SimpleQueue()
         self._wanted: queue.SimpleQueue[bool] = queue.SimpleQueue()
@@ -142,8 +152,8 @@ class Sandbox:
             logger.warning("sandbox_without_seccomp", detail="decoders may open files and sockets")
         self._idle.put(first)
 
-    def prepare(self, data: bytes, reserve: Reserve) -> tuple[ImageInfo, Pixels]:
-        """Decode one picture in a child, and resize it: uint8 [size, size, 3].
+    def prepare(self, data: bytes, reserve: Reserve) -> Prepared:
+        """Decode one picture in a child, and resize what is chosen of it.
 
         `reserve` as in `decode`. Raises DecodeError; StartupError when a child cannot be replaced.
         """
@@ -161,8 +171,10 @@ class Sandbox:
             raise
         self._idle.put(child)
         digest = hashlib.sha256(data).hexdigest()
-        facts = picture.model_dump()
-        return ImageInfo(format=kind, bytes=len(data), sha256=digest, **facts), pixels
+        facts = picture.model_dump(exclude={"chosen"})
+        info = ImageInfo(format=kind, bytes=len(data), sha256=digest, **facts)
+        looks = tuple(Look(frame, view) for frame in picture.chosen for view in boxes(self._views))
+        return Prepared(info, looks, pixels)
 
     def close(self) -> None:
         """End the children. One that is still busy ends when it comes back, or with the process."""
@@ -173,7 +185,7 @@ class Sandbox:
         """Start children as they are wanted; at the end collect them all."""
         while self._wanted.get():
             try:
-                child = _Child(self._program, self._limits, self._preprocessing)
+                child = _Child(self._program, self._limits, self._preprocessing, self._views)
             except Exception as error:  # noqa: BLE001 - children die with this thread, and who waits for one would do so for ever
                 why = error.strerror if isinstance(error, OSError) else type(error).__name__
                 self._idle.put(StartupError(f"a decoder did not start: {why}"))
@@ -207,6 +219,8 @@ class Sandbox:
             judge(picture.width, picture.height, picture.frames, self._limits)
         except DecodeError:
             raise _Broken("lied") from None
+        if picture.chosen[-1] >= picture.frames:
+            raise _Broken("lied")
 
     def _replace(self, child: "_Child", why: Literal["crashed", "timeout", "lied"]) -> DecodeError:
         """Kill a child and order another; returns the error of its picture."""
@@ -224,18 +238,21 @@ class Sandbox:
 class _Child:
     """One process, and what is shared with it. Used by one thread at a time."""
 
-    def __init__(self, program: str, limits: Limits, preprocessing: Preprocessing) -> None:
+    def __init__(
+        self, program: str, limits: Limits, preprocessing: Preprocessing, views: Views
+    ) -> None:
         """Start it, and do not wait for it. Raises OSError."""
         self.confined = False
         self._ready = False
         self._ends = time.monotonic() + START_SECONDS
         self._most = most_bytes(limits) + COPIES * limits.image_bytes
         size = preprocessing.size
-        self._shape = (size, size, 3)
+        self._views = len(boxes(views))
+        self._shape = (views.frames * self._views, size, size, 3)
         with contextlib.ExitStack() as parts:
             self._channel, theirs = socket.socketpair()
             parts.callback(theirs.close)
-            pixels = _sealed_memory(3 * size * size)
+            pixels = _sealed_memory(math.prod(self._shape))
             parts.callback(os.close, pixels)
             self._shared = mmap.mmap(pixels, 0, prot=mmap.PROT_READ)
             setup = {
@@ -243,6 +260,7 @@ class _Child:
                 "pixels": pixels,
                 "limits": limits.model_dump(),
                 "preprocessing": asdict(preprocessing),
+                "views": views.model_dump(),
             }
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and program
                 (sys.executable, "-P", "-s", "-B", "-m", program, json.dumps(setup)),
@@ -290,7 +308,7 @@ class _Child:
             return f"the decoder died of {known.get(-code, f'signal {-code}')}"
         return f"the decoder ended with exit code {code}"
 
-    def prepare(self, data: bytes, reserve: Reserve, seconds: float) -> tuple[_Picture, Pixels]:
+    def prepare(self, data: bytes, reserve: Reserve, seconds: float) -> tuple[_Picture, Looks]:
         """Raises DecodeError if it refuses the picture, _Broken if it has to go."""
         copies = COPIES * len(data)
         self._bound_memory(copies)
@@ -306,7 +324,11 @@ class _Child:
             self._bound_memory(copies + first.need)
             self._send(GO)
             picture = _decoded(self._answer(_LAST))
-            return picture, np.frombuffer(self._shared, np.uint8).reshape(self._shape).copy()
+            count = len(picture.chosen) * self._views
+            if count > self._shape[0] or list(picture.chosen) != sorted(set(picture.chosen)):
+                raise _Broken("lied")
+            pixels = np.frombuffer(self._shared, np.uint8).reshape(self._shape)
+            return picture, pixels[:count].copy()
 
     def end(self) -> None:
         """Kill it."""

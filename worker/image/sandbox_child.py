@@ -26,20 +26,22 @@ from worker.errors import DecodeError
 from worker.image import confine
 from worker.image.decode import FORMATS, Reserve
 from worker.image.preprocess import prepare
-from worker.records import ImageInfo, Pixels, Preprocessing
+from worker.records import Prepared, Preprocessing
 
 if TYPE_CHECKING:
-    from worker.settings import Limits
+    from worker.settings import Limits, Views
 
-ANSWER_BYTES = 256
+ANSWER_BYTES = 512
 """Every answer is JSON, filled up with spaces to this."""
 REQUEST = struct.Struct("!Q")
 """Length of the encoded bytes that follow, or `ALIVE`."""
 ALIVE = 0
 """No picture: asks only for an answer."""
 GO = b"+"
+FACTS = ("width", "height", "frames", "truncated")
 
-type Prepare = Callable[["bytes", "Limits", Preprocessing, Reserve], tuple[ImageInfo, Pixels]]
+type Prepare = Callable[["bytes", "Limits", Preprocessing, "Views", Reserve], Prepared]
+type Work = Callable[[bytes, Reserve], Prepared]
 
 
 def main(prepare: Prepare = prepare) -> None:
@@ -49,9 +51,14 @@ def main(prepare: Prepare = prepare) -> None:
     limits = cast("Limits", SimpleNamespace(**setup["limits"]))
     preprocessing = Preprocessing(**setup["preprocessing"])
     channel = socket.socket(fileno=setup["channel"])
-    shape = (preprocessing.size, preprocessing.size, 3)
+    views = cast("Views", SimpleNamespace(**setup["views"]))
+    shape = (-1, preprocessing.size, preprocessing.size, 3)
     shared = np.frombuffer(mmap.mmap(setup["pixels"], 0), np.uint8).reshape(shape)
-    _warm_up(prepare, limits, preprocessing)
+
+    def work(data: bytes, reserve: Reserve) -> Prepared:
+        return prepare(data, limits, preprocessing, views, reserve)
+
+    _warm_up(work)
     _close_output()
     memory = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     ready = {"address_space": memory * mmap.PAGESIZE, "confined": confine.confine()}
@@ -73,18 +80,18 @@ def main(prepare: Prepare = prepare) -> None:
             continue
         data = _receive(channel, length)
         try:
-            info, pixels = prepare(data, limits, preprocessing, reserve)
+            prepared = work(data, reserve)
         except DecodeError as error:
             _tell(channel, {"reason": error.reason, "detail": str(error)})
             continue
         except BaseException:  # noqa: BLE001 - telling more would need what was given up
             os._exit(1)
-        shared[:] = pixels
-        facts = ("width", "height", "frames", "truncated")
-        _tell(channel, {name: getattr(info, name) for name in facts})
+        shared[: len(prepared.pixels)] = prepared.pixels
+        facts = {name: getattr(prepared.info, name) for name in FACTS}
+        _tell(channel, facts | {"chosen": sorted({look.frame for look in prepared.looks})})
 
 
-def _warm_up(prepare: Prepare, limits: "Limits", preprocessing: Preprocessing) -> None:
+def _warm_up(work: Work) -> None:
     """Decode a picture of each kind: what is imported on the way cannot be imported later."""
     for kind in FORMATS:
         for mode in ("RGB", "RGBA", "L", "P"):
@@ -93,7 +100,7 @@ def _warm_up(prepare: Prepare, limits: "Limits", preprocessing: Preprocessing) -
                 Image.new(mode, (16, 16)).save(stream, kind)
                 for data in (stream.getvalue(), stream.getvalue()[:-12]):
                     with suppress(DecodeError):
-                        prepare(data, limits, preprocessing, _at_once)
+                        work(data, _at_once)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from worker.hotset.types import Bank, Hit, Reference
 from worker.scoring.calibration import Calibration
@@ -11,10 +11,14 @@ from worker.telemetry import metrics
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """One hit with its score. `threshold` is None for hits of allow banks."""
+    """One hit with its score; `look` counts the upload's looks, as its descriptors do.
+
+    `threshold` is None for hits of allow banks.
+    """
 
     hit: Hit
     score: float
+    look: int = 0
     threshold: float | None = None
     false_matches_per_million: float | None = None
 
@@ -68,14 +72,13 @@ def lowest_threshold(banks: Iterable[Bank], calibration: Calibration | None) -> 
     return min((rule for rule in rules if rule is not None), default=math.inf)
 
 
-def decide(
-    hits: Iterable[Hit], offset: float = 0.0, calibration: Calibration | None = None
-) -> Decision:
-    """Apply the banks' policies to one upload's hits. `offset` is `Calibration.offsets` of it.
+def score(hits: Iterable[Hit], offset: float = 0.0, look: int = 0) -> list[Scored]:
+    """Score the hits of one look. `offset` is `Calibration.offsets` of it; without, cosines."""
+    return [Scored(hit, hit.cosine - offset, look) for hit in hits]
 
-    Without a calibration `score = cosine`.
-    """
-    scored = [Scored(hit, hit.cosine - offset) for hit in hits]
+
+def decide(scored: Sequence[Scored], calibration: Calibration | None = None) -> Decision:
+    """Apply the banks' policies to the hits of all looks of one upload."""
     allow = [one for one in scored if one.bank.kind == "allow"]
     thresholds: dict[str, float | None] = {}
     matched: dict[str, Scored] = {}
@@ -89,7 +92,8 @@ def decide(
         threshold = thresholds[bank.name]
         if threshold is None or one.score < threshold:
             continue
-        match = Scored(one.hit, one.score, threshold, _rate(one, calibration))
+        rate = _rate(one, calibration)
+        match = replace(one, threshold=threshold, false_matches_per_million=rate)
         reference = one.reference.reference_id
         if by := _suppressor(match, allow):
             overruled.setdefault(reference, Overruled(match, by))
@@ -103,8 +107,8 @@ def decide(
     )
 
 
-def _best_first(one: Scored) -> tuple[float, str, str]:
-    return -one.score, one.reference.reference_id, one.hit.view
+def _best_first(one: Scored) -> tuple[float, str, str, int]:
+    return -one.score, one.reference.reference_id, one.hit.view, one.look
 
 
 def _enforced(match: Scored) -> bool:
@@ -112,14 +116,14 @@ def _enforced(match: Scored) -> bool:
 
 
 def _suppressor(match: Scored, allow: Sequence[Scored]) -> Scored | None:
-    """The best allow reference that names the bank and scores higher on the same view."""
+    """The best allow reference that names the bank and scores higher on the same views."""
     if match.bank.severity == "critical" or match.reference.severity == "critical":
         return None
     stronger = (
         one
         for one in allow
         if match.bank.name in one.bank.suppresses
-        and one.hit.view == match.hit.view
+        and (one.hit.view, one.look) == (match.hit.view, match.look)
         and one.score > match.score
     )
     return min(stronger, key=_best_first, default=None)

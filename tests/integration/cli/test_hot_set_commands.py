@@ -92,11 +92,18 @@ def test_a_folder_is_added_and_matched(told, photos, replica, embedder):
     assert (plain[0].view, inverted[0].view) == ("plain", "inverted")
     assert plain[0].reference.sha256 == inverted[0].reference.sha256 == image.info.sha256
     assert plain[0].reference.reference_id in report["reference_ids"]
+    assert told("banks", "list")[0]["lacking_views"] == {}
     assert min(plain[0].cosine, inverted[0].cosine) > 0.999
 
     (photos / "broken.jpg").unlink()
+    told("banks", "set", "known-bad", "--view", "plain", "--view", "mirrored")
+    assert told("banks", "list")[0]["lacking_views"] == {"sscd_distilled": 2}
+    assert "known-bad: 2 references lack one of the views" in run("banks", "list").stdout
+    told("refs", "add", photos / "coffee.jpg", "--bank", "known-bad")
+    assert told("banks", "list")[0]["lacking_views"] == {"sscd_distilled": 1}
+    told("refs", "add", photos, "--bank", "known-bad")
     again = told("refs", "add", photos, "--bank", "known-bad")
-    assert (again["added"], again["unchanged"], again["version"]) == (0, 2, report["version"])
+    assert (again["added"], again["replaced"], again["unchanged"]) == (0, 0, 2)
 
 
 def test_the_life_of_a_reference(run, told, photos, store):
@@ -192,7 +199,7 @@ def test_what_is_not_given_of_a_bank_stays(run, told, store):
         False,
     )
     assert "allow over other" in run("banks", "list").stdout
-    assert told("banks", "list") == [bank.model_dump(mode="json")]
+    assert told("banks", "list") == [bank.model_dump(mode="json") | {"lacking_views": {}}]
     run("banks", "remove", "known-bad")
     assert told("banks", "list") == []
 

@@ -305,3 +305,22 @@ def test_a_server_that_may_evict_is_warned_of(redis_settings, raw):
     with capture_logs() as logs:
         open_store(redis_settings).close()
     assert logs == []
+
+
+def test_references_that_lack_a_view_are_counted_by_bank_and_model(store, raw):
+    assert store.lacking_views() == {}
+    store.set_bank(bank())
+    store.set_bank(bank("other", views=("plain",)))
+    add(store, *(f"r{number}" for number in range(100)))
+    add(store, "r1", "r2", model=OTHER_MODEL)
+    add(store, "o1", bank="other")
+    assert store.lacking_views() == {}
+    store.set_bank(bank(views=("inverted", "mirrored")))
+    assert store.lacking_views() == {"known-bad": {"toy": 100, "other": 2}}
+    whole = [(reference("r1"), descriptors(1, ("plain", "inverted", "mirrored")))]
+    store.add_references(whole, MODEL)
+    assert store.lacking_views() == {"known-bad": {"toy": 99, "other": 2}}
+    raw.hset(KEYS.references(layout.bucket_of("r2")), "r2", b"[1]")
+    raw.hset(KEYS.references(layout.bucket_of("r3")), "r3", b"{")
+    raw.hset(KEYS.descriptors(MODEL.sha256, layout.bucket_of("r4")), "r4", b"\xff")
+    assert store.lacking_views() == {"known-bad": {"toy": 96, "other": 1}}

@@ -4,7 +4,7 @@ import numpy as np
 
 from worker.descriptor.batcher import Batcher
 from worker.descriptor.recent import Described, Recent
-from worker.records import ImageInfo
+from worker.records import ImageInfo, Look
 
 
 def test_a_batch_closes_when_it_is_full_and_keeps_the_order():
@@ -33,7 +33,7 @@ def test_the_least_recently_used_goes_first():
 
     def described(name):
         info = ImageInfo("JPEG", 1, 1, 1, 1, name, truncated=False)
-        return Described(info, np.zeros(2, np.float32))
+        return Described(info, (Look(0, "plain"),), np.zeros(2, np.float32))
 
     recent.put(described("a"))
     recent.put(described("b"))

@@ -22,7 +22,7 @@ from worker.hotset.types import Bank, Reference
         ({"max_false_matches_per_million": 0.0, "threshold": None}, "greater than 0"),
         ({"tenants": ()}, "at least 1"),
         ({"views": ("plain", "plain")}, "repeat"),
-        ({"views": ("mirrored",)}, "plain"),
+        ({"views": ("sideways",)}, "plain"),
         ({"name": "Known Bad"}, "pattern"),
         ({"enabled": "yes"}, "boolean"),
         ({"colour": "red"}, "not permitted"),

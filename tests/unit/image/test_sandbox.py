@@ -28,11 +28,12 @@ from worker.image.preprocess import prepare
 from worker.image.sandbox import SLACK_BYTES, Sandbox, _Child, _Picture, _Refusal
 from worker.image.sandbox_child import ANSWER_BYTES
 from worker.records import Preprocessing
-from worker.settings import Decode, Limits
+from worker.settings import Decode, Limits, Views
 from worker.telemetry import metrics
 
 LIMITS = Limits()
 PREPROCESSING = Preprocessing("test", 96, "bicubic")
+VIEWS = Views()
 HOSTILE = "tests.fixtures.hostile_decoder"
 CONFINED = {"exit": "exit code 3", "raise": "exit code 1", "allocate": "exit code 1"}
 CONFINED |= {"segfault": "SIGSEGV", "abort": "SIG"}
@@ -64,16 +65,16 @@ def files() -> list[bytes]:
 
 def outcome(prepare, data):
     try:
-        info, pixels = prepare(data)
+        made = prepare(data)
     except DecodeError as error:
         return error.reason, str(error)
-    return info, pixels.shape, pixels.tobytes()
+    return made.info, made.looks, made.pixels.shape, made.pixels.tobytes()
 
 
 @contextlib.contextmanager
 def sandbox(program=HOSTILE, workers=1, seconds=30.0, **limits):
     settings = Decode(workers=workers, isolation="processes", deadline_seconds=seconds)
-    made = Sandbox(settings, Limits(**limits), PREPROCESSING, program)
+    made = Sandbox(settings, Limits(**limits), PREPROCESSING, program=program)
     try:
         yield made
     finally:
@@ -124,7 +125,7 @@ def test_what_a_decoder_tries_ends_it_alone(hostile, act):
     assert caught.value.reason is UnscreenedReason.DECODER_CRASHED
     assert CONFINED.get(act, "SIGSYS") in str(caught.value)
     assert replaced("crashed") == before + 1
-    assert hostile.prepare(files()[0], nullcontext)[0].format == "JPEG"
+    assert hostile.prepare(files()[0], nullcontext).info.format == "JPEG"
     assert not Path("created-by-a-decoder").exists()
 
 
@@ -136,13 +137,13 @@ def test_a_child_that_lies_is_ended(hostile, lie):
     assert caught.value.reason is UnscreenedReason.DECODER_CRASHED
     assert str(caught.value) == "the decoder gave a false answer"
     assert replaced("lied") == before + 1
-    assert hostile.prepare(files()[0], nullcontext)[0].format == "JPEG"
+    assert hostile.prepare(files()[0], nullcontext).info.format == "JPEG"
 
 
 def test_an_answer_too_many_is_never_taken_for_the_next_picture(hostile):
     with pytest.raises(DecodeError, match="broken"):
         hostile.prepare(SIGNATURE + b"twice", nullcontext)
-    assert hostile.prepare(files()[0], nullcontext)[0].format == "JPEG"
+    assert hostile.prepare(files()[0], nullcontext).info.format == "JPEG"
 
 
 def test_a_picture_that_takes_too_long_is_ended_and_others_go_on():
@@ -164,7 +165,7 @@ def test_nothing_of_the_parent_is_in_the_environment(monkeypatch):
 
 
 def in_threads(data, reserve):
-    return prepare(data, LIMITS, PREPROCESSING, reserve)
+    return prepare(data, LIMITS, PREPROCESSING, VIEWS, reserve)
 
 
 def reserved(prepare, data):
@@ -192,7 +193,7 @@ def test_memory_is_reserved_as_in_threads_and_the_wait_for_it_costs_no_time():
             waiting = pool.submit(made.prepare, data, budget.reserve)
             time.sleep(1.5)
             assert not waiting.done()
-        assert waiting.result()[0].format == "JPEG"
+        assert waiting.result().info.format == "JPEG"
         assert budget._reserved == 0
 
 
@@ -295,7 +296,7 @@ def alive(pid: int) -> bool:
 
 def test_a_program_that_does_not_start_is_told():
     with pytest.raises(StartupError, match="did not start: the decoder ended with exit code 1"):
-        Sandbox(Decode(workers=2), LIMITS, PREPROCESSING, "worker.image.nowhere")
+        Sandbox(Decode(workers=2), LIMITS, PREPROCESSING, program="worker.image.nowhere")
 
 
 def test_a_child_that_cannot_even_be_made_is_told(monkeypatch):
@@ -366,6 +367,7 @@ def test_the_longest_honest_answers_fit():
         _Refusal(reason=longest, detail=detail + "x")
     assert len(json.dumps({"reason": longest, "detail": detail})) <= ANSWER_BYTES
     most = 2**32 - 1
-    picture = _Picture(width=most, height=most, frames=most, truncated=False)
+    chosen = tuple(range(most - 16, most))
+    picture = _Picture(width=most, height=most, frames=most, truncated=False, chosen=chosen)
     assert len(json.dumps(picture.model_dump())) <= ANSWER_BYTES
     assert {UnscreenedReason(reason) for reason in reasons}

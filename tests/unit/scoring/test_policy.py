@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from worker.hotset.types import Bank, Hit, Reference
+from worker.scoring import policy
 from worker.scoring.calibration import Calibration
-from worker.scoring.policy import decide, lowest_threshold, threshold_of
+from worker.scoring.policy import lowest_threshold, score, threshold_of
 
 
 def bank(name="bad", **fields):
@@ -25,6 +26,10 @@ def hit(of, cosine, reference_id="r1", view="plain", **fields):
         **fields,
     )
     return Hit(reference, of, view, cosine)
+
+
+def decide(hits, calibration=None, offset=0.0):
+    return policy.decide(score(hits, offset), calibration)
 
 
 def ids(found):
@@ -113,3 +118,22 @@ def test_a_reference_that_matches_by_another_view_is_not_suppressed():
     )
     assert [one.hit.view for one in decision.enforced] == ["inverted"]
     assert not decision.suppressed
+
+
+def test_the_best_look_of_an_upload_makes_the_match_and_the_offsets_are_each_looks_own():
+    plain = score([hit(bank(), 0.6), hit(bank(), 0.58, "r2")], offset=0.0, look=0)
+    crop = score([hit(bank(), 0.9), hit(bank(), 0.58, "r2")], offset=0.2, look=3)
+    decision = policy.decide(plain + crop)
+    assert [(one.reference.reference_id, one.look) for one in decision.enforced] == [
+        ("r1", 3),
+        ("r2", 0),
+    ]
+    assert decision.enforced[0].score == pytest.approx(0.7)
+
+
+def test_an_allow_reference_overrules_on_the_same_look_only():
+    match = score([hit(bank(), 0.7, "bad")], look=1)
+    elsewhere = score([hit(allow(), 0.9, "good")], look=0)
+    assert ids(policy.decide(match + elsewhere).enforced) == ["bad"]
+    there = score([hit(allow(), 0.9, "good")], look=1)
+    assert not policy.decide(match + there).enforced

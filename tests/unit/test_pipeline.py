@@ -1,0 +1,71 @@
+"""Comparing uploads of several looks with the hot set."""
+
+import numpy as np
+import torch
+
+from tests.fixtures.hot_set import MODEL, bank, descriptors, reference
+from worker.hotset.mirror import Mirror
+from worker.hotset.types import Head, Snapshot
+from worker.pipeline import CANDIDATES, compare
+from worker.records import Version
+
+
+def mirror_of(*references, tenants=None):
+    mirror = Mirror(MODEL.dims, "cpu")
+    policy = bank(threshold=0.99, tenants=tenants)
+    found = {one.reference_id: one for one in references}
+    mirror.load(
+        Snapshot(
+            Head(Version(5, 1), "m1", ""),
+            {policy.name: policy},
+            found,
+            {name: descriptors(seed, ("plain",)) for seed, name in enumerate(found)},
+            frozenset(),
+            None,
+        )
+    )
+    return mirror
+
+
+def looks(*seeds):
+    """The descriptors of an upload whose looks are references 0, 1, ... (None: like nothing)."""
+    rows = [
+        -descriptors(0, ("plain",)).rows[0]
+        if seed is None
+        else descriptors(seed, ("plain",)).rows[0]
+        for seed in seeds
+    ]
+    return torch.from_numpy(np.stack(rows).astype(np.float32))
+
+
+def told(compared):
+    return [(one.reference.reference_id, one.look) for one in compared.decision.enforced]
+
+
+def test_each_upload_has_the_matches_of_its_own_looks():
+    mirror = mirror_of(reference("r0"), reference("r1"), reference("r2"))
+    uploads = [looks(None), looks(None, 1, None, 0), looks(2), looks(2, 2)]
+    found = list(compare(mirror, uploads, [None] * 4))
+    assert [sorted(told(one)) for one in found] == [
+        [],
+        [("r0", 3), ("r1", 1)],
+        [("r2", 0)],
+        [("r2", 0)],
+    ]
+
+
+def test_tenants_and_canaries_are_the_uploads_whatever_their_looks():
+    mirror = mirror_of(reference("r0"), reference("r1", canary=True), tenants=("t1",))
+    uploads = [looks(0, 1), looks(0, 1), looks(1, 0), looks(1)]
+    found = list(compare(mirror, uploads, ["t1", "t2", None, "t1"], [False, False, False, True]))
+    assert [told(one) for one in found] == [[("r0", 0)], [], [("r0", 1)], []]
+    assert [one.reference.reference_id for one in found[3].decision.shadow] == ["r1"]
+
+
+def test_a_crowd_in_one_look_hides_nothing():
+    count = 2 * CANDIDATES
+    mirror = mirror_of(*(reference(f"r{number:03}") for number in range(count)))
+    index = mirror._set.index
+    index._matrix[: len(index)] = looks(0)[0]
+    (found,) = compare(mirror, [looks(None, 0)], [None])
+    assert len(found.decision.enforced) == count
