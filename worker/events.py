@@ -108,6 +108,7 @@ class ImageStamp(Event):
     bytes: int
     sha256: str
     truncated: bool
+    frames_described: list[int]
 
 
 class Match(Event):

@@ -72,7 +72,7 @@ class Results:
         """The verdict, and an event for each of the two match topics that has matches."""
         upload, compared = screened.upload, screened.compared
         decision = compared.decision
-        envelope = self._envelope(upload, screened.info) | {
+        envelope = self._envelope(upload, screened.info, screened.looks) | {
             "hot_set": HotSetStamp(epoch=compared.version.epoch, seq=compared.version.seq),
             "calibration": compared.calibration,
         }
@@ -129,7 +129,10 @@ class Results:
         metrics.UPLOADS.labels("canary").inc()
         return _outgoing("canary", self._topics.shadow, event)
 
-    def _envelope(self, upload: Upload, info: ImageInfo | None) -> dict[str, Any]:
+    def _envelope(
+        self, upload: Upload, info: ImageInfo | None, looks: Sequence[Look] = ()
+    ) -> dict[str, Any]:
+        described = sorted({look.frame for look in looks})
         at = upload.position
         source = Source(topic=at.topic, partition=at.partition, offset=at.offset)
         return {
@@ -138,7 +141,7 @@ class Results:
             "tenant": upload.tenant,
             "model": self._model,
             "views": self._views,
-            "image": ImageStamp(**asdict(info)) if info else None,
+            "image": ImageStamp(**asdict(info), frames_described=described) if info else None,
             "source": source,
             "uploaded_at": upload.uploaded_at,
             "received_at": upload.received_at,

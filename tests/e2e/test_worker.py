@@ -2,6 +2,7 @@
 
 import base64
 import http.server
+import io
 import json
 import threading
 import time
@@ -10,6 +11,7 @@ from datetime import datetime
 
 import pytest
 from jsonschema import Draft202012Validator
+from PIL import Image, ImageOps
 
 from tests.fixtures.processes import picture
 from worker.events import DeadLetter, Event, MatchEvent, Verdict, schema
@@ -29,6 +31,10 @@ def inline(upload_id, image, **fields):
 
 def raw(upload_id, image):
     return upload_id.encode(), image, RAW
+
+
+def opened(data):
+    return Image.open(io.BytesIO(data))
 
 
 def eventually(check, seconds=60):
@@ -104,6 +110,47 @@ def test_every_form_of_event_gets_its_verdict(screening):
     }
     headers = dict(next(r for r in letters if r.key == b"k1").headers)
     assert headers["__connect.errors.topic"] == screening.stream.topics.uploads.encode()
+
+
+def saved(image, kind, **options):
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def test_the_verdict_names_the_look_that_matched(screening):
+    known, others = opened(picture(0)), [opened(picture(seed)) for seed in (1, 2, 3)]
+    frames = [others[0], others[1], known, others[2]]
+    page = Image.new("RGB", (240, 240), "white")
+    page.paste(others[0].resize((240, 240)))
+    page.paste(known, (80, 80))  # what a crop of 2/3 shows
+    screening.stream.produce(
+        [
+            raw("plain", picture(0)),
+            raw("negative", saved(ImageOps.invert(known), "JPEG")),
+            raw("animation", saved(frames[0], "GIF", save_all=True, append_images=frames[1:])),
+            raw("corner", saved(page, "PNG")),
+            raw("other", picture(1)),
+        ]
+    )
+    screening.start(COPYSIEVE_VIEWS__UPLOADS="plain,five_crops")
+    eventually(lambda: len(screening.verdicts()) == 5)
+    found = {
+        verdict["upload_id"]: [
+            (match["view"], match["upload_view"], match["frame"]) for match in verdict["matches"]
+        ]
+        for verdict in screening.verdicts()
+    }
+    assert found == {
+        "plain": [("plain", "plain", 0)],
+        "negative": [("inverted", "plain", 0)],
+        "animation": [("plain", "plain", 2)],
+        "corner": [("plain", "bottom_right_crop", 0)],
+        "other": [],
+    }
+    assert {tuple(verdict["views"]) for verdict in screening.verdicts()} == {
+        ("plain", "five_crops")
+    }
 
 
 def test_what_is_published_fits_the_schemas(screening):

@@ -21,8 +21,9 @@ _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
 }
 _WHOLE: Box = (0, 0, 1, 1)
-CROP = 0.6
-"""Share of each side that a crop keeps."""
+CROP = 2 / 3
+"""Share of each side that a crop keeps. Of 1/2, 0.6, 2/3 and 3/4 it served copies pasted into a
+page and screenshots best together (mean cosine 0.59 -> 0.83 and 0.76 -> 0.83, nine photographs)."""
 _CENTRE = {"centre_crop": ((1 - CROP) / 2, (1 - CROP) / 2, (1 + CROP) / 2, (1 + CROP) / 2)}
 _CORNERS = {
     "top_left_crop": (0, 0, CROP, CROP),

@@ -76,7 +76,7 @@ def photos(tmp_path):
     return folder
 
 
-def test_a_folder_is_added_and_matched(told, photos, replica, embedder):
+def test_a_folder_is_added_and_matched(run, told, photos, replica, embedder):
     assert told("banks", "set", "known-bad", "--threshold", "0.5")["waited"]["late"] == []
     (photos / "broken.jpg").write_bytes(b"no picture")
     report = told("refs", "add", photos, photos / "coffee.jpg", "--bank", "known-bad", code=1)
