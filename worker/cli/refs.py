@@ -98,6 +98,9 @@ def add(
     for failed in report.failed:
         line = f"not added {failed.image}: {failed.reason}: {failed.detail}"
         stderr.print(line, markup=False, highlight=False)
+    if report.animated:
+        line = f"{report.animated} have several frames or pages: the first of each is the reference"
+        stderr.print(line, highlight=False)
     stdout.print(
         f"added {report.added}, replaced {report.replaced}, unchanged {report.unchanged}"
         f", not added {len(report.failed)}; version {report.version or 'as before'}",

@@ -106,6 +106,18 @@ def test_a_folder_is_added_and_matched(run, told, photos, replica, embedder):
     assert (again["added"], again["replaced"], again["unchanged"]) == (0, 0, 2)
 
 
+def test_of_an_animation_the_first_frame_is_the_reference(run, told, tmp_path):
+    frames = [Image.fromarray(getattr(skimage.data, n)()) for n in ("coffee", "astronaut")]
+    frames[0].save(tmp_path / "both.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "first.png")
+    run("banks", "set", "known-bad", "--threshold", "0.5")
+    result = run("refs", "add", tmp_path / "both.gif", "--bank", "known-bad")
+    assert "1 have several frames or pages: the first of each" in result.stderr
+    (screened,) = told("screen", "--hot-set", tmp_path / "first.png")["images"]
+    (match,) = screened["matches"]
+    assert (match["view"], match["upload_view"], match["frame"]) == ("plain", "plain", 0)
+
+
 def test_the_life_of_a_reference(run, told, photos, store):
     run("banks", "set", "known-bad", "--threshold", "0.5")
     run("banks", "set", "other", "--threshold", "0.5")

@@ -186,12 +186,12 @@ def reserved(prepare, data):
 def test_memory_is_reserved_as_in_threads_and_the_wait_for_it_costs_no_time():
     data = files()[0]
     budget = ByteBudget(10_000_000, metrics.DECODED_BYTES)
-    with sandbox("worker.image.sandbox_child", seconds=1.0) as made, ThreadPoolExecutor(1) as pool:
+    with sandbox("worker.image.sandbox_child", seconds=2.0) as made, ThreadPoolExecutor(1) as pool:
         for one in files():
             assert reserved(made.prepare, one) == reserved(in_threads, one)
         with budget.reserve(10_000_000):
             waiting = pool.submit(made.prepare, data, budget.reserve)
-            time.sleep(1.5)
+            time.sleep(2.5)
             assert not waiting.done()
         assert waiting.result().info.format == "JPEG"
         assert budget._reserved == 0
