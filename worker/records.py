@@ -96,7 +96,10 @@ class ImageInfo:
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """Bytes in, canonical RGB out: `pixels` has the image's own size after EXIF orientation."""
+    """Bytes in, canonical RGB out: `pixels` has the image's own size after EXIF orientation.
+
+    `frame` is its number in the file, from 0.
+    """
 
     info: ImageInfo
     pixels: Pixels

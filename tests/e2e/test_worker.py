@@ -128,7 +128,7 @@ def test_the_verdict_names_the_look_that_matched(screening):
         [
             raw("plain", picture(0)),
             raw("negative", saved(ImageOps.invert(known), "JPEG")),
-            raw("animation", saved(frames[0], "GIF", save_all=True, append_images=frames[1:])),
+            raw("animation", saved(frames[0], "PNG", save_all=True, append_images=frames[1:])),
             raw("corner", saved(page, "PNG")),
             raw("other", picture(1)),
         ]

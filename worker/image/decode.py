@@ -5,7 +5,9 @@ ever runs, and Pillow's own dispatch (with its multi-picture JPEG and its global
 out of it. The header is judged before a pixel is decoded.
 
 Rules:
-- The first frame of an animation is the picture; of a PNG with a default image that one.
+- Of an animation frames are chosen (`chosen`): its first, its last, and evenly spaced ones
+  between, as a browser shows them, composited. A PNG's default image is its frame 0, in the
+  animation or not. A frame that is not there whole is none: the file is `truncated` then.
 - EXIF orientation is applied, transparency is put on white, 16 bits keep their high byte. CMYK is
   read as Adobe writes it (inverted), as browsers do whether or not the file says so.
 - A JPEG that ends early is closed with an end marker and decoded once more: what there is gets
@@ -17,8 +19,8 @@ Rules:
 import hashlib
 import re
 import warnings
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -34,7 +36,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from worker.errors import DecodeError, UnscreenedReason
 from worker.image import headers
 from worker.image.headers import Header
-from worker.records import DecodedImage, ImageInfo
+from worker.records import DecodedImage, ImageInfo, Pixels
 
 if TYPE_CHECKING:  # a sandboxed child decodes without it, in half the memory
     from worker.settings import Limits
@@ -55,7 +57,7 @@ class Format:
     """
 
     signature: re.Pattern[bytes]
-    header: Callable[[bytes, int], Header]
+    header: Callable[[bytes, int, int], Header]
     reader: type[ImageFile]
     peak_bytes_per_pixel: int
     sandboxed: bool = True
@@ -75,6 +77,8 @@ MOST_PASSES = 1_000_000_000
 """Scans of a JPEG times its pixels. Each scan goes over the picture, though it may hold nothing."""
 FREE_SCANS = 20
 """No encoder makes more, so as many are fine at any size."""
+_MORE_FRAMES_BYTES = 12
+"""A pixel, more than for one: what is put back before the next frame, and the caller's one."""
 _END_OF_JPEG = b"\xff\xd9"
 _FILLER = (127, 128)
 _LEAST_VISIBLE = 0.01
@@ -94,26 +98,28 @@ _SWAPS_SIDES = {_UPRIGHT[tag] for tag in (5, 6, 7, 8)}
 type Reserve = Callable[[int], AbstractContextManager[object]]
 
 
+def decode(
+    data: bytes, limits: "Limits", target: int | None = None, reserve: Reserve | None = None
+) -> DecodedImage:
+    """Decode one picture: the first frame of `frames`, with the same arguments and errors."""
+    with closing(frames(data, limits, target, reserve)) as shown:
+        return next(shown)
+
+
 def frames(
     data: bytes,
     limits: "Limits",
     target: int | None = None,
     reserve: Reserve | None = None,
-    most: int = 1,  # noqa: ARG001
-) -> Generator[DecodedImage]:
-    """Decode the chosen frames, one after the other."""
-    yield decode(data, limits, target, reserve)
-
-
-def decode(
-    data: bytes, limits: "Limits", target: int | None = None, reserve: Reserve | None = None
-) -> DecodedImage:
-    """Decode one picture.
+    most: int = 1,
+) -> Generator[DecodedImage, None, None]:
+    """Decode the chosen frames of a picture, at most `most`, in order; at least one.
 
     `pixels` is read-only. With `target`, the side in pixels that it will be resized to, a JPEG may
     be decoded at 1/2, 1/4 or 1/8 of its size, never below twice the target; `info` always tells the
-    picture's own size, upright. `reserve(bytes)` is entered once the header was judged, with the
-    most that decoding holds in memory, and left when decoding ends.
+    picture's own size, upright, and is the same for all frames. `reserve(bytes)` is entered once
+    the header was judged, with the most that decoding holds in memory, and left at the end, or when
+    the generator is closed. That is with one frame at the caller's: let go of each before the next.
 
     Raises DecodeError, whose text never holds anything out of the bytes.
     """
@@ -121,26 +127,45 @@ def decode(
         raise DecodeError(UnscreenedReason.TOO_LARGE, f"{len(data)} bytes encoded")
     kind = kind_of(data)
     with _as_undecodable(kind):
-        header = FORMATS[kind].header(data, limits.image_frames)
+        header = FORMATS[kind].header(data, limits.image_frames, most)
         if not (header.width and header.height):
             raise headers.Malformed("no size")
+    numbers = chosen(header.frames, most)
+    _judge_work(header, numbers[-1] + 1, limits)
+    with (reserve or nullcontext)(_peak(kind, header, target, len(numbers))):
+        shown = _shown(kind, header, target, numbers)
+        width, height = header.width, header.height
+        if _UPRIGHT.get(header.orientation) in _SWAPS_SIDES:
+            width, height = height, width
+        digest = hashlib.sha256(data).hexdigest()
+        for number in numbers:
+            with _as_undecodable(kind):
+                pixels, truncated = next(shown)
+            info = ImageInfo(kind, width, height, header.frames, len(data), digest, truncated)
+            yield DecodedImage(info, pixels, number)
+            del pixels
+
+
+def chosen(count: int, most: int) -> Sequence[int]:
+    """The numbers of the frames that are looked at: at most `most` of `count`, evenly spaced."""
+    if most == 1 or count == 1:
+        return (0,)
+    most = min(most, count)
+    return tuple(round(n * (count - 1) / (most - 1)) for n in range(most))
+
+
+def _judge_work(header: Header, decoded: int, limits: "Limits") -> None:
+    """Hold a picture, and decoding so many frames of it, to the limits. Raises DecodeError."""
     width, height = header.width, header.height
     judge(width, height, header.frames, limits)
+    area = header.area
+    if area > limits.image_pixels:
+        raise DecodeError(UnscreenedReason.TOO_MANY_PIXELS, "a frame beyond its canvas")
+    if decoded > 1 and decoded * area > limits.animation_pixels:
+        detail = f"{decoded} frames of {area} pixels to decode"
+        raise DecodeError(UnscreenedReason.TOO_MANY_FRAMES, detail)
     if header.scans > FREE_SCANS and header.scans * width * height > MOST_PASSES:
         raise DecodeError(UnscreenedReason.UNDECODABLE, f"{header.scans} scans")
-    with (reserve or nullcontext)(_peak(kind, header, target)), _as_undecodable(kind):
-        image, truncated = _load(kind, header, target)
-        rgb = _rgb(image)
-        del image
-        orientation = _UPRIGHT.get(header.orientation)
-        if orientation is not None:
-            rgb = rgb.transpose(orientation)
-        pixels = np.asarray(rgb)
-    if orientation in _SWAPS_SIDES:
-        width, height = height, width
-    digest = hashlib.sha256(data).hexdigest()
-    info = ImageInfo(kind, width, height, header.frames, len(data), digest, truncated)
-    return DecodedImage(info, pixels)
 
 
 def kind_of(data: bytes) -> str:
@@ -180,19 +205,43 @@ def judge(width: int, height: int, frames: int, limits: "Limits") -> None:
 def most_bytes(limits: "Limits") -> int:
     """What decoding may hold at most, whatever the picture."""
     a_pixel = max(known.peak_bytes_per_pixel for known in FORMATS.values())
-    return limits.image_pixels * (a_pixel + headers.MOST_COEFFICIENT_BYTES)
+    more = max(headers.MOST_COEFFICIENT_BYTES, _MORE_FRAMES_BYTES)
+    return limits.image_pixels * (a_pixel + more)
 
 
-def _peak(kind: str, header: Header, target: int | None) -> int:
+def _peak(kind: str, header: Header, target: int | None, count: int) -> int:
     """What decoding will hold at most. All passes of a JPEG are kept at its full size."""
     width, height = header.width, header.height
     scale = 1
     if kind == "JPEG" and target is not None:  # as `draft` will choose
         possible = min(width, height) // (2 * target)
         scale = next((s for s in (8, 4, 2) if possible >= s), 1)
-    loaded = -(-width // scale) * -(-height // scale)
+    a_pixel = FORMATS[kind].peak_bytes_per_pixel + (_MORE_FRAMES_BYTES if count > 1 else 0)
+    loaded = header.area if scale == 1 else -(-width // scale) * -(-height // scale)
     passes = width * height * header.coefficient_bytes
-    return loaded * FORMATS[kind].peak_bytes_per_pixel + passes
+    return loaded * a_pixel + passes
+
+
+def _shown(
+    kind: str, header: Header, target: int | None, numbers: Sequence[int]
+) -> Iterator[tuple[Pixels, bool]]:
+    """The frames in RGB, upright, and whether the file is truncated."""
+    image, truncated = _load(kind, header, target)
+    for number in numbers:
+        if number:
+            image.seek(number)
+            image.load()
+        rgb = _rgb(image)
+        if number:  # a later frame may have made the canvas larger; browsers cut it off
+            rgb = rgb.crop((0, 0, header.width, header.height))
+        if (turn := _UPRIGHT.get(header.orientation)) is not None:
+            rgb = rgb.transpose(turn)
+        if number == numbers[-1]:
+            del image
+        pixels = np.asarray(rgb)
+        del rgb
+        yield pixels, truncated
+        del pixels
 
 
 def _load(kind: str, header: Header, target: int | None) -> tuple[ImageFile, bool]:
@@ -208,7 +257,7 @@ def _load(kind: str, header: Header, target: int | None) -> tuple[ImageFile, boo
         if kind == "PNG" and data[_PNG_BIT_DEPTH] == _DEEP and image.mode == "RGB":
             # Pixels cut to 8 bits cannot be told from a transparent colour of 16: hide none.
             image.info.pop("transparency", None)
-        return image, False
+        return image, header.truncated
     image = _open(kind, header, data + _END_OF_JPEG, target)
     image.load()
     if len(data) <= header.first_scan or _visible(image) < _LEAST_VISIBLE:

@@ -27,6 +27,7 @@ _FRAMES_OF_JPEG = range(0xC0, 0xD0)
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD9))
 _PNG_NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+_PNG_ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 _GIF_IMAGE, _GIF_EXTENSION, _GIF_CONTROL = 0x2C, 0x21, 0xF9
 _GIF_HEADER_BYTES = 13
 _GIF_TRAILER = b"\x3b"
@@ -40,9 +41,11 @@ class Malformed(Exception):
 class Header:
     """`data` is what the reader needs of the file.
 
-    `orientation` is EXIF's, 1 to 8. Of a JPEG: `scans` are passes over the picture, of which the
-    first one's data begin at `first_scan`; `coefficient_bytes` is what a pixel takes while they are
-    collected, 0 where one pass gives the picture.
+    `frames` are those that are there whole, 1 at least; where `truncated`, there were to be more,
+    or the end of the file is missing. `canvas` is what the frames make of the picture, where they
+    stick out. `orientation` is EXIF's, 1 to 8. Of a JPEG: `scans` are passes over the picture, of
+    which the first one's data begin at `first_scan`; `coefficient_bytes` is what a pixel takes
+    while they are collected, 0 where one pass gives the picture.
     """
 
     width: int
@@ -50,12 +53,19 @@ class Header:
     frames: int
     data: bytes
     orientation: int = 1
+    canvas: tuple[int, int] = (0, 0)
+    truncated: bool = False
     scans: int = 1
     first_scan: int = 0
     coefficient_bytes: int = 0
 
+    @property
+    def area(self) -> int:
+        """Pixels of the largest canvas."""
+        return max(self.width, self.canvas[0]) * max(self.height, self.canvas[1])
 
-def jpeg(data: bytes, _frames: int) -> Header:
+
+def jpeg(data: bytes, _frames: int, _most: int) -> Header:
     """Walk the segments, and then the scans. Raises Malformed."""
     kept, size, orientation = [data[:2]], None, None
     progressive, components = False, 0
@@ -124,23 +134,37 @@ def _scans(data: bytes, at: int) -> int:
     raise Malformed("too many segments")
 
 
-def png(data: bytes, _frames: int) -> Header:
-    """Walk the chunks. Raises Malformed."""
+def png(data: bytes, most_frames: int, most: int) -> Header:
+    """Walk the chunks. Raises Malformed.
+
+    As Pillow numbers frames, a default image that is no part of the animation is its frame 0.
+    """
     if data[8:16] != b"\0\0\0\x0dIHDR":
         raise Malformed("no header first")
     width, height = struct.unpack_from(">II", data, 16)
-    kept, frames, orientation, pixels = [data[:8]], 1, 1, False
+    kept, promised, orientation, pixels = [data[:8]], 0, 1, False
+    begun, alone, ended = 0, 0, False  # frames; default images; whether the end was seen
     for name, start, body, end in _chunks(data, 8, ">"):
-        if name in _PNG_NEEDED:
-            kept.append(data[start : end + 4])
-        pixels |= name == b"IDAT"
-        if name == b"acTL" and not pixels and end - body >= 4:  # noqa: PLR2004 - the count
-            frames = max(1, *struct.unpack_from(">I", data, body))
+        if name == b"fcTL":
+            begun += 1
+        elif name == b"IDAT" and not pixels:
+            pixels, alone = True, int(not begun)
+        elif name == b"acTL" and not pixels and end - body >= 4:  # noqa: PLR2004 - the count
+            (promised,) = struct.unpack_from(">I", data, body)
         elif name == b"eXIf":
             orientation = exif_orientation(data[body:end])
-        elif name == b"IEND":
+        ended = name == b"IEND" and end + 4 <= len(data)
+        moving = most > 1 and promised and begun <= promised and name in _PNG_ANIMATION
+        if name in _PNG_NEEDED or moving:
+            kept.append(data[start : end + 4])
+        if ended:
             break
-    return Header(width, height, frames, b"".join(kept), orientation)
+    if promised > most_frames:
+        return Header(width, height, promised, b"")
+    whole = min(promised, begun if ended else begun - 1)
+    frames = max(1, whole + alone) if promised else 1
+    cut = not ended or whole < promised
+    return Header(width, height, frames, b"".join(kept), orientation, truncated=cut)
 
 
 def _chunks(data: bytes, at: int, order: str) -> Iterator[tuple[bytes, int, int, int]]:
@@ -159,18 +183,26 @@ def _chunks(data: bytes, at: int, order: str) -> Iterator[tuple[bytes, int, int,
     raise Malformed("too many chunks")
 
 
-def webp(data: bytes, _frames: int) -> Header:
+def webp(data: bytes, _frames: int, _most: int) -> Header:
     """Walk the chunks. Raises Malformed."""
-    size, frames, orientation = None, 0, 1
+    size, frames, orientation, whole = None, 0, 1, 0
+    cut = int.from_bytes(data[4:8], "little") + 8 > len(data)
     for name, _, body, end in _chunks(data, 12, "<"):
         if size is None:
             size = _webp_size(name, data[body : body + 10])
-        frames += name == b"ANMF"
-        if name == b"EXIF":
+        if name == b"ANMF":
+            if end - body < int.from_bytes(data[body - 4 : body], "little"):
+                break
+            frames, whole = frames + 1, end + (end & 1)
+        elif name == b"EXIF":
             orientation = exif_orientation(data[body:end])
     if size is None:
         raise Malformed("no picture")
-    return Header(*size, max(1, frames), data, orientation)
+    if cut and whole:  # the reader wants a file that says how long it is
+        data = b"".join(
+            (data[:4], struct.pack("<I", whole - 8), data[8:whole].ljust(whole - 8, b"\0"))
+        )
+    return Header(*size, max(1, frames), data, orientation, truncated=cut)
 
 
 def _webp_size(name: bytes, head: bytes) -> tuple[int, int]:
@@ -187,32 +219,40 @@ def _webp_size(name: bytes, head: bytes) -> tuple[int, int]:
     raise Malformed("no picture first")
 
 
-def gif(data: bytes, frames: int) -> Header:
-    """Walk the blocks up to one frame beyond `frames`. Raises Malformed."""
-    width, height = struct.unpack_from("<HH", data, 6)
+def gif(data: bytes, most_frames: int, most: int) -> Header:
+    """Walk the blocks up to one frame beyond `most_frames`. Raises Malformed."""
+    width, height = canvas = struct.unpack_from("<HH", data, 6)
     head = _GIF_HEADER_BYTES + _color_table_bytes(data[10])
-    kept, control, counted = [data[:head]], b"", 0
+    kept, control, counted, truncated = [data[:head]], b"", 0, True
     at, blocks = head, MOST_BLOCKS
-    while at < len(data) and counted <= frames:
+    while at < len(data) and counted <= most_frames:
         start, what = at, data[at]
         if what == _GIF_IMAGE:  # descriptor, colour table, code size, data
-            counted += 1
             if at + 9 >= len(data):
                 break
             at, blocks = _after_blocks(data, at + 11 + _color_table_bytes(data[at + 9]), blocks)
-            if counted == 1:
+            if counted and at > len(data):
+                break
+            counted += 1
+            if counted == 1 or most > 1:
                 left, top, wide, high = struct.unpack_from("<HHHH", data, start + 1)
-                width, height = max(width, left + wide), max(height, top + high)
+                canvas = max(canvas[0], left + wide), max(canvas[1], top + high)
                 kept += [control, data[start:at]]
+                control = b""
+            if counted == 1:
+                width, height = canvas
         elif what == _GIF_EXTENSION:  # label, data
             at, blocks = _after_blocks(data, at + 2, blocks)
             if data[start + 1 : start + 2] == bytes([_GIF_CONTROL]):
                 control = data[start:at]
         else:  # the trailer, or nothing that a reader would go on from
+            truncated = what != _GIF_TRAILER[0]
             break
     if not counted:
         raise Malformed("no frame")
-    return Header(width, height, counted, b"".join((*kept, _GIF_TRAILER)))
+    return Header(
+        width, height, counted, b"".join((*kept, _GIF_TRAILER)), canvas=canvas, truncated=truncated
+    )
 
 
 def _color_table_bytes(flags: int) -> int:

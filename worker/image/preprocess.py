@@ -78,4 +78,5 @@ def prepare(
             looks += [Look(image.frame, view) for view in parts]
             pictures += [resize(image.pixels, preprocessing, box) for box in parts.values()]
             info = image.info
+            del image  # before the next frame comes, as the reservation has it
     return Prepared(info, tuple(looks), np.stack(pictures))
