@@ -1,89 +1,53 @@
 """Encoded bytes in, canonical 8-bit RGB out.
 
-The signature chooses one of four Pillow readers, which is then called directly: no other plugin
-ever runs, and Pillow's own dispatch (with its multi-picture JPEG and its global pixel limit) stays
-out of it. The header is judged before a pixel is decoded.
+The signature chooses one of the readers of `formats.py`, which is then called directly: no other
+plugin ever runs, and Pillow's own dispatch (with its multi-picture JPEG and its global pixel limit)
+stays out of it. The header is judged before a pixel is decoded. docs/images.md tells all rules.
 
-Rules:
 - Of an animation frames are chosen (`chosen`): its first, its last, and evenly spaced ones
   between, as a browser shows them, composited. A PNG's default image is its frame 0, in the
-  animation or not. A frame that is not there whole is none: the file is `truncated` then.
-- EXIF orientation is applied, transparency is put on white, 16 bits keep their high byte. CMYK is
+  animation or not. A frame that is not there whole is none: the file is `truncated` then. Pages of
+  a TIFF are frames; of a HEIC there is the primary picture.
+- It is turned upright, converted to sRGB, and put on white; 16 bits keep their high byte. CMYK is
   read as Adobe writes it (inverted), as browsers do whether or not the file says so.
 - A JPEG that ends early is closed with an end marker and decoded once more: what there is gets
   screened, as `truncated`. Unless 99% of what comes out is filler: then it is undecodable, like
-  every other format that ends early. No global switch of Pillow is touched for it, so threads
+  every other picture that ends early. No global switch of Pillow is touched for it, so threads
   cannot disturb each other.
 """
 
 import hashlib
-import re
-import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
-from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
 from worker.errors import DecodeError, UnscreenedReason
 from worker.image import headers
+from worker.image.color import apply_gamma, is_foreign, to_srgb
+from worker.image.formats import FORMATS
 from worker.image.headers import Header
 from worker.records import DecodedImage, ImageInfo, Pixels
 
 if TYPE_CHECKING:  # a sandboxed child decodes without it, in half the memory
     from worker.settings import Limits
 
-# The limits below are per call and come before decoding; Pillow's would warn, and be in their way.
-Image.MAX_IMAGE_PIXELS = None
-# Damaged metadata is no news to anyone, and it must not reach stderr once per hostile upload.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-
-
-@dataclass(frozen=True, slots=True)
-class Format:
-    """One kind of file that is decoded.
-
-    `peak_bytes_per_pixel` is the most that decoding was measured to hold: Pillow's copies at 4
-    bytes a pixel (with transparency three of them, for WebP two canvases more), or one and what
-    becomes the array, twice 3. `sandboxed`: only ever decoded in a process of its own.
-    """
-
-    signature: re.Pattern[bytes]
-    header: Callable[[bytes, int, int], Header]
-    reader: type[ImageFile]
-    peak_bytes_per_pixel: int
-    sandboxed: bool = True
-
-
-FORMATS = {
-    "JPEG": Format(re.compile(rb"\xff\xd8\xff"), headers.jpeg, JpegImageFile, 10, sandboxed=False),
-    "PNG": Format(
-        re.compile(rb"\x89PNG\r\n\x1a\n"), headers.png, PngImageFile, 12, sandboxed=False
-    ),
-    "GIF": Format(re.compile(rb"GIF8[79]a"), headers.gif, GifImageFile, 12, sandboxed=False),
-    "WEBP": Format(
-        re.compile(rb"RIFF.{4}WEBP", re.DOTALL), headers.webp, WebPImageFile, 20, sandboxed=False
-    ),
-}
 MOST_PASSES = 1_000_000_000
 """Scans of a JPEG times its pixels. Each scan goes over the picture, though it may hold nothing."""
 FREE_SCANS = 20
 """No encoder makes more, so as many are fine at any size."""
-_MORE_FRAMES_BYTES = 12
+_MORE_FRAMES_BYTES = 16
 """A pixel, more than for one: what is put back before the next frame, and the caller's one."""
 _END_OF_JPEG = b"\xff\xd9"
 _FILLER = (127, 128)
 _LEAST_VISIBLE = 0.01
 _PNG_BIT_DEPTH, _DEEP = 24, 16
 
+_ACCEPTED = ", ".join(FORMATS)
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -173,7 +137,7 @@ def kind_of(data: bytes) -> str:
     for kind, known in FORMATS.items():
         if known.signature.match(data):
             return kind
-    raise DecodeError(UnscreenedReason.UNSUPPORTED_FORMAT, "not a JPEG, PNG, WebP or GIF")
+    raise DecodeError(UnscreenedReason.UNSUPPORTED_FORMAT, f"not {_ACCEPTED}")
 
 
 @contextmanager
@@ -188,6 +152,19 @@ def _as_undecodable(kind: str) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - the readers raise nearly everything there is
         name = type(error).__name__
         raise DecodeError(UnscreenedReason.UNDECODABLE, f"broken {kind} ({name})") from None
+
+
+def needs_process(data: bytes, limits: "Limits") -> bool:
+    """Whether it is only to be decoded in a process of its own, by its format or colour profile.
+
+    Raises DecodeError for another format; whatever else is wrong, decoding tells.
+    """
+    known = FORMATS[kind_of(data)]
+    if known.sandboxed or len(data) > limits.image_bytes:
+        return known.sandboxed
+    with suppress(Exception):
+        return is_foreign(known.header(data, limits.image_frames, 1).icc)
+    return False
 
 
 def judge(width: int, height: int, frames: int, limits: "Limits") -> None:
@@ -231,8 +208,10 @@ def _shown(
         if number:
             image.seek(number)
             image.load()
-        rgb = _rgb(image)
-        if number:  # a later frame may have made the canvas larger; browsers cut it off
+            if image.width * image.height > header.area:
+                raise headers.Malformed("a frame larger than all")
+        rgb = _rgb(image, header)
+        if number and kind == "GIF":  # it may have made the canvas larger; browsers cut it off
             rgb = rgb.crop((0, 0, header.width, header.height))
         if (turn := _UPRIGHT.get(header.orientation)) is not None:
             rgb = rgb.transpose(turn)
@@ -254,6 +233,8 @@ def _load(kind: str, header: Header, target: int | None) -> tuple[ImageFile, boo
         if kind != "JPEG":
             raise
     else:
+        if target is None and image.size != (header.width, header.height):
+            raise headers.Malformed("of two sizes")
         if kind == "PNG" and data[_PNG_BIT_DEPTH] == _DEEP and image.mode == "RGB":
             # Pixels cut to 8 bits cannot be told from a transparent colour of 16: hide none.
             image.info.pop("transparency", None)
@@ -282,16 +263,26 @@ def _visible(image: ImageFile) -> float:
     return float(painted.reshape(*painted.shape[:2], -1).any(axis=-1).mean())
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """The picture in RGB, on white."""
+def _rgb(image: Image.Image, header: Header) -> Image.Image:
+    """The picture in sRGB, on white."""
     if image.mode.startswith("I"):
         image = _high_bytes(image)
-    if not image.has_transparency_data:
+    if is_foreign(header.icc):
+        image = to_srgb(image, header.icc)
+    elif header.gamma:
+        image = apply_gamma(image, header.gamma)
+    if not image.has_transparency_data or _is_unused(image):
         return image.convert("RGB")
     layer = image.convert("RGBA")
     picture = Image.new("RGB", layer.size, "white")
     picture.paste(layer, mask=layer)
     return picture
+
+
+def _is_unused(image: Image.Image) -> bool:
+    """Whether a bitmap's fourth byte is 0 everywhere: it is no transparency then, in any viewer."""
+    bitmap = isinstance(image, ImageFile) and image.format in ("BMP", "ICO")
+    return bitmap and image.mode == "RGBA" and not image.getchannel("A").getbbox()
 
 
 def _high_bytes(image: Image.Image) -> Image.Image:

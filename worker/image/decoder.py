@@ -1,6 +1,6 @@
-"""Decodes in the threads that ask or in sandboxed processes, as settings and format say."""
+"""Decodes in the threads that ask or in sandboxed processes, as settings and picture say."""
 
-from worker.image.decode import FORMATS, Reserve, kind_of
+from worker.image.decode import Reserve, needs_process
 from worker.image.preprocess import prepare
 from worker.image.sandbox import Sandbox
 from worker.records import Prepared, Preprocessing
@@ -18,26 +18,22 @@ class Decoder:
         preprocessing: Preprocessing,
         views: Views = Views(),
     ) -> None:
-        """Raises StartupError if children are needed and do not start."""
+        """Raises StartupError if the children do not start."""
         self._limits = limits
         self._preprocessing = preprocessing
         self._views = views
         self._all = decode.isolation == "processes"
-        self._sandbox = None
-        if self._all or any(known.sandboxed for known in FORMATS.values()):
-            self._sandbox = Sandbox(decode, limits, preprocessing, views)
+        self._sandbox = Sandbox(decode, limits, preprocessing, views)
 
     def prepare(self, data: bytes, reserve: Reserve) -> Prepared:
         """Encoded bytes to a model's input; see `preprocess.prepare`. Raises DecodeError."""
-        kind = kind_of(data)
-        if self._sandbox is not None and (self._all or FORMATS[kind].sandboxed):
+        if self._all or needs_process(data, self._limits):
             prepared = self._sandbox.prepare(data, reserve)
         else:
             prepared = prepare(data, self._limits, self._preprocessing, self._views, reserve)
-        metrics.DECODES.labels(kind).inc()
+        metrics.DECODES.labels(prepared.info.format).inc()
         return prepared
 
     def close(self) -> None:
-        """End the children, if there are any."""
-        if self._sandbox is not None:
-            self._sandbox.close()
+        """End the children."""
+        self._sandbox.close()

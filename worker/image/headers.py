@@ -8,6 +8,7 @@ steps, and the reader gets the file without what a picture does not need.
 
 import re
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,17 +18,21 @@ MOST_BLOCKS = 500_000
 """Blocks of a GIF, which hold 255 bytes at most."""
 MOST_COEFFICIENT_BYTES = 8
 """A pixel of a JPEG of four components, whose scans are collected."""
+MOST_PROFILE_BYTES = 4 * 1024 * 1024
+"""Of a colour profile. A larger one is none."""
 
 _ORIENTATION, _SHORT = 0x0112, 3
 _MARKER = re.compile(rb"\xff([^\x00\xff])")
 _MARKER_AFTER_SCAN = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
-_END, _SCAN, _APP1, _EXIF = 0xD9, 0xDA, 0xE1, b"Exif\0\0"
+_END, _SCAN, _APP1, _APP2, _EXIF = 0xD9, 0xDA, 0xE1, 0xE2, b"Exif\0\0"
+_PROFILE, _PROFILE_DATA = b"ICC_PROFILE\0", 14
 _TABLES, _NEEDED = (0xC4, 0xC8, 0xCC), (0xC4, 0xCC, 0xDB, 0xDD, 0xE0, 0xEE)
 _FRAMES_OF_JPEG = range(0xC0, 0xD0)
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD9))
 _PNG_NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _PNG_ANIMATION = (b"acTL", b"fcTL", b"fdAT")
+_PNG_GAMMA_UNIT = 100_000
 _GIF_IMAGE, _GIF_EXTENSION, _GIF_CONTROL = 0x2C, 0x21, 0xF9
 _GIF_HEADER_BYTES = 13
 _GIF_TRAILER = b"\x3b"
@@ -45,7 +50,8 @@ class Header:
     or the end of the file is missing. `canvas` is what the frames make of the picture, where they
     stick out. `orientation` is EXIF's, 1 to 8. Of a JPEG: `scans` are passes over the picture, of
     which the first one's data begin at `first_scan`; `coefficient_bytes` is what a pixel takes
-    while they are collected, 0 where one pass gives the picture.
+    while they are collected, 0 where one pass gives the picture. `icc` is the colour profile as it
+    is, or empty. `gamma` is a PNG's, where nothing better tells its colours; else 0.
     """
 
     width: int
@@ -58,6 +64,8 @@ class Header:
     scans: int = 1
     first_scan: int = 0
     coefficient_bytes: int = 0
+    icc: bytes = b""
+    gamma: float = 0.0
 
     @property
     def area(self) -> int:
@@ -68,7 +76,7 @@ class Header:
 def jpeg(data: bytes, _frames: int, _most: int) -> Header:
     """Walk the segments, and then the scans. Raises Malformed."""
     kept, size, orientation = [data[:2]], None, None
-    progressive, components = False, 0
+    progressive, components, profile = False, 0, dict[int, bytes]()
     for marker, start, body, end in _segments(data):
         if marker in _FRAMES_OF_JPEG and marker not in _TABLES:
             if size is not None:
@@ -91,12 +99,27 @@ def jpeg(data: bytes, _frames: int, _most: int) -> Header:
                 scans=scans,
                 first_scan=sum(map(len, kept[:-1])) + end - start,
                 coefficient_bytes=2 * components if several else 0,
+                icc=_joined(profile),
             )
         elif marker in _NEEDED:
             kept.append(data[start:end])
         elif marker == _APP1 and orientation is None and data.startswith(_EXIF, body):
             orientation = exif_orientation(data[body:end])
+        elif marker == _APP2 and data.startswith(_PROFILE, body) and end - body > _PROFILE_DATA:
+            profile[data[body + len(_PROFILE)]] = data[body + _PROFILE_DATA : end]
     raise Malformed("no scan")
+
+
+def _joined(profile: dict[int, bytes]) -> bytes:
+    """Parts of a profile, numbered from 1; with one missing it is none."""
+    if sorted(profile) != list(range(1, len(profile) + 1)):
+        return b""
+    return bounded(b"".join(profile[number] for number in sorted(profile)))
+
+
+def bounded(icc: bytes) -> bytes:
+    """A profile of a bearable size, or none."""
+    return icc if len(icc) <= MOST_PROFILE_BYTES else b""
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int, int]]:
@@ -163,8 +186,36 @@ def png(data: bytes, most_frames: int, most: int) -> Header:
         return Header(width, height, promised, b"")
     whole = min(promised, begun if ended else begun - 1)
     frames = max(1, whole + alone) if promised else 1
-    cut = not ended or whole < promised
-    return Header(width, height, frames, b"".join(kept), orientation, truncated=cut)
+    icc, gamma = _png_colors(data)
+    return Header(
+        *(width, height, frames, b"".join(kept), orientation),
+        truncated=not ended or whole < promised,
+        icc=icc,
+        gamma=gamma,
+    )
+
+
+def _png_colors(data: bytes) -> tuple[bytes, float]:
+    """Profile and gamma, of which the better one speaks: a profile, sRGB, gamma."""
+    chunks = dict[bytes, bytes]()
+    for name, _, body, end in _chunks(data, 8, ">"):
+        if name in (b"iCCP", b"sRGB", b"gAMA"):
+            chunks.setdefault(name, data[body:end])
+        elif name == b"IDAT":
+            break
+    packed = chunks.get(b"iCCP", b"")
+    _, _, rest = packed.partition(b"\0")
+    if rest[:1] == b"\0":  # the one compression
+        unpacker = zlib.decompressobj()
+        try:
+            icc = unpacker.decompress(rest[1:], MOST_PROFILE_BYTES + 1)
+        except zlib.error:
+            icc = b""
+        if bounded(icc):
+            return icc, 0.0
+    if b"sRGB" in chunks or len(chunks.get(b"gAMA", b"")) != 4:  # noqa: PLR2004 - one number
+        return b"", 0.0
+    return b"", int.from_bytes(chunks[b"gAMA"]) / _PNG_GAMMA_UNIT
 
 
 def _chunks(data: bytes, at: int, order: str) -> Iterator[tuple[bytes, int, int, int]]:
@@ -185,7 +236,7 @@ def _chunks(data: bytes, at: int, order: str) -> Iterator[tuple[bytes, int, int,
 
 def webp(data: bytes, _frames: int, _most: int) -> Header:
     """Walk the chunks. Raises Malformed."""
-    size, frames, orientation, whole = None, 0, 1, 0
+    size, frames, orientation, whole, icc = None, 0, 1, 0, b""
     cut = int.from_bytes(data[4:8], "little") + 8 > len(data)
     for name, _, body, end in _chunks(data, 12, "<"):
         if size is None:
@@ -196,13 +247,15 @@ def webp(data: bytes, _frames: int, _most: int) -> Header:
             frames, whole = frames + 1, end + (end & 1)
         elif name == b"EXIF":
             orientation = exif_orientation(data[body:end])
+        elif name == b"ICCP":
+            icc = bounded(data[body:end])
     if size is None:
         raise Malformed("no picture")
     if cut and whole:  # the reader wants a file that says how long it is
         data = b"".join(
             (data[:4], struct.pack("<I", whole - 8), data[8:whole].ljust(whole - 8, b"\0"))
         )
-    return Header(*size, max(1, frames), data, orientation, truncated=cut)
+    return Header(*size, max(1, frames), data, orientation, truncated=cut, icc=icc)
 
 
 def _webp_size(name: bytes, head: bytes) -> tuple[int, int]:

@@ -60,6 +60,7 @@ COPIES = 4
 _ROOT = Path(__file__).parents[2]
 _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",  # a thread's own would reserve more than a picture may take
     # Fixed, for else they grow. What is large goes back at once, so that no picture is charged for
     # the last one; what is small stays, since fresh pages for each picture double its time.
     "MALLOC_MMAP_THRESHOLD_": str(16 * MIB),
@@ -277,13 +278,10 @@ class _Child:
             return
         ready = self._answer(_READY)
         self._idle_bytes, self.confined, self._ready = ready.address_space, ready.confined, True
-        for what in (
-            resource.RLIMIT_CORE,
-            resource.RLIMIT_FSIZE,
-            resource.RLIMIT_NOFILE,
-            resource.RLIMIT_NPROC,
-        ):
+        for what in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE):
             self._limit(what, 0)
+        if not self.confined:  # or it would be threads that it forbids, and HEIC needs one
+            self._limit(resource.RLIMIT_NPROC, 0)
 
     def answers(self) -> bool:
         """Whether it lives and has nothing to say but that.

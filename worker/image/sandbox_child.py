@@ -20,11 +20,13 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 from worker.errors import DecodeError
 from worker.image import confine
-from worker.image.decode import FORMATS, Reserve
+from worker.image.color import to_srgb
+from worker.image.decode import Reserve
+from worker.image.formats import FORMATS, HEIC_SAMPLE
 from worker.image.preprocess import prepare
 from worker.records import Prepared, Preprocessing
 
@@ -93,14 +95,18 @@ def main(prepare: Prepare = prepare) -> None:
 
 def _warm_up(work: Work) -> None:
     """Decode a picture of each kind: what is imported on the way cannot be imported later."""
-    for kind in FORMATS:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    to_srgb(Image.new("RGB", (16, 16)), profile)
+    samples = [HEIC_SAMPLE]
+    for kind in FORMATS.keys() - {"HEIC"}:
         for mode in ("RGB", "RGBA", "L", "P"):
             stream = BytesIO()
             with suppress(OSError):  # the format does not know the mode
                 Image.new(mode, (16, 16)).save(stream, kind)
-                for data in (stream.getvalue(), stream.getvalue()[:-12]):
-                    with suppress(DecodeError):
-                        work(data, _at_once)
+                samples += [stream.getvalue(), stream.getvalue()[:-12]]
+    for data in samples:
+        with suppress(DecodeError):
+            work(data, _at_once)
 
 
 @contextmanager

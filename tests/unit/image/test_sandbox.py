@@ -20,10 +20,11 @@ from pydantic import ValidationError
 
 from tests.fixtures.bombs import noise
 from tests.fixtures.hostile_decoder import ACTS, LIES, SIGNATURE
+from tests.fixtures.profiles import DISPLAY_P3, rgb
 from worker.errors import DecodeError, StartupError, UnscreenedReason
-from worker.image import decode as decoding
 from worker.image.budget import ByteBudget
 from worker.image.decoder import Decoder
+from worker.image.formats import HEIC_SAMPLE
 from worker.image.preprocess import prepare
 from worker.image.sandbox import SLACK_BYTES, Sandbox, _Child, _Picture, _Refusal
 from worker.image.sandbox_child import ANSWER_BYTES
@@ -326,22 +327,9 @@ def test_a_signal_without_a_name_is_told_by_its_number(hostile):
     assert hostile.prepare(files()[0], nullcontext)
 
 
-def test_formats_are_sandboxed_unless_the_table_says_otherwise(monkeypatch):
-    """A new format needs an entry; in threads mode it alone goes to the children."""
-    plain = Decoder(Decode(workers=1), LIMITS, PREPROCESSING)
-    assert plain._sandbox is None
-    plain.close()
-    monkeypatch.setitem(
-        decoding.FORMATS,
-        "GIF",
-        decoding.Format(
-            **{name: getattr(decoding.FORMATS["GIF"], name) for name in ("signature", "header")},
-            reader=decoding.FORMATS["GIF"].reader,
-            peak_bytes_per_pixel=12,
-        ),
-    )
+def test_in_threads_mode_what_is_risky_goes_to_the_children(monkeypatch):
+    """A new format, unless its entry says otherwise; and any with a colour profile to apply."""
     decoder = Decoder(Decode(workers=1), LIMITS, PREPROCESSING)
-    assert decoder._sandbox is not None
     asked = []
 
     def prepare_in_child(data, reserve):
@@ -350,11 +338,13 @@ def test_formats_are_sandboxed_unless_the_table_says_otherwise(monkeypatch):
 
     children_prepare = decoder._sandbox.prepare
     monkeypatch.setattr(decoder._sandbox, "prepare", prepare_in_child)
-    gif, png = encode(noise(), "GIF"), encode(noise(), "PNG")
-    for data in (gif, png):
+    safe = [encode(noise(), kind) for kind in ("JPEG", "PNG", "GIF", "WEBP")]
+    risky = [encode(noise(), kind) for kind in ("AVIF", "BMP", "TIFF", "ICO")]
+    risky += [HEIC_SAMPLE, encode(noise(), "JPEG", icc_profile=rgb(DISPLAY_P3))]
+    for data in (*safe, *risky):
         assert decoder.prepare(data, nullcontext)
     decoder.close()
-    assert asked == [gif]
+    assert asked == risky
 
 
 def test_the_longest_honest_answers_fit():

@@ -1,0 +1,117 @@
+"""Colours become sRGB; what is sRGB already is left alone, and what is no profile as well."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from tests.fixtures import profiles
+from tests.fixtures.bombs import encode
+from worker.image.color import apply_gamma, is_foreign, to_srgb
+from worker.image.decode import decode, needs_process
+from worker.settings import Limits
+
+LIMITS = Limits()
+FOREIGN = {
+    "Display P3": (profiles.DISPLAY_P3, None),
+    "Adobe RGB": (profiles.ADOBE_RGB, 2.2),
+    "ProPhoto": (profiles.PROPHOTO, 1.8),
+    "swapped": (profiles.SWAPPED, None),
+    "sRGB's primaries, another curve": (profiles.SRGB, 1.0),
+}
+
+
+def ramp() -> Image.Image:
+    y, x = np.mgrid[:64, :64]
+    rgb = np.stack([x * 2 + 60, y * 2 + 60, (x + y) + 50], -1)
+    return Image.fromarray(rgb.astype(np.uint8))
+
+
+def difference(one, other: Image.Image) -> float:
+    return float(np.abs(np.asarray(one).astype(int) - np.asarray(other).astype(int)).mean())
+
+
+def test_srgb_is_known_by_its_numbers() -> None:
+    assert not is_foreign(b"")
+    assert not is_foreign(profiles.rgb(profiles.SRGB))
+    assert not is_foreign(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    for columns, gamma in FOREIGN.values():
+        assert is_foreign(profiles.rgb(columns, gamma))
+    assert is_foreign(profiles.grey(1.8))
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_other_colours_become_srgb(name: str) -> None:
+    columns, gamma = FOREIGN[name]
+    icc, stored = profiles.rgb(columns, gamma), profiles.converted(ramp(), columns, gamma)
+    assert difference(stored, ramp()) > 2
+    assert difference(to_srgb(stored, icc), ramp()) < 1.5
+    for kind, options in {"PNG": {}, "WEBP": {"lossless": True}, "TIFF": {}}.items():
+        data = encode(stored, kind, icc_profile=icc, **options)
+        assert difference(decode(data, LIMITS).pixels, ramp()) < 1.5, kind
+    for kind in ("JPEG", "AVIF"):
+        data = encode(stored, kind, icc_profile=icc, quality=95)
+        assert difference(decode(data, LIMITS).pixels, ramp()) < 4, kind
+
+
+def test_transparency_stays() -> None:
+    columns, gamma = FOREIGN["swapped"]
+    stored = profiles.converted(ramp(), columns, gamma).convert("RGBA")
+    stored.putalpha(Image.new("L", (64, 64), 100))
+    shown = to_srgb(stored, profiles.rgb(columns, gamma))
+    assert shown.getchannel("A").getextrema() == (100, 100)
+    palette = ramp().quantize(16)
+    data = encode(palette, "PNG", transparency=3, icc_profile=profiles.rgb(columns, gamma))
+    hidden = np.asarray(palette) == 3
+    assert (decode(data, LIMITS).pixels[hidden] == 255).all()
+
+
+def test_grey_by_a_profile_of_grey() -> None:
+    grey = ramp().convert("L")
+    levels = np.asarray(grey) / 255
+    linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
+    stored = Image.fromarray(np.round(linear * 255).astype(np.uint8))
+    data = encode(stored, "PNG", icc_profile=profiles.grey(1.0))
+    assert difference(decode(data, LIMITS).pixels, grey.convert("RGB")) < 2
+
+
+@pytest.mark.parametrize(
+    "icc",
+    [
+        b"x",
+        b"acsp" * 100,
+        profiles.rgb(profiles.DISPLAY_P3)[:200],
+        profiles.rgb(profiles.DISPLAY_P3)[:132] + b"\xff" * 300,
+        profiles.grey(2.2),  # of another kind of colours than the picture's
+    ],
+)
+def test_what_is_no_profile_changes_nothing(icc: bytes) -> None:
+    data = encode(ramp(), "PNG", icc_profile=icc)
+    assert np.array_equal(decode(data, LIMITS).pixels, np.asarray(ramp()))
+
+
+def test_a_profile_too_large_is_none() -> None:
+    icc = profiles.rgb(profiles.SWAPPED) + bytes(5 * 1024 * 1024)
+    for kind in ("PNG", "JPEG"):
+        data = encode(ramp(), kind, icc_profile=icc)
+        assert difference(decode(data, LIMITS).pixels, ramp()) < 3
+        assert not needs_process(data, LIMITS)
+
+
+def test_only_foreign_profiles_need_a_process_of_their_own() -> None:
+    for kind in ("JPEG", "PNG", "WEBP"):
+        assert not needs_process(encode(ramp(), kind), LIMITS)
+        srgb = encode(ramp(), kind, icc_profile=profiles.rgb(profiles.SRGB))
+        assert not needs_process(srgb, LIMITS)
+        other = encode(ramp(), kind, icc_profile=profiles.rgb(profiles.DISPLAY_P3))
+        assert needs_process(other, LIMITS)
+        assert not needs_process(other[:20], LIMITS)  # decoding will tell what is wrong
+    assert needs_process(encode(ramp(), "BMP"), LIMITS)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "LA"])
+def test_gamma_of_one_is_light_itself(mode: str) -> None:
+    image = Image.new("L", (2, 2), 55).convert(mode)  # 55/255 of the light looks like 128/255
+    shown = apply_gamma(image, 1.0).convert("RGBA")
+    assert abs(shown.getpixel((0, 0))[0] - 127) <= 1
+    assert shown.getpixel((0, 0))[3] == 255
+    assert apply_gamma(image, 1 / 2.2) is image

@@ -1,0 +1,84 @@
+"""The formats that are decoded: how each is known, judged and read. No other reader ever runs."""
+
+import base64
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pi_heif import HeifImageFile
+from pi_heif import options as heif_options
+from PIL import AvifImagePlugin, Image
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.IcoImagePlugin import IcoImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from worker.image import bitmaps, headers, heif, tiff
+from worker.image.headers import Header
+
+# Our limits are per call and come before decoding; Pillow's would warn, and be in their way.
+Image.MAX_IMAGE_PIXELS = None
+# Damaged metadata is no news to anyone, and it must not reach stderr once per hostile upload.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+# Pictures are decoded side by side already, and a confined process starts no more threads than it
+# has to: libheif takes 0 for none.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+heif_options.DECODE_THREADS = 0
+# Only the picture itself.
+heif_options.THUMBNAILS = heif_options.DEPTH_IMAGES = heif_options.AUX_IMAGES = False
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One kind of file that is decoded.
+
+    `header` gets the bytes, the most frames that are counted, and how many are wanted.
+    `peak_bytes_per_pixel` is the most that decoding was measured to hold: Pillow's copies at 4
+    bytes a pixel, the decoder's own, and what becomes the array, twice 3. `sandboxed`: only ever
+    decoded in a process of its own.
+    """
+
+    signature: re.Pattern[bytes]
+    header: Callable[[bytes, int, int], Header]
+    reader: type[ImageFile]
+    peak_bytes_per_pixel: int
+    sandboxed: bool = True
+
+
+def _is(pattern: bytes) -> re.Pattern[bytes]:
+    return re.compile(pattern, re.DOTALL)
+
+
+FORMATS = {
+    "JPEG": Format(_is(rb"\xff\xd8\xff"), headers.jpeg, JpegImageFile, 10, sandboxed=False),
+    "PNG": Format(_is(rb"\x89PNG\r\n\x1a\n"), headers.png, PngImageFile, 14, sandboxed=False),
+    "GIF": Format(_is(rb"GIF8[79]a"), headers.gif, GifImageFile, 12, sandboxed=False),
+    "WEBP": Format(_is(rb"RIFF.{4}WEBP"), headers.webp, WebPImageFile, 22, sandboxed=False),
+    # By the main brand, or where that says neither, by the first of the compatible ones that does.
+    "AVIF": Format(
+        _is(rb".{4}ftyp(avi[fs]|m[is]f1.{4}(?:(?!heic|heix|hevc).{4}){0,15}?avi[fs])"),
+        heif.avif,
+        AvifImageFile,
+        24,
+    ),
+    "HEIC": Format(_is(rb".{4}ftyp(he[iv][cxms]|m[is]f1)"), heif.heic, HeifImageFile, 24),
+    "BMP": Format(_is(rb"BM"), bitmaps.bmp, BmpImageFile, 16),
+    "TIFF": Format(_is(rb"II\*\0|MM\0\*"), tiff.tiff, TiffImageFile, 24),
+    "ICO": Format(_is(rb"\0\0\x01\0[^\0]"), bitmaps.ico, IcoImageFile, 24),
+}
+HEIC_SAMPLE = base64.b64decode(
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAXxtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAA"
+    "AAAAAAAAACJpbG9jAAAAAERAAAEAAQAAAAABoAABAAAAAAAAADMAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABo"
+    "dmMxAAAAAA5waXRtAAAAAAABAAAA/GlwcnAAAADcaXBjbwAAAHVodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEA"
+    "GEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQApQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbqrprm4CGgwIAAAAyAAAAD"
+    "AIRiAAEABkQBwXPBiQAAABNjb2xybmNseAABAA0ABoAAAAAUaXNwZQAAAAAAAABAAAAAQAAAAChjbGFwAAAAEAAAAAEA"
+    "AAAQAAAAAf///9AAAAAC////0AAAAAIAAAAQcGl4aQAAAAADCAgIAAAAGGlwbWEAAAAAAAAAAQABBYECAwWEAAAAO21k"
+    "YXQAAAAvKAGvEyFkY0D4EPdn/6n83/pGnP+UOx6c7IR0wNIggJtASJNdUAsWEICHdqVW3Pg="
+)
+"""16x16 pixels of one colour. There is no encoder here to make one."""
