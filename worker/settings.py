@@ -212,7 +212,7 @@ class Limits(Group):
     image_bytes: Positive = 32 * MIB
     image_pixels: Positive = 100_000_000
     image_frames: Positive = 1000
-    animation_pixels: Positive = 500_000_000
+    animation_pixels: Positive = 250_000_000
     image_aspect_ratio: PositiveFloat = 50.0
 
     @model_validator(mode="after")

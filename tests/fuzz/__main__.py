@@ -1,7 +1,8 @@
 """`python -m tests.fuzz` (`make fuzz`): mutated events and pictures through a running worker.
 
-Exit code 1 if the worker crashed, a record has no result or more than one, memory grew, metrics got
-labels from outside, or the log holds what it must not.
+Before it, as many pictures through the decoders alone. Exit code 1 if the worker crashed, a record
+has no result or more than one, memory grew, metrics got labels from outside, or the log holds what
+it must not; or if a decoder ended otherwise than with a picture or a reason.
 """
 
 import json
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from tests.fuzz.decoding import DecodingReport, decode_all
 from tests.fuzz.run import Report, run
 
 WIDTH = 140
@@ -31,6 +33,8 @@ def main(
     if not console.is_terminal:
         console = Console(width=WIDTH)
     out.mkdir(parents=True, exist_ok=True)
+    decoded = decode_all(seed, images)
+    console.print(_outcomes(decoded))
     chosen = ("threads", "processes") if isolation == "both" else (isolation,)
     reports = []
     for one in chosen:
@@ -42,14 +46,28 @@ def main(
                 progress.update(task, completed=done)
 
             reports.append(run(out, seed, event_count, images, one, show))
-    (out / "fuzz.json").write_text(json.dumps([r.told() for r in reports], indent=1) + "\n")
+    told = {"decoding": decoded.told(), "worker": [report.told() for report in reports]}
+    (out / "fuzz.json").write_text(json.dumps(told, indent=1) + "\n")
     console.print(_table(reports))
+    for failure in decoded.failures:
+        console.print(f"[red]decoders alone: {failure}[/]")
     for report in reports:
         for failure in report.failures:
             console.print(f"[red]decoding in {report.isolation}: {failure}[/]")
     console.print(f"seed {seed}: {out}/fuzz.json", highlight=False)
-    if any(report.failures for report in reports):
+    if decoded.failures or any(report.failures for report in reports):
         raise typer.Exit(1)
+
+
+def _outcomes(report: DecodingReport) -> Table:
+    """Pictures by what was mutated, and what they ended in."""
+    names = sorted({name for counts in report.outcomes.values() for name in counts})
+    table = Table("decoders alone", *names, caption=f"{report.rss_peak // MIB} MiB at most")
+    for kind, counts in report.outcomes.items():
+        table.add_row(kind, *(f"{counts.get(name, 0):,}" for name in names))
+    for death, count in report.deaths.items():
+        table.add_row(f"{count} x {death}")
+    return table
 
 
 def _table(reports: list[Report]) -> Table:

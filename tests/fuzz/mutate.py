@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tests.fixtures.processes import picture
 from tests.fixtures.samples import samples
+from worker.image.decode import kind_of
 
 type Record = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
 """Key, value and headers."""
@@ -16,6 +17,7 @@ type Record = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
 SECRET = "c0ffee5ec4e7" * 4
 """In the query of every link: what a signed URL would give away."""
 PICTURES = 24
+SPLICED_SHARE = 0.15
 KEPT_SHARE = 0.1
 """Of the events, left as they are: the good ones between the bad ones."""
 HUGE = 17 * 1024 * 1024
@@ -27,6 +29,7 @@ TOKENS = (
     *(b"\\u0000", b"\\ud800", b"\\udfff", b"\x00", b"\xff", b"\xed\xa0\x80", b"\xef\xbb\xbf"),
     *(b"\xe2\x80\xae", b"\r\n", b'"upload_id"', b"canary:", b"file:///etc/passwd", b"=", b"%00"),
     *(b"\xff\xd8", b"\xff\xd9", b"\xff\xda", b"IDAT", b"IHDR", b"IEND", b"acTL", b"VP8X", b"ANMF"),
+    *(b"fcTL", b"fdAT", b"iCCP", b"ICCP", b"ftyp", b"meta", b"ispe", b"ipma", b"moov", b"irot"),
     *(struct.pack(order, n) for order in ("<I", ">I") for n in (0, 1, 2**31 - 1, 2**31, 2**32 - 1)),
     *(struct.pack(order, n) for order in ("<H", ">H") for n in (0, 1, 2**15, 2**16 - 1)),
 )
@@ -57,13 +60,31 @@ def events(seed: int, count: int, host: str) -> Iterator[Record]:
 
 def images(seed: int, count: int) -> Iterator[Record]:
     """Pictures of every format as raw records, mutated."""
+    for number, (_, data) in enumerate(pictures(seed, count)):
+        yield b"image-%d" % number, data or b"\0", [("content-type", b"image/jpeg")]
+
+
+def pictures(seed: int, count: int) -> Iterator[tuple[str, bytes]]:
+    """What was mutated, by its format, and what became of it."""
     chance = random.Random(f"images {seed}")
     encoded = samples()
-    for number in range(count):
-        data = chance.choice(encoded)
+    for _ in range(count):
+        data = original = chance.choice(encoded)
         for _ in range(chance.choice((1, 1, 2, 8))):
             data = _damage(chance, data, encoded)
-        yield b"image-%d" % number, data or b"\0", [("content-type", b"image/jpeg")]
+        if chance.random() < SPLICED_SHARE:
+            data = _splice(chance, data, chance.choice(encoded))
+        yield kind_of(original), data
+
+
+def _splice(chance: random.Random, data: bytes, other: bytes) -> bytes:
+    """The head of one format on the body of another, or two parts that changed places."""
+    if chance.random() < 0.5:
+        head = chance.choice((4, 12, 16, 32, 64, 200))
+        return other[:head] + data[head:]
+    cuts = sorted(chance.randrange(len(data) + 1) for _ in range(3))
+    first, second, third = cuts
+    return data[:first] + data[second:third] + data[first:second] + data[third:]
 
 
 def _event(chance: random.Random, number: int, host: str) -> Record:

@@ -42,6 +42,8 @@ FREE_SCANS = 20
 """No encoder makes more, so as many are fine at any size."""
 _MORE_FRAMES_BYTES = 16
 """A pixel, more than for one: what is put back before the next frame, and the caller's one."""
+_PROFILE_BYTES = 4
+"""A pixel, more where a colour profile is applied."""
 _END_OF_JPEG = b"\xff\xd9"
 _FILLER = (127, 128)
 _LEAST_VISIBLE = 0.01
@@ -182,7 +184,7 @@ def judge(width: int, height: int, frames: int, limits: "Limits") -> None:
 def most_bytes(limits: "Limits") -> int:
     """What decoding may hold at most, whatever the picture."""
     a_pixel = max(known.peak_bytes_per_pixel for known in FORMATS.values())
-    more = max(headers.MOST_COEFFICIENT_BYTES, _MORE_FRAMES_BYTES)
+    more = max(headers.MOST_COEFFICIENT_BYTES, _MORE_FRAMES_BYTES) + _PROFILE_BYTES
     return limits.image_pixels * (a_pixel + more)
 
 
@@ -193,7 +195,8 @@ def _peak(kind: str, header: Header, target: int | None, count: int) -> int:
     if kind == "JPEG" and target is not None:  # as `draft` will choose
         possible = min(width, height) // (2 * target)
         scale = next((s for s in (8, 4, 2) if possible >= s), 1)
-    a_pixel = FORMATS[kind].peak_bytes_per_pixel + (_MORE_FRAMES_BYTES if count > 1 else 0)
+    a_pixel = FORMATS[kind].peak_bytes_per_pixel
+    a_pixel += (_MORE_FRAMES_BYTES if count > 1 else 0) + _PROFILE_BYTES * is_foreign(header.icc)
     loaded = header.area if scale == 1 else -(-width // scale) * -(-height // scale)
     passes = width * height * header.coefficient_bytes
     return loaded * a_pixel + passes
@@ -211,8 +214,8 @@ def _shown(
             if image.width * image.height > header.area:
                 raise headers.Malformed("a frame larger than all")
         rgb = _rgb(image, header)
-        if number and kind == "GIF":  # it may have made the canvas larger; browsers cut it off
-            rgb = rgb.crop((0, 0, header.width, header.height))
+        if header.painted:
+            rgb = _as_painted(rgb, header, header.painted[number])
         if (turn := _UPRIGHT.get(header.orientation)) is not None:
             rgb = rgb.transpose(turn)
         if number == numbers[-1]:
@@ -276,6 +279,16 @@ def _rgb(image: Image.Image, header: Header) -> Image.Image:
     layer = image.convert("RGBA")
     picture = Image.new("RGB", layer.size, "white")
     picture.paste(layer, mask=layer)
+    return picture
+
+
+def _as_painted(image: Image.Image, header: Header, box: headers.Box) -> Image.Image:
+    """A GIF as browsers show it: no colour where none was painted, nothing beyond the canvas."""
+    canvas = (0, 0, header.width, header.height)
+    if image.size == canvas[2:] and box == canvas:
+        return image
+    picture = Image.new("RGB", canvas[2:], "white")
+    picture.paste(image.crop(box), box)
     return picture
 
 

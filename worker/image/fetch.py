@@ -62,7 +62,7 @@ _STALL_SHARE = 0.5
 _TRANSIENT = frozenset({408, 425, 429, *range(500, 600)})
 _LONGEST_RETRY_AFTER = 86_400.0
 _HEADERS = {
-    "Accept": "image/jpeg, image/png, image/webp, image/gif, */*;q=0.1",
+    "Accept": "image/jpeg, image/png, image/webp, image/gif, image/*;q=0.5, */*;q=0.1",
     "Accept-Encoding": "identity",
     "User-Agent": f"copysieve/{worker.__version__}",
 }

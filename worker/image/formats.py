@@ -1,6 +1,7 @@
 """The formats that are decoded: how each is known, judged and read. No other reader ever runs."""
 
 import base64
+import logging
 import re
 import warnings
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from worker.image.headers import Header
 Image.MAX_IMAGE_PIXELS = None
 # Damaged metadata is no news to anyone, and it must not reach stderr once per hostile upload.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
 # Pictures are decoded side by side already, and a confined process starts no more threads than it
 # has to: libheif takes 0 for none.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
@@ -67,10 +69,10 @@ FORMATS = {
         AvifImageFile,
         24,
     ),
-    "HEIC": Format(_is(rb".{4}ftyp(he[iv][cxms]|m[is]f1)"), heif.heic, HeifImageFile, 24),
-    "BMP": Format(_is(rb"BM"), bitmaps.bmp, BmpImageFile, 16),
-    "TIFF": Format(_is(rb"II\*\0|MM\0\*"), tiff.tiff, TiffImageFile, 24),
-    "ICO": Format(_is(rb"\0\0\x01\0[^\0]"), bitmaps.ico, IcoImageFile, 24),
+    "HEIC": Format(_is(rb".{4}ftyp(he[iv][cxms]|m[is]f1)"), heif.heic, HeifImageFile, 20),
+    "BMP": Format(_is(rb"BM"), bitmaps.bmp, BmpImageFile, 12),
+    "TIFF": Format(_is(rb"II\*\0|MM\0\*"), tiff.tiff, TiffImageFile, 20),
+    "ICO": Format(_is(rb"\0\0\x01\0[^\0]"), bitmaps.ico, IcoImageFile, 16),
 }
 HEIC_SAMPLE = base64.b64decode(
     "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAXxtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAA"

@@ -9,7 +9,7 @@ steps, and the reader gets the file without what a picture does not need.
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 MOST_PARTS = 65_536
@@ -38,6 +38,10 @@ _GIF_HEADER_BYTES = 13
 _GIF_TRAILER = b"\x3b"
 
 
+type Box = tuple[int, int, int, int]
+"""Left, top, right, bottom, in pixels."""
+
+
 class Malformed(Exception):
     """The file is not built as its format says. The text is plain letters, none of the file's."""
 
@@ -52,6 +56,7 @@ class Header:
     which the first one's data begin at `first_scan`; `coefficient_bytes` is what a pixel takes
     while they are collected, 0 where one pass gives the picture. `icc` is the colour profile as it
     is, or empty. `gamma` is a PNG's, where nothing better tells its colours; else 0.
+    `painted`, of a GIF, is for each frame where any has painted until then.
     """
 
     width: int
@@ -66,6 +71,7 @@ class Header:
     coefficient_bytes: int = 0
     icc: bytes = b""
     gamma: float = 0.0
+    painted: tuple[Box, ...] = ()
 
     @property
     def area(self) -> int:
@@ -277,6 +283,7 @@ def gif(data: bytes, most_frames: int, most: int) -> Header:
     width, height = canvas = struct.unpack_from("<HH", data, 6)
     head = _GIF_HEADER_BYTES + _color_table_bytes(data[10])
     kept, control, counted, truncated = [data[:head]], b"", 0, True
+    painted = list[Box]()
     at, blocks = head, MOST_BLOCKS
     while at < len(data) and counted <= most_frames:
         start, what = at, data[at]
@@ -289,7 +296,9 @@ def gif(data: bytes, most_frames: int, most: int) -> Header:
             counted += 1
             if counted == 1 or most > 1:
                 left, top, wide, high = struct.unpack_from("<HHHH", data, start + 1)
-                canvas = max(canvas[0], left + wide), max(canvas[1], top + high)
+                right, bottom = left + wide, top + high
+                canvas = max(canvas[0], right), max(canvas[1], bottom)
+                painted.append(_around(painted[-1:], (left, top, right, bottom)))
                 kept += [control, data[start:at]]
                 control = b""
             if counted == 1:
@@ -304,8 +313,18 @@ def gif(data: bytes, most_frames: int, most: int) -> Header:
     if not counted:
         raise Malformed("no frame")
     return Header(
-        width, height, counted, b"".join((*kept, _GIF_TRAILER)), canvas=canvas, truncated=truncated
+        *(width, height, counted, b"".join((*kept, _GIF_TRAILER))),
+        canvas=canvas,
+        truncated=truncated,
+        painted=tuple(painted),
     )
+
+
+def _around(before: Sequence[Box], box: Box) -> Box:
+    """The smallest box that holds both."""
+    (least,) = before or (box,)
+    corner = min(least[0], box[0]), min(least[1], box[1])
+    return *corner, max(least[2], box[2]), max(least[3], box[3])
 
 
 def _color_table_bytes(flags: int) -> int:

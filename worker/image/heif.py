@@ -159,4 +159,6 @@ def _sequence(data: bytes, steps: _Steps) -> tuple[int, tuple[int, int]]:
         at, _ = _find(data, b"stsd", body, stop, steps)
         sizes.append(struct.unpack_from(">HH", data, at + 8 + _ENTRY_SIZE_AT))
         frames = max(frames, samples)
+    if not frames:
+        raise Malformed("no frame")
     return frames, max(sizes)

@@ -5,6 +5,7 @@ It is started by `sandbox.py`, which tells how to talk with it. It imports as li
 then reads the first picture.
 """
 
+import ctypes
 import gc
 import json
 import mmap
@@ -40,6 +41,7 @@ REQUEST = struct.Struct("!Q")
 ALIVE = 0
 """No picture: asks only for an answer."""
 GO = b"+"
+_WARNING_BYTES = ctypes.c_size_t(4096)
 FACTS = ("width", "height", "frames", "truncated")
 
 type Prepare = Callable[["bytes", "Limits", Preprocessing, "Views", Reserve], Prepared]
@@ -115,11 +117,18 @@ def _at_once(_nbytes: int) -> Iterator[None]:
 
 
 def _close_output() -> None:
-    """What was good for telling why a start failed is no way out for a picture."""
+    """What was good for telling why a start failed is no way out for a picture.
+
+    libtiff warns of what it meets on C's stderr, and the kernel would end us for the call. What it
+    writes goes to a little memory, which when it is full takes no more.
+    """
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
     os.close(null)
+    libc = ctypes.CDLL(None)
+    libc.fmemopen.restype = ctypes.c_void_p
+    ctypes.c_void_p.in_dll(libc, "stderr").value = libc.fmemopen(None, _WARNING_BYTES, b"w")
 
 
 def _tell(channel: socket.socket, answer: Mapping[str, object]) -> None:

@@ -23,7 +23,7 @@ def test_every_bomb_ends_as_it_should_in_the_memory_reserved(kind):
     command = [sys.executable, "-m", "tests.fixtures.bomb_meter", kind]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     told = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(told) > 10
+    assert len(told) > 7
     for one in told:
         assert one["reason"] == one["expected"], one
         assert one["grown"] <= one["reserved"] + COPIES * one["bytes"] + BESIDE_THE_PICTURE, one
@@ -47,7 +47,7 @@ def test_children_end_every_bomb_the_same_way_and_live_on(kind):
     assert [count._value.get() for count in counts] == before
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "ICO"])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}])
 def test_cut_at_every_byte(kind, options):
     data = encode(noise(32, 24), kind, **options)

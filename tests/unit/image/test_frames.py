@@ -107,7 +107,7 @@ def test_a_default_image_that_is_not_in_the_animation_is_frame_0() -> None:
 @pytest.mark.parametrize("kind", OPTIONS)
 def test_of_a_cut_animation_the_whole_frames_are_shown(kind: str) -> None:
     data = animation(kind, 6)
-    counts = []
+    counts = list[int]()
     for end in range(len(data) // 4, len(data)):
         try:
             found = list(frames(data[:end], LIMITS, most=6))

@@ -1,0 +1,127 @@
+"""What is refused, or read otherwise, by the header alone."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from tests.fixtures import writers
+from tests.fixtures.bombs import noise
+from tests.fixtures.container_bombs import bmp, encode, tiff
+from worker.errors import DecodeError, UnscreenedReason
+from worker.image import bitmaps, heif
+from worker.image.decode import decode, frames, kind_of
+from worker.image.formats import HEIC_SAMPLE
+from worker.image.headers import Malformed
+from worker.image.tiff import tiff as read_tiff
+from worker.settings import Limits
+
+LIMITS = Limits()
+GREY = {256: 64, 257: 48, 258: 8, 259: 1, 262: 1, 277: 1, 278: 48}
+
+
+@pytest.mark.parametrize(
+    ("brands", "kind"),
+    [
+        (b"avif" + bytes(4), "AVIF"),
+        (b"avis" + bytes(4), "AVIF"),
+        (b"heic" + bytes(4), "HEIC"),
+        (b"heix" + bytes(4), "HEIC"),
+        (b"mif1" + bytes(4) + b"mif1avif", "AVIF"),
+        (b"mif1" + bytes(4) + b"mif1heic", "HEIC"),
+        (b"mif1" + bytes(4) + b"heicavif", "HEIC"),
+        (b"isom" + bytes(4) + b"mp41", None),
+        (b"jp2 " + bytes(4), None),
+    ],
+)
+def test_brands_tell_avif_from_heic(brands: bytes, kind: str | None) -> None:
+    data = struct.pack(">I4s", 8 + len(brands), b"ftyp") + brands
+    if kind is not None:
+        assert kind_of(data) == kind
+        return
+    with pytest.raises(DecodeError) as caught:
+        kind_of(data)
+    assert caught.value.reason is UnscreenedReason.UNSUPPORTED_FORMAT
+
+
+def test_the_sample_of_heic_is_what_it_says() -> None:
+    decoded = decode(HEIC_SAMPLE, LIMITS)
+    assert (decoded.info.format, decoded.pixels.shape) == ("HEIC", (16, 16, 3))
+    assert np.abs(decoded.pixels.astype(int) - (200, 90, 30)).max() < 12
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_avif_is_turned_by_its_properties(orientation: int) -> None:
+    picture = writers.photograph("coffee").resize((120, 80))
+    make = writers.turned("AVIF", orientation, quality=90) if orientation > 1 else None
+    data = make(picture) if make else writers.save(picture, "AVIF", quality=90)
+    decoded = decode(data, LIMITS)
+    assert (decoded.info.width, decoded.info.height) == (120, 80)
+    assert np.abs(decoded.pixels.astype(int) - np.asarray(picture)).mean() < 8
+
+
+def test_a_container_that_ends_before_its_properties_is_malformed() -> None:
+    data = encode(noise(), "AVIF")
+    header = heif.avif(data, 1000, 1)
+    assert (header.width, header.height, header.frames) == (64, 48, 1)
+    for end in range(0, data.index(b"ipma") + 8, 7):
+        with pytest.raises((Malformed, struct.error, IndexError)):
+            heif.avif(data[:end], 1000, 1)
+
+
+def test_a_tiff_is_rewritten_of_what_a_picture_needs() -> None:
+    secret = b"SECRET" * 50
+    data = writers.save(noise(), "TIFF", tiffinfo={700: secret, 33723: secret, 270: "SECRET" * 9})
+    kept = read_tiff(data, 1000, 1).data
+    assert kept.count(b"SECRET") == data.count(b"SECRET")  # the bytes stay, nothing points there
+    with tifffile.TiffFile(io.BytesIO(kept)) as file:
+        assert {700, 33723, 270}.isdisjoint(file.pages.first.tags.keys())
+    assert np.array_equal(decode(data, LIMITS).pixels, np.asarray(noise()))
+
+
+def test_pages_of_several_sizes_are_frames() -> None:
+    pages = [Image.new("RGB", (40 + 10 * n, 30), (n * 60, 0, 0)) for n in range(4)]
+    data = writers.save(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    found = list(frames(data, LIMITS, most=3))
+    assert [one.frame for one in found] == [0, 2, 3]
+    assert [one.pixels.shape[1] for one in found] == [40, 60, 70]
+    assert [int(one.pixels[0, 0, 0]) for one in found] == [0, 120, 180]
+    assert found[0].info.frames == 4
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {259: 6},  # old-style JPEG
+        {259: 34712},  # JPEG 2000
+        {339: 3, 258: 32},  # floating point
+        {339: 2, 258: 16},  # signed
+        {258: 32},
+        {258: 12},
+        {262: 0, 258: 16},  # white is 0, which the reader would not turn around
+        {262: 8},  # Lab
+        {322: 100_000, 323: 100_000},  # tiles
+    ],
+)
+def test_kinds_of_tiff_that_would_come_out_wrong_are_refused(tags: dict[int, int]) -> None:
+    with pytest.raises(Malformed):
+        read_tiff(tiff([GREY | tags], bytes(64 * 48 * 4)), 1000, 1)
+
+
+def test_bitmaps_tell_their_size() -> None:
+    header = bitmaps.bmp(bmp(64, -48, 24, 0, b""), 1000, 1)
+    assert (header.width, header.height) == (64, 48)
+    for bits, compression in ((2, 0), (8, 2), (4, 1), (24, 1), (0, 4), (32, 6)):
+        with pytest.raises(Malformed):
+            bitmaps.bmp(bmp(64, 48, bits, compression, b""), 1000, 1)
+
+
+def test_of_icons_the_largest_is_taken_wherever_it_stands() -> None:
+    sides = [(16, 16), (64, 64), (32, 32)]
+    data = writers.save(noise(64, 64), "ICO", sizes=sides)
+    assert decode(data, LIMITS).pixels.shape == (64, 64, 3)
+    header = bitmaps.ico(data, 1000, 1)
+    assert (header.width, header.height, header.data[:6]) == (64, 64, b"\0\0\x01\0\x01\0")
