@@ -154,7 +154,7 @@ def test_weights_that_are_not_numbers_are_weights(skeleton, tmp_path):
     assert checkpoints.read(tmp_path / "nan.pt").weights["fc.bias"].isnan().all()
 
 
-@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+@pytest.mark.filterwarnings("ignore:Validating sparse")
 @pytest.mark.parametrize(
     ("name", "tensor", "line"),
     [
