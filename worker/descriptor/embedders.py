@@ -55,13 +55,13 @@ def load(settings: ModelSettings) -> Embedder:
     from worker.descriptor import checkpoints  # noqa: PLC0415
 
     checkpoint = checkpoints.read(path)
-    _check_catalogue(path, settings, checkpoint)
+    check_catalogue(path, settings.name, checkpoint)
     return TorchEmbedder(checkpoint, sha256, settings)
 
 
-def _check_catalogue(path: Path, settings: ModelSettings, checkpoint: "Checkpoint") -> None:
-    """A file under a name of the catalogue, pinned by `model.sha256`, must be that model."""
-    entry = zoo.CATALOGUE.get(settings.name)
+def check_catalogue(path: Path, name: str, checkpoint: "Checkpoint") -> None:
+    """A file under a name of the catalogue must be that model. Raises ModelError."""
+    entry = zoo.CATALOGUE.get(name)
     if entry is None:
         return
     expected = (entry.architecture, entry.dims, entry.preprocessing.size)
@@ -76,7 +76,9 @@ class TorchEmbedder:
     """The SSCD network on the CPU or on one CUDA device."""
 
     def __init__(self, checkpoint: "Checkpoint", sha256: str, settings: ModelSettings) -> None:
-        self.preprocessing = zoo.preprocessing("bicubic", checkpoint.size)
+        self.preprocessing = zoo.preprocessing_of(
+            settings.name, checkpoint.interpolation, checkpoint.size
+        )
         self.model = Model(settings.name, sha256, checkpoint.dims, self.preprocessing.name)
         self.device = _device(settings.device)
         self._cuda = self.device.type == "cuda"

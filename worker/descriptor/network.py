@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.resnet import Bottleneck, ResNet
 
-_GEM_POWER = 3.0
+GEM_POWER = 3.0
 _GEM_EPSILON = 1e-6
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
@@ -92,5 +92,5 @@ class Network(nn.Module):
 
 def gem(x: Tensor) -> Tensor:
     """Generalised-mean pooling with p = 3 over height and width: [n, c, h, w] to [n, c]."""
-    cubes = x.clamp(min=_GEM_EPSILON).pow(_GEM_POWER)
-    return cubes.mean(dim=(2, 3)).pow(1 / _GEM_POWER)
+    cubes = x.clamp(min=_GEM_EPSILON).pow(GEM_POWER)
+    return cubes.mean(dim=(2, 3)).pow(1 / GEM_POWER)

@@ -2,6 +2,7 @@
 
 import builtins
 import hashlib
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -36,24 +37,27 @@ def largest_difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
+def normalised(pixels: np.ndarray, *stats: tuple[float, ...]) -> torch.Tensor:
+    """[n, 3, height, width], by mean and std of values in 0..1."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in stats)
+    return (torch.tensor(pixels).permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
 @pytest.mark.parametrize("which", ["resnext_101", "resnet_50"])
-def test_parity_with_birder(which, request):
+def test_parity_with_birder(which, request, tell_parity):
     published = request.getfixturevalue(which)
-    embedder = load_file(published)
+    embedder = load_file(published, precision="fp32")
     pixels = picture("astronaut")[None]
     stats = {
         "resnext_101": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         "resnet_50": ((0.5191, 0.5306, 0.4877), (0.2316, 0.2304, 0.2588)),
     }
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in stats[which])
+    x = normalised(pixels, *stats[which])
     with torch.inference_mode():
-        x = (torch.tensor(pixels).permute(0, 3, 1, 2).float() / 255 - mean) / std
         descriptor = functional.normalize(published.backbone(x))
         embedding = published.backbone.embedding(x)
         maps = published.backbone.detection_features(x)
 
-    assert largest_difference(embedder.describe(pixels), descriptor) < 1e-5
-    assert largest_difference(embedder.embedding(pixels), embedding) < 1e-5
     ours = embedder.feature_maps(pixels)
     assert list(ours) == ["stage1", "stage2", "stage3", "stage4"]
     assert [tuple(stage.shape[1:]) for stage in ours.values()] == [
@@ -62,8 +66,30 @@ def test_parity_with_birder(which, request):
         (1024, 20, 20),
         (2048, 10, 10),
     ]
-    for name, stage in ours.items():
-        assert largest_difference(stage, maps[name]) < 1e-5, name
+    differences = {
+        "descriptor": largest_difference(embedder.describe(pixels), descriptor),
+        "embedding": largest_difference(embedder.embedding(pixels), embedding),
+    } | {name: largest_difference(stage, maps[name]) for name, stage in ours.items()}
+    tell_parity(f"birder {version('birder')}, {published.path.name}", differences)
+    assert differences.pop("descriptor") < 1e-5
+    assert differences.pop("embedding") < 1e-5
+    assert max(differences.values()) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "which", ["meta_classy", "meta_torchscript", "meta_torchvision", "meta_large"]
+)
+def test_parity_with_the_networks_of_metas_files(which, request, tell_parity):
+    published = request.getfixturevalue(which)
+    embedder = load_file(published, precision="fp32")
+    pixels = picture("astronaut")[None]
+    x = normalised(pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    with torch.inference_mode():
+        descriptor = published.backbone(x)
+    difference = largest_difference(embedder.describe(pixels), descriptor)
+    tell_parity(f"torch {torch.__version__}, {published.path.name}", {"descriptor": difference})
+    assert difference < 1e-5
+    assert embedder.preprocessing.name == "bilinear-320"
 
 
 def test_a_torch_model_says_what_it_is(resnext_101):
@@ -127,6 +153,20 @@ def test_another_network_under_a_name_of_the_catalogue(resnet_50):
     digest = hashlib.sha256(resnet_50.path.read_bytes()).hexdigest()
     with pytest.raises(ModelError, match=r"expected sscd_resnext_101_c1, .*found \('resnet50', 5"):
         embedders.load(ModelSettings(path=resnet_50.path, sha256=digest))
+
+
+def test_a_known_name_has_the_catalogues_preprocessing(meta_torchvision, resnet_50):
+    for published, name, expected in (
+        (meta_torchvision, "sscd_disc_mixup_torchvision", "bilinear-320"),
+        (meta_torchvision, "resnet_v1_50_c1_sscd", "bicubic-320"),
+        (resnet_50, "sscd_disc_mixup", "bilinear-320"),
+        (resnet_50, "mine", "bicubic-320"),
+    ):
+        digest = hashlib.sha256(published.path.read_bytes()).hexdigest()
+        settings = ModelSettings(name=name, path=published.path, sha256=digest, device="cpu")
+        embedder = embedders.load(settings)
+        assert (embedder.model.name, embedder.model.preprocessing) == (name, expected)
+        assert embedder.preprocessing.name == expected
 
 
 # -- ONNX, real weights ---------------------------------------------------------------------------
