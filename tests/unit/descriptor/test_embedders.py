@@ -12,8 +12,10 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from worker.descriptor import embedders
+from worker.descriptor import embedders, precision
+from worker.descriptor.checkpoints import Checkpoint
 from worker.descriptor.embedders import TorchEmbedder
+from worker.descriptor.network import Architecture, Network
 from worker.errors import ModelError, Unscreenable, UnscreenedReason
 from worker.settings import ModelSettings
 
@@ -101,15 +103,77 @@ def test_a_torch_model_says_what_it_is(resnext_101):
     assert embedder.device == torch.device("cpu")
 
 
-@pytest.mark.parametrize(("precision", "least"), [("bf16", 0.999), ("auto", 0.999999)])
-def test_precision_moves_descriptors_a_little(resnet_50, precision, least):
-    pixels = picture("coffee")[None]
+@pytest.mark.parametrize("which", ["bf16", "auto"])
+def test_precision_moves_descriptors_less_than_the_bound(resnet_50, which):
+    pixels = np.stack([picture("coffee"), picture("astronaut")])
     exact = load_file(resnet_50, precision="fp32").describe(pixels)
-    embedder = load_file(resnet_50, precision=precision)
+    embedder = load_file(resnet_50, precision=which)
     embedder.warm(1)
-    descriptor = embedder.describe(pixels)
-    assert descriptor.dtype == torch.float32
-    assert functional.cosine_similarity(exact, descriptor).item() > least
+    descriptors = embedder.describe(pixels)
+    assert descriptors.dtype == torch.float32
+    assert functional.cosine_similarity(exact, descriptors).min() > precision.LOWEST_COSINE
+
+
+def test_exact_makes_auto_fp32_and_nothing_else(resnet_50):
+    auto = ModelSettings(name="mine", path=resnet_50.path, device="cpu")
+    told = auto.model_copy(update={"precision": "bf16"})
+    assert embedders.load(auto, exact=True).precision == "fp32"
+    assert embedders.load(told, exact=True).precision == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("has", "expected"),
+    [
+        ({"avx512_bf16": True, "avx512_fp16": False}, "bf16"),
+        ({"amx_bf16": True}, "bf16"),
+        ({"avx512_f": True, "avx512_bf16": False}, "fp32"),
+        ({"bf16": True, "neon": True}, "fp32"),
+    ],
+)
+def test_auto_is_bf16_on_a_cpu_that_computes_in_it(monkeypatch, has, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    assert precision.automatic(torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize(("computes", "expected"), [(True, "bf16"), (False, "fp16")])
+def test_auto_is_fp16_on_a_gpu_without_bf16(monkeypatch, computes, expected):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: computes)
+    assert precision.automatic(torch.device("cuda")) == expected
+
+
+# -- compiled -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A network of four blocks for pictures of 64 pixels: compiled in seconds."""
+    architecture = Architecture("small", (1, 1, 1, 1), groups=1, width_per_group=64)
+    weights = Network.random(architecture, 16).trunk.state_dict()
+    mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+    return Checkpoint(architecture, 16, 64, mean, std, "bicubic", weights)
+
+
+def test_a_compiled_network_describes_the_same(small):
+    pixels = np.stack([picture("coffee", 64), picture("astronaut", 64), picture("rocket", 64)])
+    settings = ModelSettings(name="small", device="cpu", precision="fp32")
+    plain = TorchEmbedder(small, "0" * 64, settings)
+    compiled = TorchEmbedder(small, "0" * 64, settings.model_copy(update={"compile": True}))
+    compiled.warm(3)
+    with torch.compiler.set_stance("fail_on_recompile"):  # warm has seen every shape
+        for count in (1, 2, 3):
+            found = compiled.describe(pixels[:count])
+            assert found.shape == (count, 16)
+            assert torch.allclose(found, plain.describe(pixels[:count]), atol=1e-5)
+
+
+def test_without_a_compiler(small, monkeypatch):
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/nowhere/g++",))
+    monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
+    torch.compiler.reset()
+    settings = ModelSettings(name="small", device="cpu", compile=True)
+    with pytest.raises(ModelError, match=r"model\.compile: torch\.compile does not work") as error:
+        TorchEmbedder(small, "0" * 64, settings)
+    assert "\n" not in str(error.value)
 
 
 def test_a_poisoned_network_is_noticed(resnet_50):
@@ -214,7 +278,11 @@ def test_an_inverted_copy_needs_the_inverted_view(int8):
 
 @pytest.mark.parametrize(
     ("setting", "line"),
-    [({"device": "cuda"}, "model.device cuda: sscd.onnx"), ({"precision": "bf16"}, "precision")],
+    [
+        ({"device": "cuda"}, "model.device cuda: sscd.onnx"),
+        ({"precision": "bf16"}, "precision"),
+        ({"compile": True}, "compile"),
+    ],
 )
 def test_onnx_has_no_device_and_no_precision_to_choose(setting, line):
     with pytest.raises(ModelError, match=line):
