@@ -1,4 +1,4 @@
-"""`copysieve embed` and `copysieve models list`, with real weights."""
+"""`copysieve embed`, with real weights."""
 
 import json
 
@@ -76,12 +76,3 @@ def test_feature_maps_of_a_graph_that_has_none(run, photos, tmp_path):
     result = run("embed", photos, "--what", "stage1", "--out", tmp_path / "out.npy")
     assert isinstance(result.exception, ModelError)
     assert "gives descriptors only, not stage1" in str(result.exception)
-
-
-def test_models_list(run):
-    rows = {row["name"]: row for row in json.loads(run("models", "list", "--json").stdout)}
-    assert rows.keys() == CATALOGUE.keys()
-    assert rows["sscd_distilled"]["in_use"]
-    assert rows["sscd_distilled"]["path"].endswith("sscd_distilled.onnx")
-    text = run("models", "list").stdout
-    assert all(name in text for name in CATALOGUE)
