@@ -125,7 +125,7 @@ def pull(
 def verify(
     what: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME|FILE]", help="Default: all models whose file is here."),
+        typer.Argument(metavar="[NAME|FILE]", help="Default: all that are here."),
     ] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -168,6 +168,8 @@ def _files(what: str | None, settings: ModelSettings) -> Iterator[tuple[str, Pat
             raise ModelError(f"{what}: neither a model that `models list` tells nor a file")
         yield path.name, path, settings_of_file(path, settings)
         return
+    if what is None and settings.path is not None:
+        yield settings.path.name, zoo.locate(settings), settings
     for name in [what] if what else zoo.CATALOGUE:
         own = settings_of_name(name, settings)
         path_of_name = zoo.expected_file(zoo.CATALOGUE[name], settings.cache)

@@ -89,6 +89,16 @@ def test_verify_tells_what_is_wrong_and_goes_on(run, file, tmp_path):
     assert result.stdout.count(": right") == len(PACKAGED)
 
 
+def test_verify_of_the_file_in_use(run, file, monkeypatch):
+    monkeypatch.setenv("COPYSIEVE_MODEL__NAME", "mine")
+    monkeypatch.setenv("COPYSIEVE_MODEL__PATH", str(file))
+    monkeypatch.setenv("COPYSIEVE_MODEL__SHA256", "0" * 64)
+    for arguments in ((), (file,)):
+        result = run("verify", *arguments)
+        assert result.exit_code == 1
+        assert f"expected {'0' * 64} (model.sha256)" in result.stdout
+
+
 def test_verify_of_any_file(run, file, tmp_path):
     result = run("verify", file)
     assert result.exit_code == 0

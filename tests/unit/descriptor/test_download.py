@@ -179,7 +179,7 @@ def test_never_from_https_to_http(server, part, tmp_path, monkeypatch):
 
 
 def test_a_file_without_end_is_stopped(server, part):
-    server.answers["/model.pt"] = server.drip(answer(content_length=None), bytes(4096))
+    server.answers["/model.pt"] = server.drip(answer(content_length=None), bytes(1 << 20))
     assert "more than the 10000 bytes allowed" in refused(server, part, most_bytes=10_000)
     assert not part.exists()
     server.answers["/model.pt"] = answer(BODY)
