@@ -27,7 +27,7 @@ def checkpoint(request) -> Checkpoint:
         network.train().descriptor(torch.randn(4, 3, 64, 64))
     weights = network.trunk.state_dict()
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    return Checkpoint(architecture, 512, 320, mean, std, weights)
+    return Checkpoint(architecture, 512, 320, mean, std, "bicubic", weights)
 
 
 def embedder(checkpoint: Checkpoint, device: str, precision: str = "auto") -> TorchEmbedder:
