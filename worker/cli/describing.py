@@ -253,7 +253,8 @@ class Bench:
 
 
 def _picture(decoder: Decoder, data: bytes) -> Pixels:
-    return decoder.prepare(data, nullcontext).pixels[0]
+    (pixels,) = decoder.prepare(data, nullcontext).pixels
+    return pixels
 
 
 def _batch(pictures: Sequence[Pixels], size: int) -> Pixels:

@@ -1,4 +1,4 @@
-"""`copysieve embed` and `copysieve models list`, with real weights."""
+"""`copysieve embed`, with real weights."""
 
 import json
 import shutil
@@ -178,12 +178,3 @@ def test_a_model_by_name_or_file(tmp_path):
     graph = with_model(ModelSettings(), "elsewhere/sscd.onnx")
     assert (graph.name, graph.path) == ("sscd_disc_mixup_int8", Path("elsewhere/sscd.onnx"))
     assert with_model(settings, None) is settings
-
-
-def test_models_list(run):
-    rows = {row["name"]: row for row in json.loads(run("models", "list", "--json").stdout)}
-    assert rows.keys() == CATALOGUE.keys()
-    assert rows["sscd_distilled"]["in_use"]
-    assert rows["sscd_distilled"]["path"].endswith("sscd_distilled.onnx")
-    text = run("models", "list").stdout
-    assert all(name in text for name in CATALOGUE)

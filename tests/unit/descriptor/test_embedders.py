@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from worker.descriptor import embedders, precision
+from worker.descriptor import checkpoints, embedders, precision
 from worker.descriptor.checkpoints import Checkpoint
 from worker.descriptor.embedders import TorchEmbedder
 from worker.descriptor.network import Architecture, Network
@@ -83,15 +83,14 @@ def test_parity_with_birder(which, request, tell_parity):
 )
 def test_parity_with_the_networks_of_metas_files(which, request, tell_parity):
     published = request.getfixturevalue(which)
-    embedder = load_file(published, precision="fp32")
-    pixels = picture("astronaut")[None]
-    x = normalised(pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    checkpoint = checkpoints.read(published.path)
+    x = normalised(picture("astronaut", 128)[None], checkpoint.mean, checkpoint.std)
     with torch.inference_mode():
-        descriptor = published.backbone(x)
-    difference = largest_difference(embedder.describe(pixels), descriptor)
+        ours = checkpoint.network().descriptor(x)
+        difference = largest_difference(ours, published.backbone(x))
     tell_parity(f"torch {torch.__version__}, {published.path.name}", {"descriptor": difference})
     assert difference < 1e-5
-    assert embedder.preprocessing.name == "bilinear-320"
+    assert (checkpoint.size, checkpoint.interpolation) == (320, "bilinear")
 
 
 def test_a_torch_model_says_what_it_is(resnext_101):
