@@ -253,7 +253,7 @@ class Bench:
 
 
 def _picture(decoder: Decoder, data: bytes) -> Pixels:
-    (pixels,) = decoder.prepare(data, nullcontext).pixels
+    pixels: Pixels = decoder.prepare(data, nullcontext).pixels[0]
     return pixels
 
 
