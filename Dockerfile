@@ -1,5 +1,6 @@
 # The worker alone. PyTorch brings its CUDA libraries along: a GPU needs only the host's driver.
-# Models are not part of it: mount their folder and set COPYSIEVE_MODEL__CACHE to it.
+# Models are not part of it: `copysieve models pull` fills a folder with them; mount it and set
+# COPYSIEVE_MODEL__CACHE to it.
 
 FROM python:3.12-slim-bookworm AS build
 WORKDIR /src

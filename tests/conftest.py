@@ -2,6 +2,7 @@
 
 pytest_plugins = [
     "tests.fixtures.kafka",
+    "tests.fixtures.parity",
     "tests.fixtures.redis",
     "tests.fixtures.stream",
     "tests.fixtures.processes",

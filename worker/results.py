@@ -22,7 +22,7 @@ from worker.events import (
 )
 from worker.records import ImageInfo, Look, Model, Record, Upload, Version
 from worker.scoring.policy import Decision, Overruled, Scored
-from worker.scoring.similarity import euclidean
+from worker.scoring.similarity import euclidean_of
 from worker.settings import Settings
 from worker.stream.dead_letters import dead_letter
 from worker.stream.publisher import Outgoing
@@ -175,7 +175,7 @@ def _fields(screened: Screened, one: Scored) -> dict[str, Any]:
         "label": reference.label or bank.label,
         "severity": reference.severity or bank.severity,
         "cosine": round(one.hit.cosine, 6),
-        "euclidean": round(euclidean(one.hit.cosine), 6),
+        "euclidean": round(euclidean_of(one.hit.cosine), 6),
         "score": round(one.score, 6),
         "threshold": one.threshold,
         "false_matches_per_million": one.false_matches_per_million,

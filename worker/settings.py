@@ -10,6 +10,8 @@ import os
 import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import yaml
 from pydantic import (
@@ -176,6 +178,7 @@ class ModelSettings(Group):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: bool = False
     threads: Positive | None = None
     cache: Path | None = None
 
@@ -399,6 +402,16 @@ def store_login(scheme: str) -> dict[str, str]:
     """
     known = _STORE_LOGINS.get(scheme, {})
     return {name: value for one, name in known.items() if (value := os.environ.get(one))}
+
+
+def proxy_for(url: str) -> str | None:
+    """The proxy for a URL by HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, in either case."""
+    parts = urlsplit(url)
+    proxies = getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(parts.netloc):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
 
 
 def _refuse_unknown_variables() -> None:

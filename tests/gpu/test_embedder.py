@@ -1,14 +1,16 @@
 """The network on CUDA against the same network on the CPU."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional
 
 from worker.descriptor.checkpoints import Checkpoint
 from worker.descriptor.embedders import TorchEmbedder
 from worker.descriptor.network import ARCHITECTURES, Architecture, Network
+from worker.descriptor.precision import LOWEST_COSINE
 from worker.settings import ModelSettings
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -18,30 +20,25 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 def checkpoint(request) -> Checkpoint:
     """Random weights with lived-in batch statistics."""
     architecture: Architecture = request.param
-    torch.manual_seed(3)
-    network = Network(architecture, 512)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None
-    with torch.no_grad():
-        network.train().descriptor(torch.randn(4, 3, 64, 64))
-    weights = network.trunk.state_dict()
+    weights = Network.random(architecture, 512).trunk.state_dict()
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    return Checkpoint(architecture, 512, 320, mean, std, weights)
+    return Checkpoint(architecture, 512, 320, mean, std, "bicubic", weights)
 
 
-def embedder(checkpoint: Checkpoint, device: str, precision: str = "auto") -> TorchEmbedder:
-    settings = ModelSettings(name="random", device=device, precision=precision)
+def embedder(checkpoint: Checkpoint, device: str, precision: str, **more: Any) -> TorchEmbedder:
+    settings = ModelSettings(name="random", device=device, precision=precision, **more)
     return TorchEmbedder(checkpoint, "0" * 64, settings)
 
 
 @pytest.mark.parametrize(
-    ("precision", "least"), [("fp32", 0.9999), ("auto", 0.99), ("fp16", 0.999)]
+    ("precision", "least"),
+    [("fp32", 0.9999), ("auto", LOWEST_COSINE), ("bf16", LOWEST_COSINE), ("fp16", LOWEST_COSINE)],
 )
-def test_precisions_agree_with_the_cpu(checkpoint, precision, least):
+@pytest.mark.parametrize("compiled", [False, True])
+def test_precisions_agree_with_the_cpu(checkpoint, precision, least, compiled):
     pixels = np.random.default_rng(4).integers(0, 256, (3, 320, 320, 3), np.uint8)
-    on_cpu = embedder(checkpoint, "cpu").describe(pixels)
-    on_cuda = embedder(checkpoint, "cuda", precision)
+    on_cpu = embedder(checkpoint, "cpu", "fp32").describe(pixels)
+    on_cuda = embedder(checkpoint, "cuda", precision, compile=compiled)
     on_cuda.warm(3)
     descriptors = on_cuda.describe(pixels)
     assert descriptors.device.type == "cuda"
@@ -50,7 +47,7 @@ def test_precisions_agree_with_the_cpu(checkpoint, precision, least):
 
 def test_padding_leaves_no_trace(checkpoint):
     pixels = np.random.default_rng(5).integers(0, 256, (130, 320, 320, 3), np.uint8)
-    on_cuda = embedder(checkpoint, "cuda")
+    on_cuda = embedder(checkpoint, "cuda", "auto")
     together = on_cuda.describe(pixels)  # padded to 256
     assert together.shape == (130, 512)
     for count in (1, 7, 33):

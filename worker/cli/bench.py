@@ -1,11 +1,12 @@
-"""`copysieve bench`: what the stream costs, and what exactly once costs on top."""
+"""`copysieve bench`: what the stream costs, what exactly once costs on top, ways to describe."""
 
 import itertools
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
@@ -13,7 +14,15 @@ from rich.progress import Progress
 
 from worker.cli import benching
 from worker.cli.benching import REFERENCES, Run
-from worker.cli.common import ConfigOption, JsonOption, emit, load_settings, stderr, stdout
+from worker.cli.common import (
+    ConfigOption,
+    JsonOption,
+    emit,
+    load_settings,
+    stderr,
+    stdout,
+    with_model,
+)
 from worker.settings import Delivery, Log, ModelSettings, Settings
 from worker.telemetry import log
 
@@ -27,6 +36,9 @@ app = typer.Typer(name="bench", no_args_is_help=True, help="Measure, both sides 
 MODEL = "sscd_disc_mixup_int8"
 """Unless the settings name one: real weights that come with the extra copysieve[demo]."""
 SEEN_PICTURES = 50
+PHOTOGRAPHS = 24
+BATCHES = (1, 8, 32)
+_LINE = "{:18} {:>5} {:>9} {:>8}  {:21} {:>8} {:>11}"
 
 
 @app.callback()
@@ -111,6 +123,85 @@ def delivery(
             f" {one['at_least_once']} images/s, ratio {one['ratio']} ({low} to {high})",
             highlight=False,
         )
+
+
+@app.command()
+def describe(
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", metavar="FILE|NAME", help="A model to measure; may be repeated."),
+    ] = None,
+    architecture: Annotated[
+        list[str] | None,
+        typer.Option("--architecture", help="A network with random weights; may be repeated."),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Folder of pictures; else 640x480 photos."),
+    ] = None,
+    batch: Annotated[
+        list[int] | None,
+        typer.Option(min=1, max=1024, help="Pictures in a batch; may be repeated. 1, 8, 32."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of all rows.")] = 5,
+    seconds: Annotated[float, typer.Option(min=0, help="Of each measurement, at least.")] = 2.0,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Measure torch.compile as well.")
+    ] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure ways to run the model: precision, layout, size of batch.
+
+    Every row is compared with the loop of Birder's model card (open, convert, transform, the fp32
+    network, one picture at a time), which runs right before it in every round. Both begin with
+    encoded pictures. `ratio` is the median over the rounds, with the lowest and the highest.
+
+    The drift is the lowest and the mean cosine of the descriptors to those of fp32, over the
+    pictures. ONNX graphs have no fp32 form here: they are compared with the loop over a ResNet-50.
+
+    Without a model: the default one, with random weights where its file is absent, and the int8
+    graph of copysieve[demo].
+    """
+    settings = load_settings(config)
+
+    from worker.cli import describing, subjects  # noqa: PLC0415 - torch takes seconds to import
+
+    chosen = [subjects.of_model(with_model(settings.model, one)) for one in model or ()]
+    chosen += [subjects.of_architecture(one) for one in architecture or ()]
+    if not chosen:
+        chosen = subjects.usual(settings)
+    if images is None:
+        encoded = benching.pictures(PHOTOGRAPHS)
+    else:
+        encoded = subjects.of_folder(images, settings.limits)
+    sizes = batch or BATCHES
+    ways = sum(len(describing.options(one, settings.model, compiled=compiled)) for one in chosen)
+    bench = describing.Bench(encoded, settings, seconds)
+    measured: list[dict[str, Any]] = []
+    with closing(bench), Progress(console=stderr, transient=True) as progress:
+        task = progress.add_task("", total=ways * (1 + rounds * len(sizes)))
+        for subject in chosen:
+            rows = bench.measure(
+                subject,
+                sizes,
+                rounds,
+                lambda step: progress.update(task, description=step, advance=1),
+                compiled=compiled,
+            )
+            measured.append(describing.told(subject, rows, settings.model))
+    report = {
+        "machine": describing.machine(settings.model),
+        "pictures": len(encoded),
+        "decode_workers": settings.decode.workers,
+        "rounds": rounds,
+        "seconds": seconds,
+        "models": measured,
+    }
+    if as_json:
+        emit(report)
+    else:
+        _show_describe(report)
 
 
 def _delivering(settings: Settings, delivery: str) -> Settings:
@@ -202,6 +293,43 @@ def _show(report: dict[str, Any]) -> None:
         f" {report['images']} images), limited by: {report['limited_by']}\n"
         f"busy: {report['busy']}, broker: {report['broker_cpu_share']} of one core",
         highlight=False,
+    )
+
+
+def _show_describe(report: dict[str, Any]) -> None:
+    facts = ", ".join(f"{name} {value}" for name, value in report["machine"].items())
+    stdout.print(f"{facts}, decode workers {report['decode_workers']}", highlight=False)
+    for subject in report["models"]:
+        stdout.print(
+            f"\n{subject['model']} ({subject['architecture']}, weights {subject['weights'][:12]})."
+            f" The card's loop over {subject['card']}: {subject['card_images_per_second']}"
+            " images/s",
+            highlight=False,
+        )
+        heading = ("option", "batch", "images/s", "alone", "ratio", "lowest", "mean cosine")
+        for cells in (heading, *map(_cells, subject["options"])):
+            stdout.print(_LINE.format(*cells).rstrip(), highlight=False, markup=False)
+        if (chosen := subject["auto"]) is not None:
+            within = "within" if chosen["within_bound"] else "BELOW"
+            stdout.print(
+                f"auto is {chosen['option']}: lowest cosine {chosen['lowest_cosine']:.6f}, {within}"
+                f" the bound of {chosen['bound']}; the fastest within it: {chosen['fastest']}",
+                highlight=False,
+            )
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    named = row["option"], str(row["batch"])
+    if "not_available" in row:
+        return (*named, f"not available: {row['not_available']}", "", "", "", "")
+    low, high = row["ratio_spread"]
+    drift = row["lowest_cosine"], row["mean_cosine"]
+    return (
+        *named,
+        str(row["images_per_second"]),
+        str(row["describe_only_images_per_second"]),
+        f"{row['ratio']} ({low} to {high})",
+        *("" if cosine is None else f"{cosine:.6f}" for cosine in drift),
     )
 
 

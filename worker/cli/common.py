@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from worker import settings
-from worker.settings import Settings
+from worker.descriptor import zoo
+from worker.settings import ModelSettings, Settings
 from worker.telemetry import log
 
 stdout = Console(soft_wrap=True)
@@ -22,6 +23,10 @@ ConfigOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="End stdout with one line of JSON, for machines.")
 ]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", metavar="FILE|NAME", help="A model file, or a name of `models list`."),
+]
 
 
 def load_settings(config: Path | None) -> Settings:
@@ -29,6 +34,24 @@ def load_settings(config: Path | None) -> Settings:
     loaded = settings.load(config)
     log.configure(loaded.log)
     return loaded
+
+
+def with_model(settings: ModelSettings, model: str | None) -> ModelSettings:
+    """The settings with another model: a name of the catalogue, else a file of one's own.
+
+    `model.sha256` goes on to hold for a file. An ONNX file that has the name of one of the
+    catalogue's is held to the digest there, so that it needs no setting.
+    """
+    if model is None:
+        return settings
+    if model in zoo.CATALOGUE:
+        return settings.model_copy(update={"name": model, "path": None, "sha256": None})
+    path = Path(model)
+    name = path.stem
+    if path.suffix == ".onnx" and settings.sha256 is None:
+        known = (entry.name for entry in zoo.CATALOGUE.values() if entry.file == path.name)
+        name = next(known, name)
+    return settings.model_copy(update={"name": name, "path": path})
 
 
 def emit(document: Any) -> None:

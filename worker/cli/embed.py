@@ -1,4 +1,4 @@
-"""`copysieve embed`: what the model makes of images, in a NumPy file."""
+"""`copysieve embed`: what the model makes of pictures, in a NumPy file."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,93 +14,114 @@ import numpy.typing as npt
 import typer
 from rich.progress import Progress
 
-from worker.cli.common import ConfigOption, JsonOption, emit, load_settings, stderr
+from worker.cli.archive import Archive, Rows
+from worker.cli.common import (
+    ConfigOption,
+    JsonOption,
+    ModelOption,
+    emit,
+    load_settings,
+    stderr,
+    with_model,
+)
 from worker.errors import FetchError, ModelError, Unscreenable, UnscreenedReason
 from worker.image.decode import decode
 from worker.image.preprocess import resize
-from worker.records import Model, Pixels, Preprocessing
+from worker.records import Pixels, Preprocessing
 from worker.settings import Limits, Settings
 
 if TYPE_CHECKING:
     from worker.descriptor.embedders import Embedder
 
 
-class What(StrEnum):
-    """What to write of each image."""
+class Kind(StrEnum):
+    """What to write of each picture."""
 
     DESCRIPTOR = "descriptor"
     EMBEDDING = "embedding"
-    STAGE1 = "stage1"
-    STAGE2 = "stage2"
-    STAGE3 = "stage3"
-    STAGE4 = "stage4"
+    FEATURES = "features"
+
+
+# Feature maps of one picture take 12 MB, and the network has as much again while it makes them.
+_FEATURES_BATCH = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """An image that could not be described. `reason` is one of the verdicts' closed list."""
+    """A picture that could not be described. `reason` is one of the verdicts' closed list."""
 
-    image: str
+    path: str
     reason: UnscreenedReason
     detail: str
 
 
 @dataclass(slots=True)
 class Embedded:
-    """What came out: the rows batch by batch, the image of each row, and what was left out."""
+    """The path of each row, and what was left out."""
 
-    rows: list[npt.NDArray[np.float32]] = field(default_factory=list)
-    images: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
 
-type Compute = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
+type Compute = Callable[[npt.NDArray[np.uint8]], dict[str, Rows]]
 
 
 def embed(
-    images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGES...", exists=True, help="Files and folders.")
+    pictures: Annotated[
+        list[Path], typer.Argument(metavar="PICTURES...", exists=True, help="Files and folders.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help=".npy or .npz file.")],
-    what: Annotated[
-        What, typer.Option("--what", help="Descriptor, 2048-d embedding, or a feature map.")
-    ] = What.DESCRIPTOR,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help=".npz or .npy file.")
+    ],
+    kind: Annotated[
+        Kind, typer.Option("--kind", help="Descriptors, 2048-d embeddings, or feature maps.")
+    ] = Kind.DESCRIPTOR,
+    model: ModelOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write what the model makes of images to a NumPy file, one row per image, in order.
+    """Write what the model makes of pictures to a NumPy file, one row per picture, in order.
 
-    A .npy file holds the array alone; a .npz file holds it as `rows`, with `images` (which row is
-    which), and `model`, `sha256` and `preprocessing` (what made it).
+    A .npz file holds `paths` (which row is which), and `descriptor`, `embedding`, or `stage1` to
+    `stage4`, all float32; and `model`, `sha256`, `preprocessing` and `precision` (what made it). A
+    .npy file holds the descriptors or embeddings alone.
 
-    Folders are walked; hidden files are left out. Images that cannot be read are named, the rest is
-    written, and the exit code is 1.
+    The network runs in fp32, unless `model.precision` says otherwise. Folders are walked; hidden
+    files are left out. Pictures that cannot be read are named, the rest is written, and the exit
+    code is 1.
     """
-    if out.suffix not in (".npy", ".npz") or not out.parent.is_dir():
-        raise typer.BadParameter(f"{out}: expected a .npy or .npz file in a folder that exists")
-    files = list(walk(images))
+    if output.suffix not in (".npy", ".npz") or not output.parent.is_dir():
+        raise typer.BadParameter(f"{output}: expected a .npz or .npy file in a folder that exists")
+    if kind is Kind.FEATURES and output.suffix == ".npy":
+        raise typer.BadParameter(f"{output}: features are four arrays, they need a .npz file")
+    files = list(walk(pictures))
     if not files:
-        raise typer.BadParameter("no images there", param_hint="IMAGES")
+        raise typer.BadParameter("no pictures there", param_hint="PICTURES")
     settings = load_settings(config)
 
     from worker.descriptor import embedders  # noqa: PLC0415 - torch takes seconds to import
 
-    embedder = embedders.load(settings.model)
-    compute = _compute(embedder, what)
-    found = _embed_all(files, settings, embedder.preprocessing, compute)
-    if found.rows:
-        _write(out, found, embedder.model)
-    for image in found.skipped:
-        line = f"skipped {image.image}: {image.reason}: {image.detail}"
+    embedder = embedders.load(with_model(settings.model, model), exact=True)
+    compute = _compute(embedder, kind)
+    size = settings.batch.max_size
+    if kind is Kind.FEATURES:
+        size = min(size, _FEATURES_BATCH)
+    with Archive(output) as archive:
+        found = _embed_all(files, size, settings, embedder.preprocessing, compute, archive)
+        if found.paths:
+            archive.finish({"paths": found.paths, **_facts(embedder)})
+    for one in found.skipped:
+        line = f"skipped {one.path}: {one.reason}: {one.detail}"
         stderr.print(line, markup=False, highlight=False)
     if as_json:
         emit(
             {
-                "out": str(out) if found.rows else None,
-                "what": what,
+                "output": str(output) if found.paths else None,
+                "kind": kind,
                 "model": asdict(embedder.model),
-                "images": found.images,
-                "skipped": [asdict(image) for image in found.skipped],
+                "precision": embedder.precision,
+                "paths": found.paths,
+                "skipped": [asdict(one) for one in found.skipped],
             }
         )
     if found.skipped:
@@ -121,40 +142,53 @@ def walk(paths: Iterable[Path]) -> Iterator[Path]:
             yield path
 
 
-def _compute(embedder: "Embedder", what: What) -> Compute:
-    """What turns a batch of pictures into rows of the file."""
-    if what is What.DESCRIPTOR:
-        return lambda pixels: embedder.describe(pixels).cpu().numpy()
+def _compute(embedder: "Embedder", kind: Kind) -> Compute:
+    """What turns a batch of pictures into rows of the file's arrays, by name."""
+    if kind is Kind.DESCRIPTOR:
+        return lambda pixels: {"descriptor": embedder.describe(pixels).cpu().numpy()}
 
     from worker.descriptor.embedders import TorchEmbedder  # noqa: PLC0415 - see above
 
     if not isinstance(embedder, TorchEmbedder):
-        raise ModelError(f"model {embedder.model.name} gives descriptors only, not {what}")
-    if what is What.EMBEDDING:
-        return lambda pixels: embedder.embedding(pixels).cpu().numpy()
-    return lambda pixels: embedder.feature_maps(pixels)[what].cpu().numpy()
+        raise ModelError(f"model {embedder.model.name} gives descriptors only, not {kind}")
+    if kind is Kind.EMBEDDING:
+        return lambda pixels: {"embedding": embedder.embedding(pixels).cpu().numpy()}
+    return lambda pixels: {
+        name: stage.cpu().numpy() for name, stage in embedder.feature_maps(pixels).items()
+    }
 
 
 def _embed_all(
-    files: list[Path], settings: Settings, preprocessing: Preprocessing, compute: Compute
+    files: list[Path],
+    size: int,
+    settings: Settings,
+    preprocessing: Preprocessing,
+    compute: Compute,
+    archive: Archive,
 ) -> Embedded:
-    """Batch by batch, so that only one batch of pictures is in memory."""
+    """Batch by batch, so that only one batch is in memory."""
     found = Embedded()
     prepare = partial(read, limits=settings.limits, preprocessing=preprocessing)
     with (
         ThreadPoolExecutor(settings.decode.workers) as pool,
         Progress(console=stderr, transient=True) as progress,
     ):
-        for batch in batched(progress.track(files, description="images"), settings.batch.max_size):
+        task = progress.add_task("pictures", total=len(files))
+        for batch in batched(files, size):
             pictures: list[Pixels] = []
+            first = not found.paths
             for file, picture in zip(batch, pool.map(prepare, batch), strict=True):
                 if isinstance(picture, Unscreenable):
                     found.skipped.append(Skipped(str(file), picture.reason, str(picture)))
                 else:
-                    found.images.append(str(file))
+                    found.paths.append(str(file))
                     pictures.append(picture)
             if pictures:
-                found.rows.append(compute(np.stack(pictures)))
+                rows = compute(np.stack(pictures))
+                if first:
+                    archive.reserve(rows, len(files) - len(found.skipped))
+                archive.append(rows)
+            progress.advance(task, len(batch))
     return found
 
 
@@ -172,16 +206,12 @@ def read(file: Path, limits: Limits, preprocessing: Preprocessing) -> Pixels | U
         return error
 
 
-def _write(out: Path, found: Embedded, model: Model) -> None:
-    rows = np.concatenate(found.rows)
-    if out.suffix == ".npy":
-        np.save(out, rows)
-        return
-    np.savez(
-        out,
-        rows=rows,
-        images=np.array(found.images),
-        model=model.name,
-        sha256=model.sha256,
-        preprocessing=model.preprocessing,
-    )
+def _facts(embedder: "Embedder") -> dict[str, str]:
+    """What made the rows."""
+    model = embedder.model
+    return {
+        "model": model.name,
+        "sha256": model.sha256,
+        "preprocessing": model.preprocessing,
+        "precision": embedder.precision,
+    }

@@ -9,7 +9,15 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from worker.cli.common import ConfigOption, JsonOption, emit, load_settings, stdout
+from worker.cli.common import (
+    ConfigOption,
+    JsonOption,
+    ModelOption,
+    emit,
+    load_settings,
+    stdout,
+    with_model,
+)
 from worker.cli.embed import read, walk
 from worker.errors import CopysieveError, StoreError, Unscreenable
 from worker.image.decoder import Decoder
@@ -29,12 +37,14 @@ def screen(
         bool, typer.Option("--hot-set", help="Compare with the hot set, as an upload would be.")
     ] = False,
     tenant: Annotated[str | None, typer.Option(help="Screen as this tenant's uploads.")] = None,
+    model: ModelOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare two files (`screen A B`), or files with the hot set (`screen --hot-set IMAGES`).
 
-    Nothing is published. The exit code is 1 if an image cannot be screened.
+    Two files are described in fp32, unless `model.precision` says otherwise. Nothing is published.
+    The exit code is 1 if an image cannot be screened.
     """
     files = list(walk(images))
     if not hot_set and len(files) != 2:  # noqa: PLR2004 - A and B
@@ -43,7 +53,8 @@ def screen(
 
     from worker.descriptor import embedders  # noqa: PLC0415 - torch takes seconds to import
 
-    embedder = embedders.load(settings.model)
+    chosen = with_model(settings.model, model)
+    embedder = embedders.load(chosen, exact=not hot_set)
     if hot_set:
         _screen_files(files, settings, embedder, tenant, as_json=as_json)
     else:
@@ -59,12 +70,11 @@ def _compare(files: list[Path], settings: Settings, embedder: "Embedder", *, as_
         if isinstance(picture, Unscreenable):
             raise CopysieveError(f"{file}: {picture.reason}: {picture}")
         pictures.append(picture)
-    a, b = embedder.describe(np.stack(pictures))
-    similarity = float(cosine(a[None], b[None]))
+    a, b = embedder.describe(np.stack(pictures)).unsqueeze(1)
     found = {
         "model": embedder.model.name,
-        "cosine": round(similarity, 6),
-        "euclidean": round(euclidean(similarity), 6),
+        "cosine": round(float(cosine(a, b)), 6),
+        "euclidean": round(float(euclidean(a, b)), 6),
     }
     if as_json:
         emit(found)

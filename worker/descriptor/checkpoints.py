@@ -1,16 +1,15 @@
-"""Weights of the SSCD network from the files in which Birder publishes them.
+"""Weights of the SSCD network from the files in which Birder, Meta and others keep them.
 
-`.pts` is a TorchScript archive, `.pt` a dict saved by torch, `.safetensors` what it says. Nothing
-in a file is ever run: TorchScript's code is not looked at, names in a pickle resolve to stand-ins
-of this module (`.pts`) or to torch's own allow-list (`.pt`). So a file needs no pinned digest to
-be opened safely; whether it is the right file is for `zoo` to say.
+A file is a TorchScript archive, a dict saved by torch, or safetensors; its content says which, for
+Meta's `.pt` is any of the first two. Nothing in a file is ever run: names in a pickle resolve to
+stand-ins of `torchscript`, or to torch's own allow-list. So a file needs no pinned digest to be
+opened safely; whether it is the right file is for `zoo` to say.
 """
 
 import json
-import pickle
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zipfile import ZIP_STORED, ZipFile
@@ -20,8 +19,12 @@ from pydantic import BaseModel, Field, ValidationError
 from safetensors import safe_open
 from torch import Tensor
 
-from worker.descriptor.network import ARCHITECTURES, Architecture, Network
+from worker.descriptor import torchscript
+from worker.descriptor.dialects import DIALECTS, Dialect, spoken
+from worker.descriptor.network import ARCHITECTURES, GEM_POWER, Architecture, Network
 from worker.errors import ModelError
+
+SUFFIXES = (".pts", ".pt", ".pth", ".safetensors")
 
 type Rgb = tuple[float, float, float]
 
@@ -54,6 +57,7 @@ class Checkpoint:
     """A recognised file. `weights` are float32, named as in torchvision's `ResNet`.
 
     `size` is the side of the square input; `mean` and `std` are for values in 0..1, RGB.
+    `interpolation` is the resize of those who name weights as the file does.
     """
 
     architecture: Architecture
@@ -61,11 +65,19 @@ class Checkpoint:
     size: int
     mean: Rgb
     std: Rgb
+    interpolation: Literal["bilinear", "bicubic"]
     weights: dict[str, Tensor]
 
     def network(self) -> Network:
         """The network with these weights, fp32, on the CPU."""
         return Network.with_weights(self.architecture, self.dims, self.weights)
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    state: Mapping[str, Any]
+    extras: Mapping[str, Any]
+    powers: frozenset[float] = frozenset()
 
 
 def read(path: Path) -> Checkpoint:
@@ -74,19 +86,26 @@ def read(path: Path) -> Checkpoint:
     Raises ModelError, in one line, for a file that is damaged or holds anything but the weights of
     one of the known architectures.
     """
-    reader = _READERS.get(path.suffix)
-    if reader is None:
-        raise ModelError(f"{path}: expected one of {', '.join(_READERS)}, found {path.suffix!r}")
+    if path.suffix not in SUFFIXES:
+        raise ModelError(f"{path}: expected one of {', '.join(SUFFIXES)}, found {path.suffix!r}")
     try:
-        state, extras = reader(path)
+        content = _content(path)
     except ModelError:
         raise
     except Exception as error:  # noqa: BLE001 - damaged bytes raise whatever they like
         kind = type(error).__name__
         raise ModelError(f"{path}: damaged, or no {path.suffix} file ({kind})") from None
-    architecture, dims, weights = _recognise(path, state)
-    size, mean, std = _facts(path, extras)
-    return Checkpoint(architecture, dims, size, mean, std, weights)
+    _check_pooling(path, content.powers)
+    dialect, architecture, dims, weights = _recognise(path, content.state)
+    size, mean, std = _facts(path, content.extras)
+    return Checkpoint(architecture, dims, size, mean, std, dialect.interpolation, weights)
+
+
+def _check_pooling(path: Path, powers: frozenset[float]) -> None:
+    """Some files tell the exponent of their pooling, among others; those that do must have ours."""
+    if powers and not any(math.isclose(power, GEM_POWER) for power in powers):
+        found = ", ".join(f"{power:g}" for power in sorted(powers))
+        raise ModelError(f"{path}: expected GeM pooling with p = {GEM_POWER:g}, found p = {found}")
 
 
 def _facts(path: Path, extras: Mapping[str, Any]) -> tuple[int, Rgb, Rgb]:
@@ -104,67 +123,59 @@ def _facts(path: Path, extras: Mapping[str, Any]) -> tuple[int, Rgb, Rgb]:
 
 # -- recognising ----------------------------------------------------------------------------------
 
-_OUTSIDE = {"conv1": "stem.0.0", "bn1": "stem.0.1", "fc": "classifier"}
-_IN_BLOCK = {
-    "conv1": "block1.0.0",
-    "bn1": "block1.0.1",
-    "conv2": "block1.1.0",
-    "bn2": "block1.1.1",
-    "conv3": "block1.2",
-    "bn3": "block1.3",
-    "downsample": "block2",
-}
 _COUNTER = "num_batches_tracked"  # of use in training only; not every exporter keeps it
 _ABSENT = "nothing"
+_MOST_DIMS = 8192
+_IMAGENET_CLASSES = 1000  # torchvision's own files: no descriptors, and pooled by the mean
 
 
-def birder_name(name: str) -> str:
-    """Birder's name of what torchvision's `ResNet` calls `name`."""
-    module, _, rest = name.partition(".")
-    if not module.startswith("layer"):
-        return f"{_OUTSIDE[module]}.{rest}"
-    block, part, leaf = rest.split(".", 2)
-    return f"body.{module.replace('layer', 'stage')}.{block}.{_IN_BLOCK[part]}.{leaf}"
-
-
-def _recognise(path: Path, state: Mapping[str, Any]) -> tuple[Architecture, int, dict[str, Tensor]]:
+def _recognise(
+    path: Path, state: Mapping[str, Any]
+) -> tuple[Dialect, Architecture, int, dict[str, Tensor]]:
     """Find the one architecture whose names and shapes are exactly those of `state`."""
     found = {
         name: value
         for name, value in state.items()
-        if isinstance(value, Tensor) and not name.endswith(_COUNTER)
+        if isinstance(name, str) and isinstance(value, Tensor) and not name.endswith(_COUNTER)
     }
-    # Birder's SSCD wraps its network as `backbone`; published on its own it has no prefix.
-    prefix = "backbone." if "backbone.classifier.weight" in found else ""
-    head = found.get(f"{prefix}classifier.weight")
-    if head is None or head.ndim != 2:  # noqa: PLR2004 - a linear layer's weight is a matrix
+    dialect = spoken(found)
+    head = found[dialect.head] if dialect else None
+    if dialect is None or head is None or head.ndim != 2:  # noqa: PLR2004 - a linear layer's
+        heads = ", ".join(dict.fromkeys(d.head.removeprefix("backbone.") for d in DIALECTS))
         raise ModelError(
-            f"{path}: expected Birder's SSCD weights with a matrix classifier.weight, "
+            f"{path}: expected SSCD weights with a matrix named one of {heads}, "
             f"found {len(found)} tensors" + (f", such as {min(found)}" if found else "")
         )
     dims = head.shape[0]
+    if not 1 <= dims <= _MOST_DIMS:
+        raise ModelError(f"{path}: expected 1 to {_MOST_DIMS} dims, found {dims}")
+    if dims == _IMAGENET_CLASSES:
+        raise ModelError(f"{path}: expected descriptors, found the {dims} classes of ImageNet")
     differences = []
     for architecture in ARCHITECTURES:
-        names, layout = _layout(architecture, dims, prefix)
+        names, layout = _layout(architecture, dims, dialect)
         wrong = sorted(
             n for n in layout.keys() | found if layout.get(n, _ABSENT) != _kind(found.get(n))
         )
         if not wrong:
-            return architecture, dims, {names[name]: found[name].float() for name in found}
+            weights = {names[name]: found[name].float() for name in found}
+            return dialect, architecture, dims, weights
         first = wrong[0]
         difference = f"{first}: {_kind(found.get(first))} instead of {layout.get(first, _ABSENT)}"
         differences.append((len(wrong), architecture.name, difference))
     _, closest, difference = min(differences)
-    raise ModelError(f"{path}: expected the weights of {closest}, found {difference}")
+    raise ModelError(
+        f"{path}: expected the weights of {closest} by {dialect.name} names, found {difference}"
+    )
 
 
 def _layout(
-    architecture: Architecture, dims: int, prefix: str
+    architecture: Architecture, dims: int, dialect: Dialect
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Birder's name of every weight to torchvision's, and to its kind."""
+    """The dialect's name of every weight to torchvision's, and to its kind."""
     with torch.device("meta"):
         weights = Network(architecture, dims).trunk.state_dict()
-    names = {prefix + birder_name(name): name for name in weights if not name.endswith(_COUNTER)}
+    names = {dialect.theirs(name): name for name in weights if not name.endswith(_COUNTER)}
     return names, {theirs: _kind(weights[ours]) for theirs, ours in names.items()}
 
 
@@ -172,118 +183,59 @@ def _kind(tensor: Tensor | None) -> str:
     """Whether its values are floats, and its shape, as in `float [64, 3, 7, 7]`."""
     if tensor is None:
         return _ABSENT
+    if tensor.layout != torch.strided:
+        return f"{tensor.layout} {list(tensor.shape)}"
     return f"{'float' if tensor.is_floating_point() else tensor.dtype} {list(tensor.shape)}"
 
 
 # -- reading --------------------------------------------------------------------------------------
 
 
-def _read_torch(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def _content(path: Path) -> _Content:
+    """Read the file as what its first bytes say that it is."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start.startswith(b"PK"):
+        with ZipFile(path) as archive:
+            if torchscript.is_torchscript(archive):
+                return _read_torchscript(path, archive)
+            _check_stored(archive)
+        return _read_torch(path)
+    if start.endswith(b"{"):  # after eight bytes of length, a JSON object
+        return _read_safetensors(path)
+    return _read_torch(path)  # as torch saved before it used zip
+
+
+def _check_stored(archive: ZipFile) -> None:
+    """Torch never compresses what `torch.save` writes, so nothing in it is larger than the file."""
+    torchscript.unique_names(archive)
+    if any(entry.compress_type != ZIP_STORED for entry in archive.infolist()):
+        raise ValueError("an entry is compressed")
+
+
+def _read_torch(path: Path) -> _Content:
     content = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, Mapping):
         raise ModelError(f"{path}: expected a dict, found {type(content).__name__}")
     state = content.get("state", content)
-    return state, {name: content[name] for name in _Facts.model_fields if name in content}
+    if not isinstance(state, Mapping):
+        raise ModelError(f"{path}: expected a dict as state, found {type(state).__name__}")
+    return _Content(state, {name: content[name] for name in _Facts.model_fields if name in content})
 
 
-def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def _read_safetensors(path: Path) -> _Content:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
-    return state, {n: json.loads(metadata[n]) for n in _Facts.model_fields if n in metadata}
+    extras = {n: json.loads(metadata[n]) for n in _Facts.model_fields if n in metadata}
+    return _Content(state, extras)
 
 
-def _read_torchscript(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    with ZipFile(path) as archive:
-        root = archive.namelist()[0].split("/")[0]
-        reader = _ModuleReader(archive, root)
-        state = dict(_flatten(reader.load()))
-        names = set(archive.namelist())
-        extras = {
-            name: json.loads(_stored(archive, f"{root}/extra/{name}"))
-            for name in _Facts.model_fields
-            if f"{root}/extra/{name}" in names
-        }
-    return state, extras
-
-
-_READERS: dict[str, Callable[[Path], tuple[Mapping[str, Any], Mapping[str, Any]]]] = {
-    ".pts": _read_torchscript,
-    ".pt": _read_torch,
-    ".pth": _read_torch,
-    ".safetensors": _read_safetensors,
-}
-
-
-def _stored(archive: ZipFile, name: str) -> bytes:
-    """An entry's bytes. Torch never compresses them, so no entry is larger than the file."""
-    entry = archive.getinfo(name)
-    if entry.compress_type != ZIP_STORED:
-        raise ValueError(f"{name} is compressed")
-    return archive.read(entry)
-
-
-class _Module:
-    """Stand-in for any scripted class: remembers its attributes."""
-
-    attributes: Mapping[str, Any] = {}
-
-    def __setstate__(self, state: Any) -> None:
-        self.attributes = state if isinstance(state, dict) else {}
-
-
-_DTYPES = {
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-}
-
-
-class _ModuleReader(pickle.Unpickler):
-    """Reads a TorchScript archive's tree of modules without importing or calling what it names.
-
-    Scripted classes become `_Module`, storages their dtype, tensors are cut from their storage
-    here; every other name stands for a function that returns None.
-    """
-
-    def __init__(self, archive: ZipFile, root: str) -> None:
-        super().__init__(BytesIO(_stored(archive, f"{root}/data.pkl")))
-        self._archive = archive
-        self._root = root
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.split(".", maxsplit=1)[0] == "__torch__":
-            return _Module
-        if module == "torch" and name in _DTYPES:
-            return _DTYPES[name]
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _tensor
-        return _nothing
-
-    def persistent_load(self, pid: Any) -> Tensor:
-        _, dtype, key, *_ = pid
-        data = bytearray(_stored(self._archive, f"{self._root}/data/{key}"))
-        return torch.frombuffer(data, dtype=dtype)
-
-
-def _tensor(
-    storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
-) -> Tensor:
-    """A tensor within its storage; torch checks the bounds."""
-    return storage.as_strided(size, stride, offset)
-
-
-def _nothing(*_: Any) -> None:
-    """What all other names in a TorchScript archive stand for."""
-
-
-def _flatten(module: _Module, prefix: str = "") -> list[tuple[str, Tensor]]:
-    """The tensors of a module and its submodules under their dotted names."""
-    tensors: list[tuple[str, Tensor]] = []
-    for name, value in module.attributes.items():
-        if isinstance(value, Tensor):
-            tensors.append((prefix + name, value))
-        elif isinstance(value, _Module):
-            tensors.extend(_flatten(value, f"{prefix}{name}."))
-    return tensors
+def _read_torchscript(path: Path, archive: ZipFile) -> _Content:
+    scripted = torchscript.read(archive, tuple(_Facts.model_fields))
+    if scripted.frozen:
+        raise ModelError(
+            f"{path}: expected weights by name, found a frozen TorchScript archive, which has them "
+            "as constants of its code: save it without torch.jit.freeze"
+        )
+    return _Content(scripted.state, scripted.extras, scripted.powers)

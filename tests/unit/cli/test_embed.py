@@ -1,16 +1,26 @@
-"""`copysieve embed` and `copysieve models list`, with real weights."""
+"""`copysieve embed`, with real weights."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import skimage.data
 from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from worker.cli.common import with_model
+from worker.cli.embed import read
 from worker.cli.main import app
+from worker.descriptor import embedders
+from worker.descriptor.dialects import birder
+from worker.descriptor.embedders import TorchEmbedder
+from worker.descriptor.network import ARCHITECTURES, Network
 from worker.descriptor.zoo import CATALOGUE
-from worker.errors import ModelError
+from worker.errors import CopysieveError, ModelError
+from worker.settings import ModelSettings, Settings
 
 
 @pytest.fixture
@@ -32,16 +42,17 @@ def photos(tmp_path):
 
 def test_a_folder_to_npz(run, photos, tmp_path):
     out = tmp_path / "out.npz"
-    result = run("embed", photos, photos / "coffee.png", "--out", out, "--json")
+    result = run("embed", photos, photos / "coffee.png", "--output", out, "--json")
     assert result.exit_code == 0, result.output
     files = [str(photos / name) for name in ("coffee.png", "more/astronaut.jpg", "coffee.png")]
     told = json.loads(result.stdout.splitlines()[-1])
-    assert told["images"] == files
+    assert told["paths"] == files
     assert told["skipped"] == []
     with np.load(out) as written:
-        assert written["images"].tolist() == files
+        assert written["paths"].tolist() == files
         assert str(written["sha256"]) == CATALOGUE["sscd_distilled"].sha256
-        rows = written["rows"]
+        assert str(written["precision"]) == "own"
+        rows = written["descriptor"]
     assert (rows.dtype, rows.shape) == (np.float32, (3, 512))
     assert rows[0] @ rows[2] > 0.9999
     assert rows[0] @ rows[1] < 0.5
@@ -50,7 +61,7 @@ def test_a_folder_to_npz(run, photos, tmp_path):
 def test_what_cannot_be_read_is_told_and_the_rest_is_written(run, photos, tmp_path):
     (photos / "broken.jpg").write_bytes(b"no picture")
     out = tmp_path / "out.npy"
-    result = run("embed", photos, "--out", out, "--json")
+    result = run("embed", photos, "--output", out, "--json")
     assert result.exit_code == 1
     assert "broken.jpg: unsupported_format" in result.stderr
     (skipped,) = json.loads(result.stdout.splitlines()[-1])["skipped"]
@@ -61,27 +72,109 @@ def test_what_cannot_be_read_is_told_and_the_rest_is_written(run, photos, tmp_pa
 def test_nothing_to_write(run, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     out = tmp_path / "out.npy"
-    assert run("embed", tmp_path / "broken.jpg", "--out", out).exit_code == 1
+    assert run("embed", tmp_path / "broken.jpg", "--output", out).exit_code == 1
     assert not out.exists()
 
 
 def test_wrong_usage(run, photos, tmp_path):
-    assert run("embed", photos, "--out", tmp_path / "out.txt").exit_code == 2
-    assert run("embed", photos, "--out", tmp_path / "absent" / "out.npy").exit_code == 2
+    assert run("embed", photos, "--output", tmp_path / "out.txt").exit_code == 2
+    assert run("embed", photos, "--output", tmp_path / "absent" / "out.npy").exit_code == 2
     (tmp_path / "empty").mkdir()
-    assert run("embed", tmp_path / "empty", "--out", tmp_path / "out.npy").exit_code == 2
+    assert run("embed", tmp_path / "empty", "--output", tmp_path / "out.npy").exit_code == 2
 
 
 def test_feature_maps_of_a_graph_that_has_none(run, photos, tmp_path):
-    result = run("embed", photos, "--what", "stage1", "--out", tmp_path / "out.npy")
+    result = run("embed", photos, "--kind", "features", "--output", tmp_path / "out.npz")
     assert isinstance(result.exception, ModelError)
-    assert "gives descriptors only, not stage1" in str(result.exception)
+    assert "gives descriptors only, not features" in str(result.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
-def test_models_list(run):
-    rows = {row["name"]: row for row in json.loads(run("models", "list", "--json").stdout)}
-    assert rows.keys() == CATALOGUE.keys()
-    assert rows["sscd_distilled"]["in_use"]
-    assert rows["sscd_distilled"]["path"].endswith("sscd_distilled.onnx")
-    text = run("models", "list").stdout
-    assert all(name in text for name in CATALOGUE)
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """A ResNet-50 of random weights, as a file of one's own."""
+    weights = Network.random(ARCHITECTURES[0], 512).trunk.state_dict()
+    path = tmp_path_factory.mktemp("model") / "mine.safetensors"
+    kept = (name for name in weights if not name.endswith("num_batches_tracked"))
+    save_file({birder(name): weights[name] for name in kept}, path)
+    return path
+
+
+KINDS: dict[str, dict[str, tuple[int, ...]]] = {
+    "descriptor": {"descriptor": (512,)},
+    "embedding": {"embedding": (2048,)},
+    "features": {
+        "stage1": (256, 80, 80),
+        "stage2": (512, 40, 40),
+        "stage3": (1024, 20, 20),
+        "stage4": (2048, 10, 10),
+    },
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_kinds_of_a_network(run, photos, tmp_path, network, kind):
+    (photos / "broken.jpg").write_bytes(b"no picture")
+    out = tmp_path / "out.npz"
+    arguments = ("--model", network, "--kind", kind, "--output", out, "--json")
+    result = run("embed", photos, *arguments)
+    assert result.exit_code == 1, result.output
+    told = json.loads(result.stdout.splitlines()[-1])
+    assert (told["kind"], told["precision"]) == (kind, "fp32")
+    assert [Path(one["path"]).name for one in told["skipped"]] == ["broken.jpg"]
+    embedder = embedders.load(ModelSettings(name="mine", path=network, precision="fp32"))
+    assert isinstance(embedder, TorchEmbedder)
+    settings = Settings()
+    with np.load(out) as written:
+        assert written["paths"].tolist() == told["paths"]
+        assert [Path(path).name for path in told["paths"]] == ["coffee.png", "astronaut.jpg"]
+        assert str(written["model"]) == "mine"
+        for name, shape in KINDS[kind].items():
+            assert (written[name].dtype, written[name].shape) == (np.float32, (2, *shape))
+        for row, path in enumerate(told["paths"]):
+            picture = read(Path(path), settings.limits, embedder.preprocessing)
+            assert isinstance(picture, np.ndarray)
+            pixels = picture[None]
+            expected = {
+                "descriptor": lambda pixels: {"descriptor": embedder.describe(pixels)},
+                "embedding": lambda pixels: {"embedding": embedder.embedding(pixels)},
+                "features": embedder.feature_maps,
+            }[kind](pixels)
+            for name in KINDS[kind]:
+                assert np.allclose(written[name][row], expected[name][0].numpy(), atol=1e-4)
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_features_need_an_npz(run, photos, tmp_path):
+    result = run("embed", photos, "--kind", "features", "--output", tmp_path / "out.npy")
+    assert result.exit_code == 2
+    assert "need a .npz file" in " ".join(result.stderr.split())
+
+
+def test_a_disk_too_small_is_told_before(run, photos, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2 * 2 * 2048 - 1))
+    result = run("embed", photos, "--output", tmp_path / "out.npz")
+    assert isinstance(result.exception, CopysieveError)
+    assert "2 pictures of 2,048 bytes take 8,192 bytes while" in str(result.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_screen_two_files_with_a_model(run, photos, network):
+    files = photos / "coffee.png", photos / "more" / "astronaut.jpg"
+    told = json.loads(run("screen", *files, "--model", network, "--json").stdout)
+    assert told["model"] == "mine"
+    assert told["euclidean"] == pytest.approx((2 - 2 * told["cosine"]) ** 0.5, abs=2e-3)
+    same = json.loads(run("screen", files[0], files[0], "--json").stdout)
+    assert (same["cosine"], same["euclidean"]) == (1.0, 0.0)
+
+
+def test_a_model_by_name_or_file(tmp_path):
+    settings = ModelSettings(name="sscd_resnext_101_c1", path=tmp_path / "a.pts", sha256="0" * 64)
+    named = with_model(settings, "sscd_distilled")
+    assert (named.name, named.path, named.sha256) == ("sscd_distilled", None, None)
+    mine = with_model(settings, "models/b.pts")
+    assert (mine.name, mine.path, mine.sha256) == ("b", Path("models/b.pts"), "0" * 64)
+    graph = with_model(ModelSettings(), "elsewhere/sscd.onnx")
+    assert (graph.name, graph.path) == ("sscd_disc_mixup_int8", Path("elsewhere/sscd.onnx"))
+    assert with_model(settings, None) is settings

@@ -1,4 +1,4 @@
-"""Files as Birder itself writes them, with random weights and lived-in batch statistics."""
+"""Files as Birder and Meta write them, with random weights and lived-in batch statistics."""
 # ruff: noqa: PLC0415 - Birder is imported where its warnings are caught
 
 import warnings
@@ -8,25 +8,21 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+
+from tests.fixtures.meta import (
+    Torchvision,
+    classy_resnet_50,
+    classy_resnext_101,
+    live_in,
+)
 
 
 @dataclass(frozen=True)
 class Published:
-    """A network of Birder's and the file that Birder made of it."""
+    """A network and the file that its publisher would make of it."""
 
     backbone: Any
     path: Path
-
-
-def _live_in(network: nn.Module) -> Any:
-    """Let every batch norm see some data, so that no two of them could be mistaken."""
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None
-    with torch.no_grad():
-        network.train()(torch.randn(4, 3, 64, 64))
-    return network.eval()
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +38,7 @@ def resnext_101(tmp_path_factory) -> Published:
 
         torch.manual_seed(1)
         backbone = registry.net_factory("resnext_101", 1024, 3, size=(320, 320))
-        sscd = _live_in(SSCD(backbone, config={"replace_pooling": True}))
+        sscd = live_in(SSCD(backbone, config={"replace_pooling": True}))
         path = tmp_path_factory.mktemp("birder") / "resnext.pts"
         signature = get_signature((1, 3, 320, 320), 1024)
         stats = get_rgb_stats("imagenet")
@@ -61,7 +57,7 @@ def resnet_50(tmp_path_factory) -> Published:
         from birder.net.base import get_signature
 
         torch.manual_seed(2)
-        backbone = _live_in(registry.net_factory("resnet_v1_50_c1", 512, 3, size=(320, 320)))
+        backbone = live_in(registry.net_factory("resnet_v1_50_c1", 512, 3, size=(320, 320)))
         path = tmp_path_factory.mktemp("birder") / "resnet.pt"
         content = {
             "state": backbone.state_dict(),
@@ -73,3 +69,60 @@ def resnet_50(tmp_path_factory) -> Published:
         }
         torch.save(content, path)
     return Published(backbone, path)
+
+
+def trace(network: torch.nn.Module, path: Path) -> None:
+    """Save the network as `.torchscript.pt` are saved: traced on noise of another size."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced: Any = torch.jit.trace(network, torch.randn(1, 3, 64, 64))
+        torch.jit.save(traced, path)
+
+
+@pytest.fixture(scope="session")
+def meta_classy(tmp_path_factory) -> Published:
+    """`sscd_disc_mixup.classy.pt` but for its weights."""
+    torch.manual_seed(3)
+    network = live_in(classy_resnet_50())
+    path = tmp_path_factory.mktemp("meta") / "mixup.classy.pt"
+    torch.save(network.state_dict(), path)
+    return Published(network, path)
+
+
+@pytest.fixture(scope="session")
+def meta_torchscript(tmp_path_factory, meta_classy) -> Published:
+    """`sscd_disc_mixup.torchscript.pt` but for its weights."""
+    path = tmp_path_factory.mktemp("meta") / "mixup.torchscript.pt"
+    trace(meta_classy.backbone, path)
+    return Published(meta_classy.backbone, path)
+
+
+@pytest.fixture(scope="session")
+def meta_large(tmp_path_factory) -> Published:
+    """`sscd_disc_large.torchscript.pt` but for its weights."""
+    torch.manual_seed(4)
+    network = live_in(classy_resnext_101())
+    path = tmp_path_factory.mktemp("meta") / "large.torchscript.pt"
+    trace(network, path)
+    return Published(network, path)
+
+
+@pytest.fixture(scope="session")
+def meta_torchvision(tmp_path_factory) -> Published:
+    """`sscd_disc_mixup.torchvision.pt` but for its weights."""
+    torch.manual_seed(5)
+    network = live_in(Torchvision(512))
+    path = tmp_path_factory.mktemp("meta") / "mixup.torchvision.pt"
+    torch.save(network.state_dict(), path)
+    return Published(network, path)
+
+
+@pytest.fixture(scope="session")
+def skeleton() -> dict[str, torch.Tensor]:
+    """`sscd_disc_mixup` in full shape, but with one number for each tensor: a file of 50 KB."""
+    with torch.device("meta"):
+        shapes = classy_resnet_50().state_dict()
+    return {
+        name: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
+        for name, tensor in shapes.items()
+    }

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from worker.descriptor import checkpoints
+from worker.descriptor import checkpoints, dialects
 from worker.errors import ModelError
 
 
@@ -46,7 +46,7 @@ def test_a_pts_is_read_for_its_tensors_and_facts(resnext_101):
     theirs = resnext_101.backbone.state_dict()
     assert len(checkpoint.weights) == sum("num_batches" not in name for name in theirs)
     for name, tensor in checkpoint.weights.items():
-        assert torch.equal(tensor, theirs[checkpoints.birder_name(name)]), name
+        assert torch.equal(tensor, theirs[dialects.birder(name)]), name
 
 
 def test_mean_and_std_come_from_the_file(resnet_50):
@@ -150,13 +150,16 @@ def _nothing_left(state):
     [
         (
             _without_bn3,
-            "of resnet50, found body.stage3.5.block1.3.bias: nothing instead of float [1",
+            "of resnet50 by Birder's names, found body.stage3.5.block1.3.bias: nothing instead of",
         ),
         (_with_attention, "found body.stage1.0.se.fc1.weight: float [1] instead of nothing"),
         (_with_another_width, "stem.0.0.weight: float [64, 1, 7, 7] instead of float [64, 3, 7"),
         (_with_whole_numbers, "found stem.0.1.bias: torch.int8 [64] instead of float [64]"),
-        (_without_head, "with a matrix classifier.weight, found 266 tensors, such as body.stage1"),
-        (_nothing_left, "with a matrix classifier.weight, found 0 tensors"),
+        (_without_head, "fc.weight, embeddings.1.weight, found 266 tensors, such as body.stage1"),
+        (
+            _nothing_left,
+            "with a matrix named one of classifier.weight, fc.weight, embeddings.1.weight, found 0",
+        ),
     ],
 )
 def test_other_networks_are_refused_by_name(resnet_50, tmp_path, change, line):

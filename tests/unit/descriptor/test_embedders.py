@@ -2,6 +2,7 @@
 
 import builtins
 import hashlib
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from worker.descriptor import embedders
+from worker.descriptor import checkpoints, embedders, precision
+from worker.descriptor.checkpoints import Checkpoint
 from worker.descriptor.embedders import TorchEmbedder
+from worker.descriptor.network import Architecture, Network
 from worker.errors import ModelError, Unscreenable, UnscreenedReason
 from worker.settings import ModelSettings
 
@@ -36,24 +39,27 @@ def largest_difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
+def normalised(pixels: np.ndarray, *stats: tuple[float, ...]) -> torch.Tensor:
+    """[n, 3, height, width], by mean and std of values in 0..1."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in stats)
+    return (torch.tensor(pixels).permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
 @pytest.mark.parametrize("which", ["resnext_101", "resnet_50"])
-def test_parity_with_birder(which, request):
+def test_parity_with_birder(which, request, tell_parity):
     published = request.getfixturevalue(which)
-    embedder = load_file(published)
+    embedder = load_file(published, precision="fp32")
     pixels = picture("astronaut")[None]
     stats = {
         "resnext_101": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         "resnet_50": ((0.5191, 0.5306, 0.4877), (0.2316, 0.2304, 0.2588)),
     }
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in stats[which])
+    x = normalised(pixels, *stats[which])
     with torch.inference_mode():
-        x = (torch.tensor(pixels).permute(0, 3, 1, 2).float() / 255 - mean) / std
         descriptor = functional.normalize(published.backbone(x))
         embedding = published.backbone.embedding(x)
         maps = published.backbone.detection_features(x)
 
-    assert largest_difference(embedder.describe(pixels), descriptor) < 1e-5
-    assert largest_difference(embedder.embedding(pixels), embedding) < 1e-5
     ours = embedder.feature_maps(pixels)
     assert list(ours) == ["stage1", "stage2", "stage3", "stage4"]
     assert [tuple(stage.shape[1:]) for stage in ours.values()] == [
@@ -62,8 +68,29 @@ def test_parity_with_birder(which, request):
         (1024, 20, 20),
         (2048, 10, 10),
     ]
-    for name, stage in ours.items():
-        assert largest_difference(stage, maps[name]) < 1e-5, name
+    differences = {
+        "descriptor": largest_difference(embedder.describe(pixels), descriptor),
+        "embedding": largest_difference(embedder.embedding(pixels), embedding),
+    } | {name: largest_difference(stage, maps[name]) for name, stage in ours.items()}
+    tell_parity(f"birder {version('birder')}, {published.path.name}", differences)
+    assert differences.pop("descriptor") < 1e-5
+    assert differences.pop("embedding") < 1e-5
+    assert max(differences.values()) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "which", ["meta_classy", "meta_torchscript", "meta_torchvision", "meta_large"]
+)
+def test_parity_with_the_networks_of_metas_files(which, request, tell_parity):
+    published = request.getfixturevalue(which)
+    checkpoint = checkpoints.read(published.path)
+    x = normalised(picture("astronaut", 128)[None], checkpoint.mean, checkpoint.std)
+    with torch.inference_mode():
+        ours = checkpoint.network().descriptor(x)
+        difference = largest_difference(ours, published.backbone(x))
+    tell_parity(f"torch {torch.__version__}, {published.path.name}", {"descriptor": difference})
+    assert difference < 1e-5
+    assert (checkpoint.size, checkpoint.interpolation) == (320, "bilinear")
 
 
 def test_a_torch_model_says_what_it_is(resnext_101):
@@ -75,15 +102,77 @@ def test_a_torch_model_says_what_it_is(resnext_101):
     assert embedder.device == torch.device("cpu")
 
 
-@pytest.mark.parametrize(("precision", "least"), [("bf16", 0.999), ("auto", 0.999999)])
-def test_precision_moves_descriptors_a_little(resnet_50, precision, least):
-    pixels = picture("coffee")[None]
+@pytest.mark.parametrize("which", ["bf16", "auto"])
+def test_precision_moves_descriptors_less_than_the_bound(resnet_50, which):
+    pixels = np.stack([picture("coffee"), picture("astronaut")])
     exact = load_file(resnet_50, precision="fp32").describe(pixels)
-    embedder = load_file(resnet_50, precision=precision)
+    embedder = load_file(resnet_50, precision=which)
     embedder.warm(1)
-    descriptor = embedder.describe(pixels)
-    assert descriptor.dtype == torch.float32
-    assert functional.cosine_similarity(exact, descriptor).item() > least
+    descriptors = embedder.describe(pixels)
+    assert descriptors.dtype == torch.float32
+    assert functional.cosine_similarity(exact, descriptors).min() > precision.LOWEST_COSINE
+
+
+def test_exact_makes_auto_fp32_and_nothing_else(resnet_50):
+    auto = ModelSettings(name="mine", path=resnet_50.path, device="cpu")
+    told = auto.model_copy(update={"precision": "bf16"})
+    assert embedders.load(auto, exact=True).precision == "fp32"
+    assert embedders.load(told, exact=True).precision == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("has", "expected"),
+    [
+        ({"avx512_bf16": True, "avx512_fp16": False}, "bf16"),
+        ({"amx_bf16": True}, "bf16"),
+        ({"avx512_f": True, "avx512_bf16": False}, "fp32"),
+        ({"bf16": True, "neon": True}, "fp32"),
+    ],
+)
+def test_auto_is_bf16_on_a_cpu_that_computes_in_it(monkeypatch, has, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    assert precision.automatic(torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize(("computes", "expected"), [(True, "bf16"), (False, "fp16")])
+def test_auto_is_fp16_on_a_gpu_without_bf16(monkeypatch, computes, expected):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: computes)
+    assert precision.automatic(torch.device("cuda")) == expected
+
+
+# -- compiled -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A network of four blocks for pictures of 64 pixels: compiled in seconds."""
+    architecture = Architecture("small", (1, 1, 1, 1), groups=1, width_per_group=64)
+    weights = Network.random(architecture, 16).trunk.state_dict()
+    mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+    return Checkpoint(architecture, 16, 64, mean, std, "bicubic", weights)
+
+
+def test_a_compiled_network_describes_the_same(small):
+    pixels = np.stack([picture("coffee", 64), picture("astronaut", 64), picture("rocket", 64)])
+    settings = ModelSettings(name="small", device="cpu", precision="fp32")
+    plain = TorchEmbedder(small, "0" * 64, settings)
+    compiled = TorchEmbedder(small, "0" * 64, settings.model_copy(update={"compile": True}))
+    compiled.warm(3)
+    with torch.compiler.set_stance("fail_on_recompile"):  # warm has seen every shape
+        for count in (1, 2, 3):
+            found = compiled.describe(pixels[:count])
+            assert found.shape == (count, 16)
+            assert torch.allclose(found, plain.describe(pixels[:count]), atol=1e-5)
+
+
+def test_without_a_compiler(small, monkeypatch):
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/nowhere/g++",))
+    monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
+    torch.compiler.reset()
+    settings = ModelSettings(name="small", device="cpu", compile=True)
+    with pytest.raises(ModelError, match=r"model\.compile: torch\.compile does not work") as error:
+        TorchEmbedder(small, "0" * 64, settings)
+    assert "\n" not in str(error.value)
 
 
 def test_a_poisoned_network_is_noticed(resnet_50):
@@ -127,6 +216,20 @@ def test_another_network_under_a_name_of_the_catalogue(resnet_50):
     digest = hashlib.sha256(resnet_50.path.read_bytes()).hexdigest()
     with pytest.raises(ModelError, match=r"expected sscd_resnext_101_c1, .*found \('resnet50', 5"):
         embedders.load(ModelSettings(path=resnet_50.path, sha256=digest))
+
+
+def test_a_known_name_has_the_catalogues_preprocessing(meta_torchvision, resnet_50):
+    for published, name, expected in (
+        (meta_torchvision, "sscd_disc_mixup_torchvision", "bilinear-320"),
+        (meta_torchvision, "resnet_v1_50_c1_sscd", "bicubic-320"),
+        (resnet_50, "sscd_disc_mixup", "bilinear-320"),
+        (resnet_50, "mine", "bicubic-320"),
+    ):
+        digest = hashlib.sha256(published.path.read_bytes()).hexdigest()
+        settings = ModelSettings(name=name, path=published.path, sha256=digest, device="cpu")
+        embedder = embedders.load(settings)
+        assert (embedder.model.name, embedder.model.preprocessing) == (name, expected)
+        assert embedder.preprocessing.name == expected
 
 
 # -- ONNX, real weights ---------------------------------------------------------------------------
@@ -174,7 +277,11 @@ def test_an_inverted_copy_needs_the_inverted_view(int8):
 
 @pytest.mark.parametrize(
     ("setting", "line"),
-    [({"device": "cuda"}, "model.device cuda: sscd.onnx"), ({"precision": "bf16"}, "precision")],
+    [
+        ({"device": "cuda"}, "model.device cuda: sscd.onnx"),
+        ({"precision": "bf16"}, "precision"),
+        ({"compile": True}, "compile"),
+    ],
 )
 def test_onnx_has_no_device_and_no_precision_to_choose(setting, line):
     with pytest.raises(ModelError, match=line):

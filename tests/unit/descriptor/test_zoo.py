@@ -9,12 +9,12 @@ from worker.errors import ModelError
 from worker.settings import ModelSettings
 
 
-def test_a_missing_file_says_where_from_and_where_to(tmp_path):
+def test_a_missing_file_says_where_to_and_how(tmp_path):
     with pytest.raises(ModelError) as error:
         zoo.locate(ModelSettings(cache=tmp_path))
     text = str(error.value)
     assert str(tmp_path / "sscd_resnext_101_c1.pts") in text
-    assert zoo.CATALOGUE["sscd_resnext_101_c1"].source in text
+    assert "`copysieve models pull sscd_resnext_101_c1`" in text
     assert "\n" not in text
 
 

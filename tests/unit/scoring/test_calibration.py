@@ -1,6 +1,5 @@
 import contextlib
 import io
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 from worker.errors import StoreError
 from worker.records import Model
 from worker.scoring.calibration import MILLION, Calibration, check, parse
-from worker.scoring.similarity import cosine, euclidean
 
 
 def units(rows, dims=8, seed=0):
@@ -116,14 +114,3 @@ def test_a_calibration_is_of_its_model():
     for other in (replace(model, sha256="b" * 64), replace(model, dims=16)):
         with pytest.raises(StoreError, match="another model's"):
             check(made().dump(), other)
-
-
-def test_cosine_and_euclidean_of_unit_vectors_agree():
-    a, b = units(3, seed=2), units(5, seed=3)
-    similar = cosine(a, b)
-    for i in range(3):
-        for j in range(5):
-            distance = float(torch.dist(a[i], b[j]))
-            assert euclidean(float(similar[i, j])) == pytest.approx(distance, abs=1e-5)
-    assert euclidean(-1.0) == 2.0
-    assert math.isclose(euclidean(1.0), 0.0)

@@ -1,0 +1,32 @@
+"""Which precision a device is fast in, and how far a precision may move descriptors."""
+
+import torch
+
+LOWEST_COSINE = 0.999
+"""The bound on drift: no picture's descriptor may be further from its fp32 one.
+
+Descriptors of replicas and references in different precisions meet in one hot set. Within the bound
+a cosine of two descriptors moves by 0.045 at most for each of them that is not fp32, the length of
+the difference of unit vectors at that cosine, and in practice by far less, since rounding knows no
+direction. `copysieve bench describe` measures.
+"""
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def automatic(device: torch.device) -> str:
+    """The precision that `auto` stands for: half of it where the hardware computes in that."""
+    if device.type == "cuda":
+        # Not emulated: that is exact as well, and slow.
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if cpu_computes("bf16") else "fp32"
+
+
+def cpu_computes(precision: str) -> bool:
+    """Whether the CPU multiplies matrices in bf16 or fp16, rather than by way of fp32.
+
+    By its instructions, on x86-64: oneDNN also takes bf16 where AVX-512 has to emulate it, and is
+    slow. Arm is not measured, so it is not told to.
+    """
+    has = torch.cpu.get_capabilities()
+    return any(has.get(f"{unit}_{precision}", False) for unit in ("avx512", "amx"))
