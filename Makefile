@@ -4,7 +4,7 @@ UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3
 	--no-emit-package copysieve --custom-compile-command "make lock" --quiet
 KAFKA := 4.3.1
 
-.PHONY: help setup demo test chaos fuzz check bench lock schemas images kafka-jars clean
+.PHONY: help setup demo test chaos fuzz check bench lock schemas control images kafka-jars clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,8 +41,10 @@ lock: setup ## Pin the newest fitting versions in requirements/
 schemas: setup ## Write config/schemas/ from the wire models
 	$(BIN)/python .ci/schemas.py
 
-images: setup ## Write the conformance table in docs/images.md, with the control of the peers
-	$(BIN)/uv pip install --quiet --python $(BIN)/python pdqhash
+control: setup ## Add PDQ, which the peers hash with, to the tests; needs a C++ compiler
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[control]'
+
+images: control ## Write the conformance table in docs/images.md, with what PDQ makes of it
 	$(BIN)/python -m tests.fixtures.conformance_table
 
 kafka-jars: setup ## Pin the jars of the embedded Kafka; KAFKA=version takes another
