@@ -83,12 +83,13 @@ class Source(Event):
 
 
 class ModelStamp(Event):
-    """The model that described the upload."""
+    """The model that described the upload, and what it was computed in: fp32, bf16, fp16, own."""
 
     name: str
     sha256: str
     dims: int
     preprocessing: str
+    precision: str
 
 
 class HotSetStamp(Event):

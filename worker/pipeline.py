@@ -55,7 +55,7 @@ CANDIDATES = 32
 """Best rows of the hot set that are looked at for one upload."""
 CROWD = 4096
 """And where all of those match; `matches_total` is at most this."""
-RECENT_ENTRIES = 4096
+RECENT_LOOKS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,20 +92,20 @@ def compare(
     tenants = [tenants[owner] for owner in owners]
     canaries = [canaries is not None and canaries[owner] for owner in owners]
     found = mirror.search(vectors, tenants, CANDIDATES, canaries)
-    version = found.version
     calibration = calibrations.parse(found.calibration) if found.calibration else None
     offsets = calibration.offsets(vectors).tolist() if calibration else [0.0] * len(vectors)
     floor = lowest_threshold(found.banks.values(), calibration)
     row = 0
     for looks in uploads:
-        scored: list[Scored] = []
+        scored, version = list[Scored](), found.version
         for look in range(len(looks)):
             hits, offset = found.hits[row], offsets[row]
             if len(hits) == CANDIDATES and hits[-1].cosine - offset >= floor:
                 # All of them may match, so there may be more: a crowd must not hide another bank.
                 one = slice(row, row + 1)
                 crowd = mirror.search(vectors[one], tenants[one], CROWD, canaries[one])
-                hits, version = crowd.hits[0], crowd.version
+                # The version told is the one before: what came in between was not seen by all.
+                hits, version = crowd.hits[0], min(version, crowd.version)
             scored += score(hits, offset, look)
             row += 1
         yield Compared(
@@ -136,7 +136,7 @@ class Pipeline:
         self._mirror = mirror
         self._on_failure = on_failure
         self._genuine = genuine
-        self._results = Results(settings, embedder.model)
+        self._results = Results(settings, embedder.model, embedder.precision)
         self._held = Held()
         self._fetches = FetchQueue(
             settings.fetch,
@@ -144,7 +144,7 @@ class Pipeline:
             on_failure=lambda error: on_failure("fetch", error),
         )
         self._turnstile: Turnstile[Admitted] = Turnstile()
-        self._recent = Recent(RECENT_ENTRIES)
+        self._recent = Recent(RECENT_LOOKS)
         self._fetched = ByteBudget(settings.limits.in_flight_bytes, metrics.FETCHED_IN_FLIGHT)
         self._decoded = ByteBudget(settings.limits.in_flight_decoded_bytes, metrics.DECODED_BYTES)
         self._decoder = Decoder(

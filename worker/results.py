@@ -62,10 +62,10 @@ class Unscreened:
 class Results:
     """Makes the events of one replica; counts what it makes."""
 
-    def __init__(self, settings: Settings, model: Model) -> None:
+    def __init__(self, settings: Settings, model: Model, precision: str) -> None:
         self._topics = settings.kafka.topics
         self._all_verdicts = settings.verdicts.publish == "all"
-        self._model = ModelStamp(**asdict(model))
+        self._model = ModelStamp(**asdict(model), precision=precision)
         self._views = list(settings.views.uploads)
 
     def screened(self, screened: Screened) -> list[Outgoing]:

@@ -185,20 +185,26 @@ def describe(self, pixels):
     return real(self, pixels)
 e.OnnxEmbedder.describe = describe
 """
-    white = _white()
-    screening.stream.produce([*uploads(0, 9), (b"white", white, RAW), *uploads(10, 20)])
+    white = Image.new("RGB", (160, 160), "white")
+    first = Image.open(io.BytesIO(picture(1)))
+    culprits = [
+        (b"white", _saved(white), RAW),
+        (b"animation", _saved(first, save_all=True, append_images=[white, first]), RAW),
+    ]
+    screening.stream.produce([*uploads(0, 9), *culprits, *uploads(11, 20)])
     worker = start_with(screening, sabotage, COPYSIEVE_BATCH__MAX_DELAY_MS="500")
     eventually(lambda: len(screened(screening)) == 20)
     assert worker.terminate() == 0
     found = screened(screening)
     assert found["white"]["reason"] == "describe_failed"
+    assert found["animation"]["reason"] == "describe_failed"
     assert found["u0"]["outcome"] == "match"
-    assert all(v["outcome"] != "unscreened" for k, v in found.items() if k != "white")
+    assert all(v["outcome"] != "unscreened" for k, v in found.items() if k.startswith("u"))
 
 
-def _white():
+def _saved(image, **options):
     buffer = io.BytesIO()
-    Image.new("RGB", (64, 64), "white").save(buffer, "PNG")
+    image.save(buffer, "PNG", **options)
     return buffer.getvalue()
 
 

@@ -62,6 +62,23 @@ def test_tenants_and_canaries_are_the_uploads_whatever_their_looks():
     assert [one.reference.reference_id for one in found[3].decision.shadow] == ["r1"]
 
 
+def test_the_version_told_is_one_that_all_looks_were_compared_with(monkeypatch):
+    count = 2 * CANDIDATES
+    mirror = mirror_of(*(reference(f"r{number:03}") for number in range(count)))
+    index = mirror._set.index
+    index._matrix[: len(index)] = looks(0)[0]
+    search = mirror.search
+
+    def and_a_change_comes_in(*arguments):
+        found = search(*arguments)
+        mirror._set.head = Head(Version(5, found.version.seq + 1), "m", "")
+        return found
+
+    monkeypatch.setattr(mirror, "search", and_a_change_comes_in)
+    found = list(compare(mirror, [looks(None), looks(0), looks(None, 0), looks(None)], [None] * 4))
+    assert [one.version for one in found] == [Version(5, 1)] * 4
+
+
 def test_a_crowd_in_one_look_hides_nothing():
     count = 2 * CANDIDATES
     mirror = mirror_of(*(reference(f"r{number:03}") for number in range(count)))

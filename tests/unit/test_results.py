@@ -43,7 +43,7 @@ def screened(*hits, of=None):
 
 
 def results(**verdicts):
-    return Results(Settings(verdicts=verdicts), MODEL)
+    return Results(Settings(verdicts=verdicts), MODEL, "fp32")
 
 
 def by_kind(events):

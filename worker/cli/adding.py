@@ -119,7 +119,13 @@ def add_references(
                 else:
                     pictures[one.sha256] = one
                     report.animated += one.frames > 1
-            described = _describe(list(pictures.values()), policy.views, embedder, report)
+            # The model gets as many at a time as in the worker, whatever the number of views.
+            at_once = max(1, settings.batch.max_size // len(policy.views))
+            described = [
+                one
+                for part in batched(pictures.values(), at_once)
+                for one in _describe(part, policy.views, embedder, report)
+            ]
             references = [
                 (_reference(picture, bank, details), descriptors)
                 for picture, descriptors in described

@@ -22,8 +22,9 @@ class Described(NamedTuple):
 class Recent:
     """Least recently used go first; keyed by the sha256 computed here, never by the event's."""
 
-    def __init__(self, entries: int) -> None:
-        self._entries = entries
+    def __init__(self, looks: int) -> None:
+        """`looks` is how many descriptors are kept at most."""
+        self._room = looks
         self._lock = threading.Lock()
         self._described: OrderedDict[str, Described] = OrderedDict()
 
@@ -37,6 +38,8 @@ class Recent:
     def put(self, described: Described) -> None:
         """Remember one descriptor."""
         with self._lock:
+            before = self._described.pop(described.info.sha256, None)
             self._described[described.info.sha256] = described
-            if len(self._described) > self._entries:
-                self._described.popitem(last=False)
+            self._room += (len(before.looks) if before else 0) - len(described.looks)
+            while self._room < 0:
+                self._room += len(self._described.popitem(last=False)[1].looks)

@@ -48,12 +48,14 @@ def resize(pixels: Pixels, preprocessing: Preprocessing, box: Box = _WHOLE) -> P
 
     Equal to torchvision's `Resize` on PIL images. The aspect ratio is not kept, as in training.
     """
-    height, width = pixels.shape[:2]
-    square = (preprocessing.size, preprocessing.size)
+    return np.array(_resized(Image.fromarray(pixels), preprocessing, box))
+
+
+def _resized(image: Image.Image, preprocessing: Preprocessing, box: Box) -> Image.Image:
     left, top, right, bottom = box
-    part = (left * width, top * height, right * width, bottom * height)
-    method = _FILTERS[preprocessing.interpolation]
-    return np.array(Image.fromarray(pixels).resize(square, method, part))
+    part = (left * image.width, top * image.height, right * image.width, bottom * image.height)
+    square = (preprocessing.size, preprocessing.size)
+    return image.resize(square, _FILTERS[preprocessing.interpolation], part)
 
 
 def prepare(
@@ -65,18 +67,28 @@ def prepare(
 ) -> Prepared:
     """Encoded bytes to a model's input: the chosen frames, each in all views.
 
-    `reserve` and what is raised as in `frames`.
+    `reserve` and what is raised as in `frames`; what is reserved has room for the looks too.
     """
     parts = boxes(views)
     # A crop is enlarged to the model's size, so there must be as much of it.
     target = math.ceil(
         preprocessing.size / min(right - left for left, _, right, _ in parts.values())
     )
-    looks, pictures = [], []
-    with closing(frames(data, limits, target, reserve, views.frames)) as chosen:
-        for image in chosen:
-            looks += [Look(image.frame, view) for view in parts]
-            pictures += [resize(image.pixels, preprocessing, box) for box in parts.values()]
-            info = image.info
-            del image  # before the next frame comes, as the reservation has it
-    return Prepared(info, tuple(looks), np.stack(pictures))
+    looks: list[Look] = []
+    pixels = np.empty(shape_of_looks(preprocessing, views), np.uint8)
+    with closing(
+        frames(data, limits, target, lambda need: reserve(need + 2 * pixels.nbytes), views.frames)
+    ) as shown:
+        for frame in shown:
+            image = Image.fromarray(frame.pixels)
+            for view, box in parts.items():
+                pixels[len(looks)] = np.asarray(_resized(image, preprocessing, box))
+                looks.append(Look(frame.frame, view))
+            info = frame.info
+            del frame, image  # before the next one comes, as the reservation has it
+    return Prepared(info, tuple(looks), pixels[: len(looks)].copy())
+
+
+def shape_of_looks(preprocessing: Preprocessing, views: "Views") -> tuple[int, int, int, int]:
+    """Of the most looks that a file has: [looks, size, size, 3]."""
+    return (views.frames * len(boxes(views)), preprocessing.size, preprocessing.size, 3)

@@ -42,8 +42,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from worker.errors import DecodeError, StartupError, UnscreenedReason
-from worker.image.decode import Reserve, judge, kind_of, most_bytes
-from worker.image.preprocess import boxes
+from worker.image.decode import Reserve, chosen, judge, kind_of, most_bytes
+from worker.image.preprocess import boxes, shape_of_looks
 from worker.image.sandbox_child import ALIVE, ANSWER_BYTES, GO, REQUEST
 from worker.records import ImageInfo, Look, Looks, Prepared, Preprocessing
 from worker.settings import MIB, Decode, Limits, Views
@@ -220,7 +220,7 @@ class Sandbox:
             judge(picture.width, picture.height, picture.frames, self._limits)
         except DecodeError:
             raise _Broken("lied") from None
-        if picture.chosen[-1] >= picture.frames:
+        if picture.chosen != chosen(picture.frames, self._views.frames):
             raise _Broken("lied")
 
     def _replace(self, child: "_Child", why: Literal["crashed", "timeout", "lied"]) -> DecodeError:
@@ -246,10 +246,9 @@ class _Child:
         self.confined = False
         self._ready = False
         self._ends = time.monotonic() + START_SECONDS
-        self._most = most_bytes(limits) + COPIES * limits.image_bytes
-        size = preprocessing.size
         self._views = len(boxes(views))
-        self._shape = (views.frames * self._views, size, size, 3)
+        self._shape = shape_of_looks(preprocessing, views)
+        self._most = most_bytes(limits) + COPIES * limits.image_bytes + 2 * math.prod(self._shape)
         with contextlib.ExitStack() as parts:
             self._channel, theirs = socket.socketpair()
             parts.callback(theirs.close)
@@ -323,8 +322,6 @@ class _Child:
             self._send(GO)
             picture = _decoded(self._answer(_LAST))
             count = len(picture.chosen) * self._views
-            if count > self._shape[0] or list(picture.chosen) != sorted(set(picture.chosen)):
-                raise _Broken("lied")
             pixels = np.frombuffer(self._shared, np.uint8).reshape(self._shape)
             return picture, pixels[:count].copy()
 

@@ -1,7 +1,7 @@
 """Policy: from hits in the hot set to what is enforced, what is only shown, what is suppressed."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from worker.hotset.types import Bank, Hit, Reference
@@ -79,11 +79,12 @@ def score(hits: Iterable[Hit], offset: float = 0.0, look: int = 0) -> list[Score
 
 def decide(scored: Sequence[Scored], calibration: Calibration | None = None) -> Decision:
     """Apply the banks' policies to the hits of all looks of one upload."""
-    allow = [one for one in scored if one.bank.kind == "allow"]
+    ranked = sorted(scored, key=_best_first)
+    allow = _best_allowing(ranked)
     thresholds: dict[str, float | None] = {}
     matched: dict[str, Scored] = {}
     overruled: dict[str, Overruled] = {}
-    for one in sorted(scored, key=_best_first):
+    for one in ranked:
         bank = one.bank
         if bank.kind == "allow":
             continue
@@ -115,18 +116,26 @@ def _enforced(match: Scored) -> bool:
     return match.bank.mode == "enforce" and not match.reference.canary
 
 
-def _suppressor(match: Scored, allow: Sequence[Scored]) -> Scored | None:
-    """The best allow reference that names the bank and scores higher on the same views."""
+type _Place = tuple[str, str, int]
+"""Bank, view of its reference, and look: where an allow reference and a match can meet."""
+
+
+def _best_allowing(ranked: Sequence[Scored]) -> dict[_Place, Scored]:
+    """The best allow reference for each place; `ranked` is best first. A crowd costs no more."""
+    best: dict[_Place, Scored] = {}
+    for one in ranked:
+        if one.bank.kind == "allow":
+            for bank in one.bank.suppresses:
+                best.setdefault((bank, one.hit.view, one.look), one)
+    return best
+
+
+def _suppressor(match: Scored, allow: Mapping[_Place, Scored]) -> Scored | None:
+    """The best allow reference that names the bank, if it scores higher on the same views."""
     if match.bank.severity == "critical" or match.reference.severity == "critical":
         return None
-    stronger = (
-        one
-        for one in allow
-        if match.bank.name in one.bank.suppresses
-        and (one.hit.view, one.look) == (match.hit.view, match.look)
-        and one.score > match.score
-    )
-    return min(stronger, key=_best_first, default=None)
+    best = allow.get((match.bank.name, match.hit.view, match.look))
+    return best if best and best.score > match.score else None
 
 
 def _rate(one: Scored, calibration: Calibration | None) -> float | None:

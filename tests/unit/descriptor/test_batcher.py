@@ -29,11 +29,12 @@ def test_it_waits_for_the_first_and_gathers_what_comes_in_time():
 
 
 def test_the_least_recently_used_goes_first():
-    recent = Recent(entries=2)
+    recent = Recent(looks=2)
 
-    def described(name):
-        info = ImageInfo("JPEG", 1, 1, 1, 1, name, truncated=False)
-        return Described(info, (Look(0, "plain"),), np.zeros(2, np.float32))
+    def described(name, looks=1):
+        info = ImageInfo("JPEG", 1, 1, looks, 1, name, truncated=False)
+        seen = tuple(Look(frame, "plain") for frame in range(looks))
+        return Described(info, seen, np.zeros((looks, 2), np.float32))
 
     recent.put(described("a"))
     recent.put(described("b"))
@@ -42,3 +43,11 @@ def test_the_least_recently_used_goes_first():
     assert recent.get("b") is None
     assert recent.get("a") is not None
     assert recent.get("c") is not None
+    recent.put(described("c"))
+    assert recent.get("a") is not None
+    recent.put(described("d", looks=2))
+    assert (recent.get("a"), recent.get("c")) == (None, None)
+    recent.put(described("e", looks=3))
+    assert (recent.get("d"), recent.get("e")) == (None, None)
+    recent.put(described("f"))
+    assert recent.get("f") is not None

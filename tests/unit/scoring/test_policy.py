@@ -131,6 +131,16 @@ def test_the_best_look_of_an_upload_makes_the_match_and_the_offsets_are_each_loo
     assert decision.enforced[0].score == pytest.approx(0.7)
 
 
+def test_of_allow_references_the_best_one_overrules():
+    match = score([hit(bank(), 0.7, "bad"), hit(bank("worse"), 0.8, "bad2")])
+    fine = score([hit(allow(), 0.75, "good"), hit(allow(), 0.9, "best"), hit(allow(), 0.8, "b")])
+    decision = policy.decide(match + fine)
+    assert [
+        (o.match.reference.reference_id, o.by.reference.reference_id) for o in decision.suppressed
+    ] == [("bad", "best")]
+    assert ids(decision.enforced) == ["bad2"]
+
+
 def test_an_allow_reference_overrules_on_the_same_look_only():
     match = score([hit(bank(), 0.7, "bad")], look=1)
     elsewhere = score([hit(allow(), 0.9, "good")], look=0)
