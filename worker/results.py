@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from worker.compare import Compared
 from worker.errors import BadEvent, Unscreenable
 from worker.events import (
     MATCHES_SHOWN,
@@ -20,7 +21,7 @@ from worker.events import (
     match_id,
     verdict_id,
 )
-from worker.records import ImageInfo, Look, Model, Record, Upload, Version
+from worker.records import ImageInfo, Look, Model, Record, Upload
 from worker.scoring.policy import Decision, Overruled, Scored
 from worker.scoring.similarity import euclidean_of
 from worker.settings import Settings
@@ -29,15 +30,6 @@ from worker.stream.publisher import Outgoing
 from worker.telemetry import log, metrics
 
 logger = log.get(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """What came of comparing one upload with the hot set at `version`."""
-
-    decision: Decision
-    version: Version
-    calibration: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,12 @@ import pytest
 from jsonschema import Draft202012Validator
 from prometheus_client import REGISTRY
 
+from worker.compare import Compared
 from worker.errors import BadEvent, DeadLetterReason, Unscreenable, UnscreenedReason
 from worker.events import MATCHES_SHOWN, Event, MatchEvent, Verdict, schema
 from worker.hotset.types import Bank, Hit, Reference
 from worker.records import ImageInfo, Look, Model, Position, Record, Upload, Version
-from worker.results import Compared, Results, Screened, Unscreened
+from worker.results import Results, Screened, Unscreened
 from worker.scoring.policy import Decision, decide, score
 from worker.settings import Settings
 from worker.stream.publisher import RESULT_BYTES

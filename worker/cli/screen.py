@@ -91,9 +91,9 @@ def _screen_files(
     *,
     as_json: bool,
 ) -> None:
+    from worker.compare import compare  # noqa: PLC0415
     from worker.hotset.mirror import Mirror  # noqa: PLC0415 - imports torch
     from worker.hotset.store import open_store  # noqa: PLC0415
-    from worker.pipeline import compare  # noqa: PLC0415
     from worker.scoring import calibration as calibrations  # noqa: PLC0415
 
     reader = open_store(settings.redis).of_model(embedder.model, calibrations.check)

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from tests.fixtures.hot_set import MODEL, bank, descriptors, reference
+from worker.compare import CANDIDATES, compare
 from worker.hotset.mirror import Mirror
 from worker.hotset.types import Head, Snapshot
-from worker.pipeline import CANDIDATES, compare
 from worker.records import Version
 
 
