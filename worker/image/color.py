@@ -14,10 +14,13 @@ import numpy.typing as npt
 from PIL import Image, ImageCms
 
 _HEADER_BYTES, _TAG_BYTES, _MOST_TAGS = 128, 12, 100
+_MOST_CURVE_BYTES = 12 + 2 * 4096
+"""Kept of a tag: a curve's table of as many numbers as any sRGB profile has."""
 _KINDS = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
 _COLUMNS = (b"rXYZ", b"gXYZ", b"bXYZ")
 _CURVES = (b"rTRC", b"gTRC", b"bTRC")
 _TABLES = (b"A2B0", b"A2B1", b"A2B2", b"D2B0")
+_LOOKED_AT = {*_COLUMNS, *_CURVES, *_TABLES}
 _SRGB_COLUMNS = np.array(
     [[0.4361, 0.2225, 0.0139], [0.3851, 0.7169, 0.0971], [0.1431, 0.0606, 0.7141]]
 )
@@ -50,8 +53,9 @@ def to_srgb(image: Image.Image, icc: bytes) -> Image.Image:
     mode = {"RGBA": "RGB", "LA": "L", "1": "L"}.get(image.mode, image.mode)
     if kind != mode:
         return image
-    transform = _transform(icc, mode)
-    if transform is None:
+    try:
+        transform = _transform(icc, mode)
+    except (ImageCms.PyCMSError, OSError, ValueError):  # not kept, or it would push good ones out
         return image
     shown = ImageCms.applyTransform(image if image.mode == mode else image.convert(mode), transform)
     assert shown is not None  # noqa: S101 - only a transform in place returns nothing
@@ -76,13 +80,12 @@ def apply_gamma(image: Image.Image, gamma: float) -> Image.Image:
 
 
 @functools.lru_cache(_KEPT)
-def _transform(icc: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """From the profile, in the way it prefers; None for what lcms does not take."""
-    try:
-        profile = ImageCms.ImageCmsProfile(BytesIO(icc))
-        return ImageCms.buildTransform(profile, _SRGB, mode, "RGB")
-    except (ImageCms.PyCMSError, OSError, ValueError):
-        return None
+def _transform(icc: bytes, mode: str) -> ImageCms.ImageCmsTransform:
+    """From the profile, in the way it prefers.
+
+    Raises PyCMSError, OSError or ValueError for what lcms does not take.
+    """
+    return ImageCms.buildTransform(ImageCms.ImageCmsProfile(BytesIO(icc)), _SRGB, mode, "RGB")
 
 
 def _is_srgb(icc: bytes) -> bool:
@@ -102,12 +105,14 @@ def _is_srgb(icc: bytes) -> bool:
 
 
 def _tags(icc: bytes) -> dict[bytes, bytes]:
+    """Beginnings of the tags that are looked at. They may all lie over each other."""
     (count,) = struct.unpack_from(">I", icc, _HEADER_BYTES)
-    found = {}
+    found = dict[bytes, bytes]()
     for number in range(min(count, _MOST_TAGS)):
         at = _HEADER_BYTES + 4 + _TAG_BYTES * number
         name, start, length = struct.unpack_from(">4sII", icc, at)
-        found[name] = icc[start : start + length]
+        if name in _LOOKED_AT and name not in found:  # of two the first one counts, as in lcms
+            found[name] = icc[start : start + min(length, _MOST_CURVE_BYTES)]
     return found
 
 

@@ -18,7 +18,8 @@ stays out of it. The header is judged before a pixel is decoded. docs/images.md 
 
 import hashlib
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import replace
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -93,7 +94,7 @@ def frames(
         raise DecodeError(UnscreenedReason.TOO_LARGE, f"{len(data)} bytes encoded")
     kind = kind_of(data)
     with _as_undecodable(kind):
-        header = FORMATS[kind].header(data, limits.image_frames, most)
+        header = _header(kind, data, limits, most)
         if not (header.width and header.height):
             raise headers.Malformed("no size")
     numbers = chosen(header.frames, most)
@@ -110,6 +111,12 @@ def frames(
             info = ImageInfo(kind, width, height, header.frames, len(data), digest, truncated)
             yield DecodedImage(info, pixels, number)
             del pixels
+
+
+def _header(kind: str, data: bytes, limits: "Limits", most: int) -> Header:
+    """What the file says of its picture. Only a profile that has to be applied is left in it."""
+    header = FORMATS[kind].header(data, limits.image_frames, most)
+    return header if is_foreign(header.icc) else replace(header, icc=b"")
 
 
 def chosen(count: int, most: int) -> Sequence[int]:
@@ -159,14 +166,15 @@ def _as_undecodable(kind: str) -> Iterator[None]:
 def needs_process(data: bytes, limits: "Limits") -> bool:
     """Whether it is only to be decoded in a process of its own, by its format or colour profile.
 
-    Raises DecodeError for another format; whatever else is wrong, decoding tells.
+    Raises DecodeError for another format. Whatever else is wrong, decoding tells, in a process.
     """
-    known = FORMATS[kind_of(data)]
-    if known.sandboxed or len(data) > limits.image_bytes:
-        return known.sandboxed
-    with suppress(Exception):
-        return is_foreign(known.header(data, limits.image_frames, 1).icc)
-    return False
+    kind = kind_of(data)
+    if FORMATS[kind].sandboxed or len(data) > limits.image_bytes:
+        return FORMATS[kind].sandboxed
+    try:
+        return bool(_header(kind, data, limits, 1).icc)
+    except Exception:  # noqa: BLE001 - what cannot be judged here is not to be decoded here
+        return True
 
 
 def judge(width: int, height: int, frames: int, limits: "Limits") -> None:
@@ -196,7 +204,7 @@ def _peak(kind: str, header: Header, target: int | None, count: int) -> int:
         possible = min(width, height) // (2 * target)
         scale = next((s for s in (8, 4, 2) if possible >= s), 1)
     a_pixel = FORMATS[kind].peak_bytes_per_pixel
-    a_pixel += (_MORE_FRAMES_BYTES if count > 1 else 0) + _PROFILE_BYTES * is_foreign(header.icc)
+    a_pixel += (_MORE_FRAMES_BYTES if count > 1 else 0) + _PROFILE_BYTES * bool(header.icc)
     loaded = header.area if scale == 1 else -(-width // scale) * -(-height // scale)
     passes = width * height * header.coefficient_bytes
     return loaded * a_pixel + passes
@@ -270,7 +278,7 @@ def _rgb(image: Image.Image, header: Header) -> Image.Image:
     """The picture in sRGB, on white."""
     if image.mode.startswith("I"):
         image = _high_bytes(image)
-    if is_foreign(header.icc):
+    if header.icc:
         image = to_srgb(image, header.icc)
     elif header.gamma:
         image = apply_gamma(image, header.gamma)

@@ -11,14 +11,17 @@ from worker.image.headers import MOST_PARTS, Header, Malformed, bounded
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 259, 262, 274
 _SAMPLES, _TILE_WIDTH, _TILE_HEIGHT, _EXTRA, _FORMAT, _ICC = 277, 322, 323, 338, 339, 34675
-# Beside those: fill order, where strips and tiles are, planes, options of fax, predictor, palette,
-# inks, tables of JPEG, and how YCbCr is sampled.
-_NEEDED = {
+_STRIPS, _ROWS, _STRIP_BYTES, _PLANES, _TILES, _TILE_BYTES = 273, 278, 279, 284, 324, 325
+_JUDGED = {
     *(_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _TILE_WIDTH),
-    *(_TILE_HEIGHT, _EXTRA, _FORMAT, 266, 273, 278, 279, 284, 292, 293, 317, 320, 324, 325, 332),
-    *(347, 529, 530, 531, 532),
+    *(_TILE_HEIGHT, _FORMAT, _STRIPS, _ROWS, _STRIP_BYTES, _PLANES, _TILES, _TILE_BYTES),
 }
-_COMPRESSIONS = {1, 2, 3, 4, 5, 7, 8, 32773, 32946}
+"""What is told by them has to be what the reader sees, so they have to be SHORT or LONG."""
+# Beside those: fill order, options of fax, predictor, palette, inks, tables of JPEG, and how YCbCr
+# is sampled.
+_NEEDED = _JUDGED | {266, 292, 293, 317, 320, 332, _EXTRA, 347, 529, 530, 531, 532}
+_UNCOMPRESSED, _APART = 1, 2
+_COMPRESSIONS = {_UNCOMPRESSED, 2, 3, 4, 5, 7, 8, 32773, 32946}
 """None, fax, LZW, JPEG, Deflate, PackBits, and Deflate's older number."""
 _LAB = 8
 _BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
@@ -71,7 +74,8 @@ def tiff(data: bytes, most_frames: int, most: int) -> Header:
         raise Malformed("no page")
     sizes = [page.upright for page in pages]
     canvas = max(width for width, _ in sizes), max(height for _, height in sizes)
-    rewritten = _rewritten(data, pages, order)
+    whole = all(_is_whole(page, len(data)) for page in pages)
+    rewritten = _rewritten(data, pages, order) if whole else b""  # which no reader takes
     return Header(*sizes[0], frames, rewritten, canvas=canvas, icc=icc)
 
 
@@ -83,6 +87,8 @@ def _page(data: bytes, at: int, count: int, order: str) -> _Page:
         tag, kind, length = struct.unpack_from(f"{order}HHI", data, at + 2 + 12 * number)
         if tag not in _NEEDED:
             continue
+        if tag in _JUDGED and kind not in (_SHORT, _LONG):
+            raise Malformed("a number of another type")
         value = _value(data, at + 10 + 12 * number, kind, length, order)
         found[tag] = tag, kind, length, value
         if kind in (_SHORT, _LONG):
@@ -113,9 +119,32 @@ def _judge(page: _Page) -> None:
     inverted = page.one(_PHOTOMETRIC, 0) == 0 and max(bits) == _DEEPEST
     if inverted or not set(bits) <= _DEPTHS or page.one(_PHOTOMETRIC, 0) == _LAB:
         raise Malformed("a kind of samples that is not decoded")
+    plain = page.one(_COMPRESSION, _UNCOMPRESSED) == _UNCOMPRESSED
+    if plain and page.one(_PLANES, 1) == _APART and max(bits) == _DEEPEST:
+        raise Malformed("uncompressed planes of 16 bits")  # the reader takes them for 8
     tile = page.one(_TILE_WIDTH, 0) * page.one(_TILE_HEIGHT, 0)
     if tile > max(width * height, _LARGEST_TILE):
         raise Malformed("tiles larger than the picture")
+
+
+def _is_whole(page: _Page, nbytes: int) -> bool:
+    """Whether all strips or tiles lie in the file; what we put behind it would be read as them.
+
+    The reader goes by their lengths, but where there is no compression by the picture's size.
+    """
+    width, height = page.one(_WIDTH, 0), page.one(_HEIGHT, 0)
+    offsets, counts = page.numbers.get(_STRIPS, ()), page.numbers.get(_STRIP_BYTES, ())
+    rows, last = max(1, min(page.one(_ROWS, height), height)), height
+    if not offsets:
+        offsets, counts = page.numbers.get(_TILES, ()), page.numbers.get(_TILE_BYTES, ())
+        width, rows = page.one(_TILE_WIDTH, 0), max(1, page.one(_TILE_HEIGHT, 0))
+        last = rows  # tiles are filled up
+    if page.one(_COMPRESSION, _UNCOMPRESSED) == _UNCOMPRESSED:
+        samples = 1 if page.one(_PLANES, 1) == _APART else page.one(_SAMPLES, 1)
+        line = -(-width * samples * max(page.numbers.get(_BITS, (1,))) // 8)
+        tall = range(0, last, rows) or (0,)
+        counts = tuple(line * min(rows, last - tall[n % len(tall)]) for n in range(len(offsets)))
+    return all(at + count <= nbytes for at, count in zip(offsets, counts, strict=False))
 
 
 def _icc(data: bytes, at: int, count: int, order: str) -> bytes:

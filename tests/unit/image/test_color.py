@@ -1,11 +1,15 @@
 """Colours become sRGB; what is sRGB already is left alone, and what is no profile as well."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
 from tests.fixtures import profiles
-from tests.fixtures.bombs import encode
+from tests.fixtures.bombs import encode, overlapping_tags
+from worker.errors import DecodeError, UnscreenedReason
+from worker.image import color
 from worker.image.color import apply_gamma, is_foreign, to_srgb
 from worker.image.decode import decode, needs_process
 from worker.settings import Limits
@@ -104,8 +108,52 @@ def test_only_foreign_profiles_need_a_process_of_their_own() -> None:
         assert not needs_process(srgb, LIMITS)
         other = encode(ramp(), kind, icc_profile=profiles.rgb(profiles.DISPLAY_P3))
         assert needs_process(other, LIMITS)
-        assert not needs_process(other[:20], LIMITS)  # decoding will tell what is wrong
+        assert needs_process(other[:14], LIMITS)  # decoding will tell what is wrong, over there
     assert needs_process(encode(ramp(), "BMP"), LIMITS)
+
+
+def test_tags_that_lie_over_each_other_cost_nothing() -> None:
+    icc = overlapping_tags()
+    tracemalloc.start()
+    try:
+        assert is_foreign(icc)
+        assert tracemalloc.get_traced_memory()[1] < 1024 * 1024
+    finally:
+        tracemalloc.stop()
+
+
+def test_of_two_tags_of_a_name_the_first_one_counts() -> None:
+    """As in lcms: what is applied is what is judged."""
+    icc = profiles.rgb(profiles.SRGB)
+    count = int.from_bytes(icc[128:132])
+    entries = [icc[at : at + 12] for at in range(132, 132 + 12 * count, 12)]
+    place = {entry[:4]: entry[4:] for entry in entries}
+    twice = [b"rXYZ" + place[b"gXYZ"], *entries[:2], *entries[3:]]  # instead of the white point
+    assert not is_foreign(icc)
+    assert is_foreign(icc[:132] + b"".join(twice) + icc[132 + 12 * count :])
+
+
+def test_a_process_is_needed_where_judging_a_profile_fails(monkeypatch) -> None:
+    data = encode(ramp(), "PNG", icc_profile=profiles.rgb(profiles.DISPLAY_P3))
+
+    def fail(_icc: bytes) -> dict[bytes, bytes]:
+        raise MemoryError
+
+    monkeypatch.setattr(color, "_tags", fail)
+    assert needs_process(data, LIMITS)
+    with pytest.raises(DecodeError) as caught:
+        decode(data, LIMITS)
+    assert caught.value.reason is UnscreenedReason.UNDECODABLE
+
+
+def test_what_lcms_refuses_pushes_no_transform_out() -> None:
+    good = profiles.rgb(profiles.DISPLAY_P3)
+    to_srgb(ramp(), good)
+    for number in range(8):
+        to_srgb(ramp(), good[:200] + bytes([number]))
+    before = color._transform.cache_info().hits
+    to_srgb(ramp(), good)
+    assert color._transform.cache_info().hits == before + 1
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "LA"])

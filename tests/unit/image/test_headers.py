@@ -104,11 +104,54 @@ def test_pages_of_several_sizes_are_frames() -> None:
         {262: 0, 258: 16},  # white is 0, which the reader would not turn around
         {262: 8},  # Lab
         {322: 100_000, 323: 100_000},  # tiles
+        {258: 16, 277: 3, 284: 2},  # planes apart, uncompressed
     ],
 )
 def test_kinds_of_tiff_that_would_come_out_wrong_are_refused(tags: dict[int, int]) -> None:
     with pytest.raises(Malformed):
         read_tiff(tiff([GREY | tags], bytes(64 * 48 * 4)), 1000, 1)
+
+
+@pytest.mark.parametrize("tag", [256, 258, 259, 262, 274, 277, 278, 273, 279, 284, 339])
+@pytest.mark.parametrize("kind", [1, 9, 11, 5])  # BYTE, SLONG, FLOAT, RATIONAL
+def test_a_tag_of_another_type_is_not_taken_for_its_default(tag: int, kind: int) -> None:
+    data = tiff([GREY | {274: 1, 284: 1, 339: 1}], bytes(64 * 48))
+    at = data.index(struct.pack("<HHI", tag, 4, 1))
+    with pytest.raises(Malformed):
+        read_tiff(data[: at + 2] + struct.pack("<H", kind) + data[at + 4 :], 1000, 1)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("planes", ["contig", "separate"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("tile", [None, (16, 16)])
+def test_bits_and_planes_and_compression(bits, planes, compression, tile) -> None:
+    array = np.asarray(noise()).astype(f"u{bits // 8}") * (257 if bits == 16 else 1)
+    stored = array if planes == "contig" else np.moveaxis(array, -1, 0).copy()
+    options = {"planarconfig": planes, "photometric": "rgb", "compression": compression}
+    data = writers.tiff(array=lambda _: stored, tile=tile, **options)(noise())
+    if (bits, planes, compression) == (16, "separate", None):
+        with pytest.raises(DecodeError):
+            decode(data, LIMITS)
+        return
+    assert np.array_equal(decode(data, LIMITS).pixels, np.asarray(noise()))
+
+
+def test_what_is_appended_is_never_read_as_pixels() -> None:
+    whole = tiff([GREY], bytes(64 * 48))
+    assert decode(whole, LIMITS).info.width == 64
+    size = 64 * 48
+    for tags in (
+        {273: 9 + len(whole) - size},
+        {257: 200, 278: 200},
+        {273: 2**32 - 1},
+        {259: 8, 279: 5000},
+    ):
+        assert read_tiff(tiff([GREY | tags], bytes(size)), 1000, 1).data == b"", tags
+    rows = writers.save(noise(), "TIFF")  # its directory comes first
+    for end in range(len(rows) - 200, len(rows)):
+        with pytest.raises(DecodeError):
+            decode(rows[:end], LIMITS)
 
 
 def test_bitmaps_tell_their_size() -> None:
