@@ -66,7 +66,10 @@ def _split(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     if value.startswith("["):
-        return json.loads(value)
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError("expected a,b or a JSON list") from None
     return [part.strip() for part in value.split(",") if part.strip()]
 
 

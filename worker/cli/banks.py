@@ -119,7 +119,7 @@ def list_banks(config: ConfigOption = None, as_json: JsonOption = False) -> None
             ]
         )
         return
-    table = Table("bank", "label", "severity", "does", "mode", "matches at", "tenants", box=None)
+    table = Table("bank", "label", "severity", "action", "mode", "matches at", "tenants", box=None)
     for bank in banks:
         table.add_row(
             bank.name,
@@ -132,9 +132,9 @@ def list_banks(config: ConfigOption = None, as_json: JsonOption = False) -> None
         )
     stdout.print(table)
     for bank in banks:
+        stdout.print(f"\n{bank.name}: views {', '.join(bank.views)}", markup=False, highlight=False)
         for model, count in sorted(lacking.get(bank.name, {}).items()):
-            wanted = ", ".join(bank.views)
-            line = f"{bank.name}: {count} references lack one of the views {wanted} (by {model})"
+            line = f"  {count} references lack one of them (by {model}): add them again"
             stdout.print(line, markup=False, highlight=False)
 
 
@@ -182,6 +182,10 @@ def _warnings(old: Bank | None, bank: Bank) -> list[str]:
             warnings.append(f"{bank.name} has neither threshold nor budget: it matches nothing")
         else:
             warnings.append(f"{bank.name} has a budget: without a calibration it matches nothing")
+    if bank.threshold is not None and bank.calibration is None and bank.threshold > 1:
+        warnings.append(f"{bank.name}: without a calibration a score is a cosine, at most 1")
+    if "plain" not in bank.views:
+        warnings.append(f"{bank.name} has no plain view: it hardly matches copies as they are")
     if old is not None and set(bank.views) - set(old.views):
         warnings.append("references added before lack the new views until they are added again")
     return warnings

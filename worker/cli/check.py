@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -9,7 +10,7 @@ import typer
 from rich.table import Table
 
 from worker.cli.common import ConfigOption, JsonOption, emit, load_settings, stdout
-from worker.errors import CopysieveError
+from worker.errors import CopysieveError, ModelError
 from worker.settings import Settings, chosen_file
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ def _kafka(settings: Settings) -> Iterator[Finding]:
 
 
 def _hot_set(settings: Settings) -> Iterator[Finding]:
-    from worker.hotset.store import open_store  # noqa: PLC0415 - not needed for --help
+    from worker.descriptor import zoo  # noqa: PLC0415 - not needed for --help
+    from worker.hotset.store import open_store  # noqa: PLC0415
     from worker.scoring.calibration import parse  # noqa: PLC0415
     from worker.scoring.policy import threshold_of  # noqa: PLC0415
 
@@ -91,6 +93,11 @@ def _hot_set(settings: Settings) -> Iterator[Finding]:
         return
     references = store.references()
     yield Finding("hot set", "ok", f"version {head.version}, {len(references)} references")
+    with suppress(ModelError):  # which is told of elsewhere
+        sha256 = zoo.verify(zoo.locate(settings.model), settings.model)
+        if missing := len(references) - store.described(sha256):
+            detail = f"{missing} of them are not described by {settings.model.name}: add them again"
+            yield Finding("hot set", "warning", detail)
     stored = store.calibration()
     calibration = parse(stored.blob) if stored else None
     for bank in store.banks().values():
@@ -99,6 +106,8 @@ def _hot_set(settings: Settings) -> Iterator[Finding]:
             yield Finding(f"bank {bank.name}", "warning", "it has no references")
         if bank.kind == "block" and threshold_of(bank, calibration) is None:
             yield Finding(f"bank {bank.name}", "warning", f"it matches nothing: {_why(bank)}")
+        elif stored is None and (bank.threshold or 0) > 1:
+            yield Finding(f"bank {bank.name}", "warning", "a cosine is never above its threshold")
 
 
 def _canaries(settings: Settings) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from worker.cli.common import (
     ModelOption,
     emit,
     load_settings,
+    stderr,
     stdout,
     with_model,
 )
@@ -102,6 +103,11 @@ def _screen_files(
         raise StoreError("there is no hot set yet: `copysieve banks set`, then `refs add`")
     mirror = Mirror(embedder.model.dims, embedder.device)
     mirror.load(reader.snapshot(head))
+    if unusable := mirror.sizes.unusable:
+        line = f"{unusable} references are not described by {embedder.model.name}: add them again"
+        if not mirror.sizes.references:
+            raise StoreError(line)
+        stderr.print(line, style="yellow", markup=False, highlight=False)
 
     decoder = Decoder(settings.decode, settings.limits, embedder.preprocessing, settings.views)
     screened: list[dict[str, Any]] = []

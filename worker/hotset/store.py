@@ -165,6 +165,14 @@ class Store:
         return found
 
     @as_store_errors
+    def described(self, model_sha256: str) -> int:
+        """How many references have descriptors by a model."""
+        pipeline = self._client.pipeline(transaction=False)
+        for bucket in range(layout.BUCKETS):
+            pipeline.hlen(self._keys.descriptors(model_sha256, bucket))
+        return sum(pipeline.execute())
+
+    @as_store_errors
     def lacking_views(self) -> dict[str, dict[str, int]]:
         """How many references lack a view that their bank wants: by bank, and by model's name.
 

@@ -11,6 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tests.fixtures.http_server import Server, answer
+from worker.cli.check import _hot_set
 from worker.cli.main import app
 from worker.descriptor import embedders
 from worker.errors import StoreError
@@ -19,7 +20,7 @@ from worker.hotset.sync import HotSetSync
 from worker.hotset.types import Calibration
 from worker.image.decode import decode
 from worker.image.preprocess import resize
-from worker.settings import HotSetSettings, Limits, ModelSettings
+from worker.settings import HotSetSettings, Limits, ModelSettings, Settings
 
 pytestmark = pytest.mark.redis
 
@@ -98,7 +99,7 @@ def test_a_folder_is_added_and_matched(run, told, photos, replica, embedder):
     (photos / "broken.jpg").unlink()
     told("banks", "set", "known-bad", "--view", "plain", "--view", "mirrored")
     assert told("banks", "list")[0]["lacking_views"] == {"sscd_distilled": 2}
-    assert "known-bad: 2 references lack one of the views" in run("banks", "list").stdout
+    assert "2 references lack one of them (by sscd_distilled)" in run("banks", "list").stdout
     told("refs", "add", photos / "coffee.jpg", "--bank", "known-bad")
     assert told("banks", "list")[0]["lacking_views"] == {"sscd_distilled": 1}
     told("refs", "add", photos, "--bank", "known-bad")
@@ -236,3 +237,16 @@ def test_status_and_waiting_name_who_is_late(run, told, replica, redis_server):
         pass
     assert told("hotset", "accept")["waited"]["late"] == []
     assert list(replica.search(torch.zeros(1, 512), [None], 1).banks) == ["anew"]
+
+
+def test_a_hot_set_of_another_model_is_no_answer(run, photos, monkeypatch):
+    run("banks", "set", "known-bad", "--threshold", "0.5")
+    run("refs", "add", photos, "--bank", "known-bad")
+    assert [one.status for one in _hot_set(Settings())] == ["ok"]
+    monkeypatch.setenv("COPYSIEVE_MODEL__NAME", "sscd_disc_mixup_int8")
+    line = "2 references are not described by sscd_disc_mixup_int8"
+    with pytest.raises(StoreError, match=line):
+        run("screen", "--hot-set", photos)
+    assert "2 of them are not described" in list(_hot_set(Settings()))[1].detail
+    run("refs", "add", photos / "coffee.jpg", "--bank", "known-bad")
+    assert "1 references are not described" in run("screen", "--hot-set", photos).stderr
