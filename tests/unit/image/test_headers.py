@@ -53,6 +53,16 @@ def test_the_sample_of_heic_is_what_it_says() -> None:
     assert np.abs(decoded.pixels.astype(int) - (200, 90, 30)).max() < 12
 
 
+def test_a_heic_with_a_cut_is_as_large_as_it_says() -> None:
+    """An odd size is coded as an even one and cut."""
+    data = encode(Image.new("RGB", (11_001, 2_001)), "HEIC", quality=10)
+    assert b"clap" in data
+    header = heif.heic(data, 1, 1)
+    assert (header.width, header.height) == (11_001, 2_001)
+    assert header.area <= 11_002 * 2_002
+    assert decode(data, LIMITS).pixels.shape == (2_001, 11_001, 3)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_avif_is_turned_by_its_properties(orientation: int) -> None:
     picture = writers.photograph("coffee").resize((120, 80))
