@@ -8,9 +8,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from tests.fixtures import writers
+from tests.fixtures import profiles, writers
 from tests.fixtures.bombs import noise
-from tests.fixtures.container_bombs import bmp, encode, tiff
+from tests.fixtures.container_bombs import bmp, encode, icon, tiff
 from worker.errors import DecodeError, UnscreenedReason
 from worker.image import bitmaps, heif
 from worker.image.decode import decode, frames, kind_of
@@ -178,3 +178,9 @@ def test_of_icons_the_largest_is_taken_wherever_it_stands() -> None:
     assert decode(data, LIMITS).pixels.shape == (64, 64, 3)
     header = bitmaps.ico(data, 1000, 1)
     assert (header.width, header.height, header.data[:6]) == (64, 64, b"\0\0\x01\0\x01\0")
+
+
+def test_an_icon_keeps_the_profile_and_gamma_of_its_png() -> None:
+    icc = profiles.rgb(profiles.SWAPPED)
+    assert bitmaps.ico(icon(encode(noise(), "PNG", icc_profile=icc)), 1000, 1).icc == icc
+    assert bitmaps.ico(icon(writers.linear_light(noise())), 1000, 1).gamma == 1.0
