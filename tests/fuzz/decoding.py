@@ -1,7 +1,7 @@
 """Mutated pictures through the sandboxed decoders alone; each ends in a picture or a reason.
 
-What is left of a picture may still be one. What may not be: a hang, a reason that is none, memory
-that grows, a decoder that stays.
+What is left of a picture may still be one. What may not be: a hang, a death, a reason that is none,
+memory that grows, a decoder that stays.
 """
 
 import os
@@ -77,6 +77,7 @@ def decode_all(seed: int, count: int) -> DecodingReport:
         report.outcomes.setdefault(kind, {})[outcome] = number
     report.deaths = dict(deaths)
     _judge(report, counts, before)
+    report.failures += [f"{number} deaths: {death}" for death, number in deaths.items()]
     if _lies() > lies:
         report.failures.append(f"{_lies() - lies:.0f} decoders gave a false answer")
     return report

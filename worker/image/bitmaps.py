@@ -57,8 +57,9 @@ def ico(data: bytes, most_frames: int, _most: int) -> Header:
     if icon.startswith(_PNG):
         header = png(icon, most_frames, 1)
         width, height, bits, icon = header.width, header.height, best[5], header.data
+        icc, gamma = header.icc, header.gamma
     else:
-        width, height, bits = _dib(icon, 0)
+        (width, height, bits), icc, gamma = _dib(icon, 0), b"", 0.0
         height //= 2  # its mask is beneath it
     alone = _ENTRY.pack(width & 255, height & 255, 0, 0, 1, bits, len(icon), 6 + _ENTRY.size)
-    return Header(width, height, 1, _ICON.pack(0, 1, 1) + alone + icon)
+    return Header(width, height, 1, _ICON.pack(0, 1, 1) + alone + icon, icc=icc, gamma=gamma)

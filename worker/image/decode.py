@@ -244,7 +244,8 @@ def _load(kind: str, header: Header, target: int | None) -> tuple[ImageFile, boo
         if kind != "JPEG":
             raise
     else:
-        if target is None and image.size != (header.width, header.height):
+        drafted = kind == "JPEG" and target is not None
+        if not drafted and image.size != (header.width, header.height):
             raise headers.Malformed("of two sizes")
         if kind == "PNG" and data[_PNG_BIT_DEPTH] == _DEEP and image.mode == "RGB":
             # Pixels cut to 8 bits cannot be told from a transparent colour of 16: hide none.

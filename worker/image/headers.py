@@ -33,6 +33,7 @@ _WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD9))
 _PNG_NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _PNG_ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 _PNG_GAMMA_UNIT = 100_000
+_WEBP_ANIMATION, _WEBP_EXIF, _WEBP_PROFILE = 0x02, 0x08, 0x20
 _GIF_IMAGE, _GIF_EXTENSION, _GIF_CONTROL = 0x2C, 0x21, 0xF9
 _GIF_HEADER_BYTES = 13
 _GIF_TRAILER = b"\x3b"
@@ -82,7 +83,7 @@ class Header:
 def jpeg(data: bytes, _frames: int, _most: int) -> Header:
     """Walk the segments, and then the scans. Raises Malformed."""
     kept, size, orientation = [data[:2]], None, None
-    progressive, components, profile = False, 0, dict[int, bytes]()
+    progressive, components, profile = False, 0, list[tuple[int, int, bytes]]()
     for marker, start, body, end in _segments(data):
         if marker in _FRAMES_OF_JPEG and marker not in _TABLES:
             if size is not None:
@@ -111,16 +112,21 @@ def jpeg(data: bytes, _frames: int, _most: int) -> Header:
             kept.append(data[start:end])
         elif marker == _APP1 and orientation is None and data.startswith(_EXIF, body):
             orientation = exif_orientation(data[body:end])
-        elif marker == _APP2 and data.startswith(_PROFILE, body) and end - body > _PROFILE_DATA:
-            profile[data[body + len(_PROFILE)]] = data[body + _PROFILE_DATA : end]
+        elif marker == _APP2 and data.startswith(_PROFILE, body) and end - body >= _PROFILE_DATA:
+            number, count = data[body + len(_PROFILE) : body + _PROFILE_DATA]
+            profile.append((number, count, data[body + _PROFILE_DATA : end]))
     raise Malformed("no scan")
 
 
-def _joined(profile: dict[int, bytes]) -> bytes:
-    """Parts of a profile, numbered from 1; with one missing it is none."""
-    if sorted(profile) != list(range(1, len(profile) + 1)):
+def _joined(parts: list[tuple[int, int, bytes]]) -> bytes:
+    """A profile of its parts: number from 1, count, data.
+
+    As in browsers it is none where a part is missing or there twice, or where counts differ.
+    """
+    parts = sorted(parts)
+    if [part[:2] for part in parts] != [(n + 1, len(parts)) for n in range(len(parts))]:
         return b""
-    return bounded(b"".join(profile[number] for number in sorted(profile)))
+    return bounded(b"".join(data for _, _, data in parts))
 
 
 def bounded(icc: bytes) -> bytes:
@@ -180,7 +186,7 @@ def png(data: bytes, most_frames: int, most: int) -> Header:
             pixels, alone = True, int(not begun)
         elif name == b"acTL" and not pixels and end - body >= 4:  # noqa: PLR2004 - the count
             (promised,) = struct.unpack_from(">I", data, body)
-        elif name == b"eXIf":
+        elif name == b"eXIf" and _is_sound(data, start, end):
             orientation = exif_orientation(data[body:end])
         ended = name == b"IEND" and end + 4 <= len(data)
         moving = most > 1 and promised and begun <= promised and name in _PNG_ANIMATION
@@ -195,20 +201,24 @@ def png(data: bytes, most_frames: int, most: int) -> Header:
     icc, gamma = _png_colors(data)
     return Header(
         *(width, height, frames, b"".join(kept), orientation),
-        truncated=not ended or whole < promised,
+        truncated=not ended or promised not in (0, begun),
         icc=icc,
         gamma=gamma,
     )
 
 
 def _png_colors(data: bytes) -> tuple[bytes, float]:
-    """Profile and gamma, of which the better one speaks: a profile, sRGB, gamma."""
+    """Profile and gamma, of which the better one speaks: a profile, sRGB, gamma.
+
+    Only those with a right checksum that stand before the palette and the picture: browsers pass
+    over the others.
+    """
     chunks = dict[bytes, bytes]()
-    for name, _, body, end in _chunks(data, 8, ">"):
-        if name in (b"iCCP", b"sRGB", b"gAMA"):
-            chunks.setdefault(name, data[body:end])
-        elif name == b"IDAT":
+    for name, start, body, end in _chunks(data, 8, ">"):
+        if name in (b"PLTE", b"IDAT"):
             break
+        if name in (b"iCCP", b"sRGB", b"gAMA") and _is_sound(data, start, end):
+            chunks.setdefault(name, data[body:end])
     packed = chunks.get(b"iCCP", b"")
     _, _, rest = packed.partition(b"\0")
     if rest[:1] == b"\0":  # the one compression
@@ -222,6 +232,11 @@ def _png_colors(data: bytes) -> tuple[bytes, float]:
     if b"sRGB" in chunks or len(chunks.get(b"gAMA", b"")) != 4:  # noqa: PLR2004 - one number
         return b"", 0.0
     return b"", int.from_bytes(chunks[b"gAMA"]) / _PNG_GAMMA_UNIT
+
+
+def _is_sound(data: bytes, start: int, end: int) -> bool:
+    """Whether a PNG's chunk has the checksum that is told behind it."""
+    return data[end : end + 4] == zlib.crc32(data[start + 4 : end]).to_bytes(4)
 
 
 def _chunks(data: bytes, at: int, order: str) -> Iterator[tuple[bytes, int, int, int]]:
@@ -241,19 +256,24 @@ def _chunks(data: bytes, at: int, order: str) -> Iterator[tuple[bytes, int, int,
 
 
 def webp(data: bytes, _frames: int, _most: int) -> Header:
-    """Walk the chunks. Raises Malformed."""
-    size, frames, orientation, whole, icc = None, 0, 1, 0, b""
+    """Walk the chunks. Raises Malformed.
+
+    Profile and EXIF are only there if the first chunk says so, the profile not of an animation:
+    browsers pass over the others.
+    """
+    size, frames, orientation, whole, icc, flags = None, 0, 1, 0, b"", 0
     cut = int.from_bytes(data[4:8], "little") + 8 > len(data)
     for name, _, body, end in _chunks(data, 12, "<"):
         if size is None:
             size = _webp_size(name, data[body : body + 10])
+            flags = data[body] if name == b"VP8X" else 0
         if name == b"ANMF":
             if end - body < int.from_bytes(data[body - 4 : body], "little"):
                 break
             frames, whole = frames + 1, end + (end & 1)
-        elif name == b"EXIF":
+        elif name == b"EXIF" and flags & _WEBP_EXIF:
             orientation = exif_orientation(data[body:end])
-        elif name == b"ICCP":
+        elif name == b"ICCP" and flags & (_WEBP_PROFILE | _WEBP_ANIMATION) == _WEBP_PROFILE:
             icc = bounded(data[body:end])
     if size is None:
         raise Malformed("no picture")

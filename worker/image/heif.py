@@ -57,11 +57,10 @@ def avif(data: bytes, _frames: int, _most: int) -> Header:
 def heic(data: bytes, _frames: int, _most: int) -> Header:
     """Size of the primary item, as the reader cuts and turns it. Raises Malformed."""
     item = _primary(data, _Steps())
-    width, height = item.cut or item.size
+    (width, height), canvas = item.cut or item.size, item.size  # the whole is decoded first
     if item.turns & 1:
-        width, height = height, width
-    side = max(item.size) if item.cut else 0  # the whole is decoded first
-    return Header(width, height, 1, data, canvas=(side, side), icc=item.icc)
+        width, height, canvas = height, width, canvas[::-1]
+    return Header(width, height, 1, data, canvas=canvas, icc=item.icc)
 
 
 def _boxes(data: bytes, at: int, end: int, steps: _Steps) -> Iterator[tuple[bytes, int, int]]:

@@ -1,17 +1,29 @@
 """Colours become sRGB; what is sRGB already is left alone, and what is no profile as well."""
 
+import struct
 import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
 from tests.fixtures import profiles
-from tests.fixtures.bombs import encode, overlapping_tags
+from tests.fixtures.bombs import (
+    chunk,
+    encode,
+    overlapping_tags,
+    part,
+    riff,
+    segment,
+    vp8x,
+    with_segments,
+)
 from worker.errors import DecodeError, UnscreenedReason
 from worker.image import color
 from worker.image.color import apply_gamma, is_foreign, to_srgb
-from worker.image.decode import decode, needs_process
+from worker.image.decode import decode, kind_of, needs_process
+from worker.image.formats import FORMATS
 from worker.settings import Limits
 
 LIMITS = Limits()
@@ -110,6 +122,64 @@ def test_only_foreign_profiles_need_a_process_of_their_own() -> None:
         assert needs_process(other, LIMITS)
         assert needs_process(other[:14], LIMITS)  # decoding will tell what is wrong, over there
     assert needs_process(encode(ramp(), "BMP"), LIMITS)
+
+
+ICC = profiles.rgb(profiles.SWAPPED)
+IN_TWO = [
+    segment(0xE2, b"ICC_PROFILE\0" + bytes([n + 1, 2]) + ICC[200 * n :][: 200 if not n else None])
+    for n in (0, 1)
+]
+PACKED = chunk(b"iCCP", b"p\0\0" + zlib.compress(ICC))
+
+
+def still(kind: str, *parts: bytes, flags: int = 0, behind: bool = False) -> bytes:
+    """A picture with these parts before or behind its pixels."""
+    data = encode(ramp(), kind)
+    if kind == "JPEG":
+        return with_segments(data, *parts)
+    if kind == "PNG":
+        at = len(data) - 12 if behind else 33
+        return data[:at] + b"".join(parts) + data[at:]
+    return riff(vp8x(64, 64, flags), *parts, data[12:])
+
+
+@pytest.mark.parametrize(
+    ("data", "profile"),
+    [
+        (still("JPEG", *IN_TWO), "applied"),
+        (still("JPEG", *IN_TWO[::-1]), "applied"),
+        (still("JPEG", IN_TWO[0]), "ignored"),
+        (still("JPEG", *IN_TWO, IN_TWO[1]), "ignored"),
+        (still("JPEG", IN_TWO[0].replace(b"\1\2", b"\1\3"), IN_TWO[1]), "ignored"),
+        (still("JPEG", *(one.replace(b"\2", b"\3", 1) for one in IN_TWO)), "ignored"),
+        (still("PNG", PACKED), "applied"),
+        (still("PNG", PACKED, behind=True), "ignored"),
+        (still("PNG", chunk(b"PLTE", bytes(3)), PACKED), "ignored"),
+        (still("PNG", PACKED[:-1] + bytes([PACKED[-1] ^ 1])), "ignored"),
+        (still("WEBP", part(b"ICCP", ICC), flags=0x20), "applied"),
+        (still("WEBP", part(b"ICCP", ICC)), "ignored"),
+        (still("WEBP", part(b"ICCP", ICC), flags=0x22), "ignored"),
+    ],
+)
+def test_a_profile_that_browsers_pass_over_is_none(data: bytes, profile: str) -> None:
+    assert bool(FORMATS[kind_of(data)].header(data, 10, 1).icc) == (profile == "applied")
+    if data[:4] != b"RIFF" or not data[20] & 2:  # no animation
+        shown = decode(data, LIMITS).pixels
+        assert (difference(shown, ramp()) > 20) == (profile == "applied")
+
+
+def test_exif_that_browsers_pass_over_turns_nothing() -> None:
+    exif = struct.pack("<4sIHHHIHH", b"II*\0", 8, 1, 0x0112, 3, 1, 6, 0)
+    good = chunk(b"eXIf", exif)
+    bad = good[:-1] + bytes([good[-1] ^ 1])
+    assert FORMATS["PNG"].header(still("PNG", good), 10, 1).orientation == 6
+    assert FORMATS["PNG"].header(still("PNG", bad), 10, 1).orientation == 1
+    for flags, orientation in ((0x08, 6), (0, 1)):
+        data = still("WEBP", part(b"EXIF", exif), flags=flags)
+        assert FORMATS["WEBP"].header(data, 10, 1).orientation == orientation
+    gamma = chunk(b"gAMA", struct.pack(">I", 100_000))
+    assert FORMATS["PNG"].header(still("PNG", gamma), 10, 1).gamma == 1
+    assert not FORMATS["PNG"].header(still("PNG", gamma[:-1] + b"x"), 10, 1).gamma
 
 
 def test_tags_that_lie_over_each_other_cost_nothing() -> None:

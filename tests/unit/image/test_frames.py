@@ -191,3 +191,12 @@ def test_a_png_that_promises_more_frames_than_it_has_is_truncated() -> None:
     found = list(frames(more, LIMITS, most=9))
     assert [one.frame for one in found] == [0, 1, 2]
     assert found[0].info.truncated
+
+
+def test_a_png_of_more_frames_than_it_says_tells_that_some_are_missing() -> None:
+    data = animation("PNG", 3)
+    at = data.index(b"acTL") + 4
+    fewer = data[: at - 8] + chunk(b"acTL", struct.pack(">II", 2, 0)) + data[at + 12 :]
+    found = list(frames(fewer, LIMITS, most=9))
+    assert [one.frame for one in found] == [0, 1]
+    assert found[0].info.truncated

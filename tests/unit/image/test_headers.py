@@ -8,9 +8,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from tests.fixtures import writers
+from tests.fixtures import profiles, writers
 from tests.fixtures.bombs import noise
-from tests.fixtures.container_bombs import bmp, encode, tiff
+from tests.fixtures.container_bombs import bmp, encode, icon, tiff
 from worker.errors import DecodeError, UnscreenedReason
 from worker.image import bitmaps, heif
 from worker.image.decode import decode, frames, kind_of
@@ -51,6 +51,16 @@ def test_the_sample_of_heic_is_what_it_says() -> None:
     decoded = decode(HEIC_SAMPLE, LIMITS)
     assert (decoded.info.format, decoded.pixels.shape) == ("HEIC", (16, 16, 3))
     assert np.abs(decoded.pixels.astype(int) - (200, 90, 30)).max() < 12
+
+
+def test_a_heic_with_a_cut_is_as_large_as_it_says() -> None:
+    """An odd size is coded as an even one and cut."""
+    data = encode(Image.new("RGB", (11_001, 2_001)), "HEIC", quality=10)
+    assert b"clap" in data
+    header = heif.heic(data, 1, 1)
+    assert (header.width, header.height) == (11_001, 2_001)
+    assert header.area <= 11_002 * 2_002
+    assert decode(data, LIMITS).pixels.shape == (2_001, 11_001, 3)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -168,3 +178,9 @@ def test_of_icons_the_largest_is_taken_wherever_it_stands() -> None:
     assert decode(data, LIMITS).pixels.shape == (64, 64, 3)
     header = bitmaps.ico(data, 1000, 1)
     assert (header.width, header.height, header.data[:6]) == (64, 64, b"\0\0\x01\0\x01\0")
+
+
+def test_an_icon_keeps_the_profile_and_gamma_of_its_png() -> None:
+    icc = profiles.rgb(profiles.SWAPPED)
+    assert bitmaps.ico(icon(encode(noise(), "PNG", icc_profile=icc)), 1000, 1).icc == icc
+    assert bitmaps.ico(icon(writers.linear_light(noise())), 1000, 1).gamma == 1.0

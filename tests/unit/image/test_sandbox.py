@@ -37,7 +37,7 @@ PREPROCESSING = Preprocessing("test", 96, "bicubic")
 VIEWS = Views()
 HOSTILE = "tests.fixtures.hostile_decoder"
 CONFINED = {"exit": "exit code 3", "raise": "exit code 1", "allocate": "exit code 1"}
-CONFINED |= {"segfault": "SIGSEGV", "abort": "SIG"}
+CONFINED |= {"segfault": "SIGSEGV", "abort": "SIG", "threads": "exit code 4"}
 
 
 def encode(image: Image.Image, kind: str, **options) -> bytes:
