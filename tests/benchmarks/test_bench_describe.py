@@ -75,4 +75,4 @@ def test_a_folder_without_pictures(photos):
     (photos / "astronaut.jpg").unlink()
     result = bench("--model", "sscd_distilled", "--images", photos, *SMALL)
     assert isinstance(result.exception, StartupError)
-    assert "there is no picture" in str(result.exception)
+    assert "there is no JPEG" in str(result.exception)

@@ -12,10 +12,11 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from worker.cli.embed import bytes_of
 from worker.descriptor import embedders
 from worker.descriptor.embedders import Embedder
 from worker.descriptor.views import REFERENCE_VIEWS
-from worker.errors import FetchError, StoreError, Unscreenable, UnscreenedReason
+from worker.errors import StoreError, Unscreenable, UnscreenedReason
 from worker.events import Severity
 from worker.hotset.store import Added, open_store
 from worker.hotset.types import Descriptors, Reference, View
@@ -156,14 +157,7 @@ def _read(
 def _bytes_of(source: Source, limits: Limits, fetcher: Fetcher | None) -> bytes:
     if fetcher is not None and is_url(source):
         return fetcher.fetch(str(source))
-    try:
-        file = Path(source)
-        if file.stat().st_size > limits.image_bytes:
-            raise FetchError(UnscreenedReason.TOO_LARGE, "more than limits.image_bytes")
-        return file.read_bytes()
-    except OSError as error:
-        detail = error.strerror or "unreadable"
-        raise FetchError(UnscreenedReason.FETCH_FAILED, detail) from None
+    return bytes_of(Path(source), limits)
 
 
 def _describe(

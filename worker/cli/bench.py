@@ -137,7 +137,9 @@ def describe(
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Option(exists=True, file_okay=False, help="Folder of pictures; else 640x480 photos."),
+        typer.Option(
+            exists=True, file_okay=False, help="Folder of JPEG, PNG, GIF, WebP; else photos."
+        ),
     ] = None,
     batch: Annotated[
         list[int] | None,
@@ -158,7 +160,8 @@ def describe(
     encoded pictures. `ratio` is the median over the rounds, with the lowest and the highest.
 
     The drift is the lowest and the mean cosine of the descriptors to those of fp32, over the
-    pictures. ONNX graphs have no fp32 form here: they are compared with the loop over a ResNet-50.
+    pictures as the worker decodes them, so it is of precision alone. ONNX graphs have no fp32 form
+    here: they are compared with the loop over a ResNet-50.
 
     Without a model: the default one, with random weights where its file is absent, and the int8
     graph of copysieve[demo].
@@ -168,15 +171,15 @@ def describe(
     from worker.cli import describing, subjects  # noqa: PLC0415 - torch takes seconds to import
 
     chosen = [subjects.of_model(with_model(settings.model, one)) for one in model or ()]
-    chosen += [subjects.of_architecture(one) for one in architecture or ()]
+    chosen += [subjects.of_architecture(one, settings.model) for one in architecture or ()]
     if not chosen:
         chosen = subjects.usual(settings)
     if images is None:
         encoded = benching.pictures(PHOTOGRAPHS)
     else:
-        encoded = subjects.of_folder(images, settings.limits)
+        encoded = subjects.of_folder(images, settings)
     sizes = batch or BATCHES
-    ways = sum(len(describing.options(one, settings.model, compiled=compiled)) for one in chosen)
+    ways = sum(len(describing.options(one, compiled=compiled)) for one in chosen)
     bench = describing.Bench(encoded, settings, seconds)
     measured: list[dict[str, Any]] = []
     with closing(bench), Progress(console=stderr, transient=True) as progress:
@@ -189,7 +192,7 @@ def describe(
                 lambda step: progress.update(task, description=step, advance=1),
                 compiled=compiled,
             )
-            measured.append(describing.told(subject, rows, settings.model))
+            measured.append(describing.told(subject, rows))
     report = {
         "machine": describing.machine(settings.model),
         "pictures": len(encoded),
@@ -310,12 +313,19 @@ def _show_describe(report: dict[str, Any]) -> None:
         for cells in (heading, *map(_cells, subject["options"])):
             stdout.print(_LINE.format(*cells).rstrip(), highlight=False, markup=False)
         if (chosen := subject["auto"]) is not None:
-            within = "within" if chosen["within_bound"] else "BELOW"
             stdout.print(
-                f"auto is {chosen['option']}: lowest cosine {chosen['lowest_cosine']:.6f}, {within}"
-                f" the bound of {chosen['bound']}; the fastest within it: {chosen['fastest']}",
+                f"auto is {chosen['option']}: {_judged(chosen)}; the fastest within the bound of"
+                f" {chosen['bound']}: {chosen['fastest']}",
                 highlight=False,
             )
+
+
+def _judged(chosen: dict[str, Any]) -> str:
+    if (lowest := chosen["lowest_cosine"]) is None:
+        return "not measured"
+    return (
+        f"lowest cosine {lowest:.6f}, {'within' if chosen['within_bound'] else 'BELOW'} the bound"
+    )
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

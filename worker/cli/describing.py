@@ -25,13 +25,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from worker.cli.subjects import Subject
-from worker.descriptor import precision, zoo
+from worker.descriptor import precision
 from worker.descriptor.checkpoints import Checkpoint
-from worker.descriptor.embedders import Embedder, TorchEmbedder, normalise
-from worker.errors import ModelError
-from worker.image.decode import decode
+from worker.descriptor.embedders import Embedder, TorchEmbedder, device_of, normalise
+from worker.errors import ModelError, Unscreenable
 from worker.image.decoder import Decoder
-from worker.image.preprocess import resize
 from worker.records import Pixels
 from worker.settings import ModelSettings, Settings, Views
 
@@ -40,9 +38,8 @@ from worker.settings import ModelSettings, Settings, Views
 class Row:
     """One way to run a model at one size of batch; a speed and a ratio for each round.
 
-    `lowest_cosine` and `mean_cosine` are to the fp32 descriptors of the same pictures, decoded in
-    full; None where there is no fp32 network with these weights, or `not_available` says why there
-    is nothing.
+    `lowest_cosine` and `mean_cosine` are to the fp32 descriptors of the same pixels; None where
+    there is no fp32 network with these weights, or `not_available` says why there is nothing.
     """
 
     option: str
@@ -75,15 +72,13 @@ class Row:
         }
 
 
-def options(
-    subject: Subject, settings: ModelSettings, *, compiled: bool
-) -> dict[str, Callable[[], Embedder]]:
+def options(subject: Subject, *, compiled: bool) -> dict[str, Callable[[], Embedder]]:
     """The ways to run it, by name. Each makes its embedder, or raises ModelError."""
     if subject.graph is not None:
         graph = subject.graph
         return {"onnx": lambda: graph}
-    make = partial(_network, subject, settings)
-    fp16 = _device(settings).type == "cuda" or precision.cpu_computes("fp16")
+    make = partial(_network, subject)
+    fp16 = device_of(subject.settings).type == "cuda" or precision.cpu_computes("fp16")
     names = ["fp32", "bf16", "fp16"] if fp16 else ["fp32", "bf16"]
     ways = {"fp32 NCHW": partial(make, "fp32", layout=torch.contiguous_format)}
     ways |= {f"{name} channels_last": partial(make, name) for name in names}
@@ -94,13 +89,12 @@ def options(
 
 def _network(
     subject: Subject,
-    settings: ModelSettings,
     name: str,
     layout: torch.memory_format = torch.channels_last,
     *,
     compiled: bool = False,
 ) -> Embedder:
-    chosen = settings.model_copy(update={"precision": name, "compile": compiled})
+    chosen = subject.settings.model_copy(update={"precision": name, "compile": compiled})
     return TorchEmbedder(subject.checkpoint, subject.weights, chosen, layout)
 
 
@@ -165,63 +159,47 @@ class Bench:
         """
         ready: list[tuple[Row, Embedder]] = []
         absent: list[Row] = []
-        exact = None if subject.graph else self._exact(subject.checkpoint)
-        for name, make in options(subject, self._settings.model, compiled=compiled).items():
-            on_progress(f"{subject.name}: {name}")
-            try:
-                embedder = make()
-            except ModelError as error:
-                absent += [Row(name, batch, not_available=str(error)) for batch in batches]
-                continue
-            drift = () if exact is None else self._drift(embedder, exact)
-            ready += [(Row(name, batch, None, *drift), embedder) for batch in batches]
-        if not ready:
-            raise ModelError(str(absent[0].not_available))
-        self._alternate(subject, ready, rounds, on_progress)
+        decoder = Decoder(
+            self._settings.decode, self._settings.limits, subject.preprocessing, Views(frames=1)
+        )
+        with closing(decoder):
+            pictures = [_picture(decoder, data) for data in self._encoded]
+            exact = None if subject.graph else _exact(subject.checkpoint, pictures)
+            for name, make in options(subject, compiled=compiled).items():
+                on_progress(f"{subject.settings.name}: {name}")
+                try:
+                    embedder = make()
+                    drift = () if exact is None else _drift(embedder, pictures, exact)
+                except (ModelError, Unscreenable) as error:
+                    absent += [Row(name, batch, not_available=str(error)) for batch in batches]
+                else:
+                    ready += [(Row(name, batch, None, *drift), embedder) for batch in batches]
+            if not ready:
+                raise ModelError(str(absent[0].not_available))
+            self._alternate(subject, ready, decoder, pictures, rounds, on_progress)
         return [row for row, _ in ready] + absent
-
-    def _exact(self, checkpoint: Checkpoint) -> Tensor:
-        """Descriptors of the pictures, decoded in full: fp32, NCHW, nothing folded, on the CPU."""
-        network = checkpoint.network()
-        mean, std = torch.tensor(checkpoint.mean), torch.tensor(checkpoint.std)
-        preprocessing = zoo.preprocessing("bicubic", checkpoint.size)
-        rows = []
-        with torch.inference_mode():
-            for data in self._encoded:
-                pixels = resize(decode(data, self._settings.limits).pixels, preprocessing)
-                batch = normalise(torch.from_numpy(pixels)[None], mean, std).contiguous()
-                rows.append(network.descriptor(batch))
-        return torch.cat(rows)
-
-    def _drift(self, embedder: Embedder, exact: Tensor) -> tuple[float, float]:
-        """Lowest and mean cosine of the worker's descriptors to the exact ones."""
-        with closing(self._decoder(embedder)) as decoder:
-            batches = (_picture(decoder, data)[None] for data in self._encoded)
-            found = torch.cat([embedder.describe(batch).cpu() for batch in batches])
-        cosines = functional.cosine_similarity(found.double(), exact.double())
-        return round(float(cosines.min()), 7), round(float(cosines.mean()), 7)
 
     def _alternate(
         self,
         subject: Subject,
         ready: Sequence[tuple[Row, Embedder]],
+        decoder: Decoder,
+        pictures: Sequence[Pixels],
         rounds: int,
         on_progress: Callable[[str], object],
     ) -> None:
         """Each row once a round, right after the card's loop; every other round backwards."""
         card = Card(subject.checkpoint, ready[0][1].device)
         card.images_per_second(self._encoded, 0)
-        with closing(self._decoder(ready[0][1])) as decoder:
-            pictures = [_picture(decoder, data) for data in self._encoded]
-            for row, embedder in ready:
-                embedder.describe(_batch(pictures, row.batch))  # warm
-            for number in range(rounds):
-                for row, embedder in ready if number % 2 == 0 else ready[::-1]:
-                    on_progress(f"{subject.name}: {row.option}, batches of {row.batch}")
-                    row.card.append(card.images_per_second(self._encoded, self._seconds))
-                    row.end_to_end.append(self._end_to_end(embedder, decoder, row.batch))
-                    alone = self._describe_only(embedder, _batch(pictures, row.batch))
-                    row.describe_only.append(alone)
+        for row, embedder in ready:
+            embedder.describe(_batch(pictures, row.batch))  # warm
+        for number in range(rounds):
+            for row, embedder in ready if number % 2 == 0 else ready[::-1]:
+                on_progress(f"{subject.settings.name}: {row.option}, batches of {row.batch}")
+                row.card.append(card.images_per_second(self._encoded, self._seconds))
+                row.end_to_end.append(self._end_to_end(embedder, decoder, row.batch))
+                alone = self._describe_only(embedder, _batch(pictures, row.batch))
+                row.describe_only.append(alone)
 
     def _end_to_end(self, embedder: Embedder, decoder: Decoder, size: int) -> float:
         """Images a second; the pool decodes the next batch while the model has this one."""
@@ -246,10 +224,24 @@ class Bench:
             done += len(batch)
         return done / (time.monotonic() - started)
 
-    def _decoder(self, embedder: Embedder) -> Decoder:
-        return Decoder(
-            self._settings.decode, self._settings.limits, embedder.preprocessing, Views(frames=1)
-        )
+
+def _exact(checkpoint: Checkpoint, pictures: Sequence[Pixels]) -> Tensor:
+    """Descriptors of pictures at the model's size: fp32, NCHW, nothing folded, on the CPU."""
+    network = checkpoint.network()
+    mean, std = torch.tensor(checkpoint.mean), torch.tensor(checkpoint.std)
+    with torch.inference_mode():
+        batches = (normalise(torch.from_numpy(one)[None], mean, std) for one in pictures)
+        return torch.cat([network.descriptor(batch.contiguous()) for batch in batches])
+
+
+def _drift(embedder: Embedder, pictures: Sequence[Pixels], exact: Tensor) -> tuple[float, float]:
+    """Lowest and mean cosine of the embedder's descriptors to the exact ones.
+
+    Raises Unscreenable if a picture has none, as where fp16 overflows.
+    """
+    found = torch.cat([embedder.describe(one[None]).cpu() for one in pictures])
+    cosines = functional.cosine_similarity(found.double(), exact.double())
+    return round(float(cosines.min()), 7), round(float(cosines.mean()), 7)
 
 
 def _picture(decoder: Decoder, data: bytes) -> Pixels:
@@ -266,7 +258,7 @@ def _batch(pictures: Sequence[Pixels], size: int) -> Pixels:
 
 def machine(settings: ModelSettings) -> dict[str, Any]:
     """What the figures depend on."""
-    device = _device(settings)
+    device = device_of(settings)
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "cpu": torch.cpu.get_capabilities().get("cpu_name", platform.machine()),
@@ -278,41 +270,37 @@ def machine(settings: ModelSettings) -> dict[str, Any]:
     }
 
 
-def told(subject: Subject, rows: Sequence[Row], settings: ModelSettings) -> dict[str, Any]:
+def told(subject: Subject, rows: Sequence[Row]) -> dict[str, Any]:
     """A subject and its rows as a document."""
     card = [speed for row in rows for speed in row.card]
     return {
-        "model": subject.name,
+        "model": subject.settings.name,
         "weights": subject.weights,
         "architecture": "graph" if subject.graph else subject.checkpoint.architecture.name,
         "card": f"fp32 {subject.checkpoint.architecture.name}",
         "card_images_per_second": _median(card),
         "options": [row.told() for row in rows],
-        "auto": None if subject.graph else _auto(rows, settings),
+        "auto": None if subject.graph else _auto(rows, subject.settings),
     }
 
 
 def _auto(rows: Sequence[Row], settings: ModelSettings) -> dict[str, Any]:
     """What `model.precision: auto` is for a network, its drift, and if that is within the bound.
 
-    `fastest` is the fastest row that is within the bound.
+    Those two are None where its row is not available. `fastest` is the fastest row that is within
+    the bound.
     """
-    option = f"{precision.automatic(_device(settings))} channels_last"
-    lowest = min(row.lowest_cosine or 0.0 for row in rows if row.option == option)
+    option = f"{precision.automatic(device_of(settings))} channels_last"
+    lowest = next(row.lowest_cosine for row in rows if row.option == option)
     sound = [row for row in rows if (row.lowest_cosine or 0.0) >= precision.LOWEST_COSINE]
     fastest = max(sound, key=lambda row: statistics.median(row.end_to_end), default=None)
     return {
         "option": option,
         "lowest_cosine": lowest,
         "bound": precision.LOWEST_COSINE,
-        "within_bound": lowest >= precision.LOWEST_COSINE,
+        "within_bound": None if lowest is None else lowest >= precision.LOWEST_COSINE,
         "fastest": fastest and f"{fastest.option}, batches of {fastest.batch}",
     }
-
-
-def _device(settings: ModelSettings) -> torch.device:
-    cuda = torch.cuda.is_available() and settings.device != "cpu"
-    return torch.device("cuda" if cuda else "cpu")
 
 
 def _median(values: Sequence[float]) -> float:

@@ -1,7 +1,8 @@
 """`copysieve embed`: what the model makes of pictures, in a NumPy file."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import partial
@@ -25,12 +26,13 @@ from worker.cli.common import (
     with_model,
 )
 from worker.errors import FetchError, ModelError, Unscreenable, UnscreenedReason
-from worker.image.decode import decode
-from worker.image.preprocess import resize
-from worker.records import Pixels, Preprocessing
-from worker.settings import Limits, Settings
+from worker.image.decoder import Decoder
+from worker.records import Pixels
+from worker.settings import Limits, Settings, Views
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from worker.descriptor.embedders import Embedder
 
 
@@ -62,6 +64,10 @@ class Embedded:
     paths: list[str] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
+    def skip(self, file: Path, error: Unscreenable) -> None:
+        """Leave out a picture."""
+        self.skipped.append(Skipped(str(file), error.reason, str(error)))
+
 
 type Compute = Callable[[npt.NDArray[np.uint8]], dict[str, Rows]]
 
@@ -87,8 +93,8 @@ def embed(
     .npy file holds the descriptors or embeddings alone.
 
     The network runs in fp32, unless `model.precision` says otherwise. Folders are walked; hidden
-    files are left out. Pictures that cannot be read are named, the rest is written, and the exit
-    code is 1.
+    files are left out. Pictures that cannot be read or described are named, the rest is written,
+    and the exit code is 1.
     """
     if output.suffix not in (".npy", ".npz") or not output.parent.is_dir():
         raise typer.BadParameter(f"{output}: expected a .npz or .npy file in a folder that exists")
@@ -101,13 +107,17 @@ def embed(
 
     from worker.descriptor import embedders  # noqa: PLC0415 - torch takes seconds to import
 
-    embedder = embedders.load(with_model(settings.model, model), exact=True)
+    chosen = with_model(settings.model, model)
+    if kind is not Kind.DESCRIPTOR:  # only what makes descriptors is ever compiled
+        chosen = chosen.model_copy(update={"compile": False})
+    embedder = embedders.load(chosen, exact=True)
     compute = _compute(embedder, kind)
     size = settings.batch.max_size
     if kind is Kind.FEATURES:
         size = min(size, _FEATURES_BATCH)
-    with Archive(output) as archive:
-        found = _embed_all(files, size, settings, embedder.preprocessing, compute, archive)
+    decoder = Decoder(settings.decode, settings.limits, embedder.preprocessing, Views(frames=1))
+    with closing(decoder), Archive(output) as archive:
+        found = _embed_all(files, size, settings, decoder, compute, archive)
         if found.paths:
             archive.finish({"paths": found.paths, **_facts(embedder)})
     for one in found.skipped:
@@ -143,7 +153,10 @@ def walk(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def _compute(embedder: "Embedder", kind: Kind) -> Compute:
-    """What turns a batch of pictures into rows of the file's arrays, by name."""
+    """What turns a batch of pictures into rows of the file's arrays, by name.
+
+    It raises Unscreenable (`describe_failed`) if one of them is not finite.
+    """
     if kind is Kind.DESCRIPTOR:
         return lambda pixels: {"descriptor": embedder.describe(pixels).cpu().numpy()}
 
@@ -152,58 +165,88 @@ def _compute(embedder: "Embedder", kind: Kind) -> Compute:
     if not isinstance(embedder, TorchEmbedder):
         raise ModelError(f"model {embedder.model.name} gives descriptors only, not {kind}")
     if kind is Kind.EMBEDDING:
-        return lambda pixels: {"embedding": embedder.embedding(pixels).cpu().numpy()}
-    return lambda pixels: {
-        name: stage.cpu().numpy() for name, stage in embedder.feature_maps(pixels).items()
-    }
+        return lambda pixels: _finite({"embedding": embedder.embedding(pixels)})
+    return lambda pixels: _finite(embedder.feature_maps(pixels))
+
+
+def _finite(tensors: "dict[str, Tensor]") -> dict[str, Rows]:
+    rows = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+    for name, values in rows.items():
+        if not np.isfinite(values).all():
+            raise Unscreenable(UnscreenedReason.DESCRIBE_FAILED, f"{name} is not finite")
+    return rows
 
 
 def _embed_all(
     files: list[Path],
     size: int,
     settings: Settings,
-    preprocessing: Preprocessing,
+    decoder: Decoder,
     compute: Compute,
     archive: Archive,
 ) -> Embedded:
     """Batch by batch, so that only one batch is in memory."""
     found = Embedded()
-    prepare = partial(read, limits=settings.limits, preprocessing=preprocessing)
+    prepare = partial(read, limits=settings.limits, decoder=decoder)
     with (
         ThreadPoolExecutor(settings.decode.workers) as pool,
         Progress(console=stderr, transient=True) as progress,
     ):
         task = progress.add_task("pictures", total=len(files))
         for batch in batched(files, size):
-            pictures: list[Pixels] = []
-            first = not found.paths
+            pictures: list[tuple[Path, Pixels]] = []
             for file, picture in zip(batch, pool.map(prepare, batch), strict=True):
                 if isinstance(picture, Unscreenable):
-                    found.skipped.append(Skipped(str(file), picture.reason, str(picture)))
+                    found.skip(file, picture)
                 else:
-                    found.paths.append(str(file))
-                    pictures.append(picture)
-            if pictures:
-                rows = compute(np.stack(pictures))
-                if first:
+                    pictures.append((file, picture))
+            for paths, rows in _described(pictures, compute, found):
+                if not found.paths:
                     archive.reserve(rows, len(files) - len(found.skipped))
                 archive.append(rows)
+                found.paths += paths
             progress.advance(task, len(batch))
     return found
 
 
-def read(file: Path, limits: Limits, preprocessing: Preprocessing) -> Pixels | Unscreenable:
-    """One picture at the model's size, or why there is none."""
+def _described(
+    pictures: Sequence[tuple[Path, Pixels]], compute: Compute, found: Embedded
+) -> Iterator[tuple[list[str], dict[str, Rows]]]:
+    """Paths and rows of all pictures at once; if that fails, one by one, without the culprits."""
+    if not pictures:
+        return
     try:
-        if file.stat().st_size > limits.image_bytes:
-            return FetchError(UnscreenedReason.TOO_LARGE, "more than limits.image_bytes")
-        return resize(
-            decode(file.read_bytes(), limits, target=preprocessing.size).pixels, preprocessing
-        )
-    except OSError as error:
-        return FetchError(UnscreenedReason.FETCH_FAILED, error.strerror or "unreadable")
+        rows = compute(np.stack([picture for _, picture in pictures]))
+    except Unscreenable as error:
+        if len(pictures) == 1:
+            found.skip(pictures[0][0], error)
+            return
+        for one in pictures:
+            yield from _described([one], compute, found)
+    else:
+        yield [str(file) for file, _ in pictures], rows
+
+
+def read(file: Path, limits: Limits, decoder: Decoder) -> Pixels | Unscreenable:
+    """The first picture of a file, as `decoder` makes it, or why there is none."""
+    try:
+        pixels: Pixels = decoder.prepare(bytes_of(file, limits), nullcontext).pixels[0]
     except Unscreenable as error:
         return error
+    return pixels
+
+
+def bytes_of(file: Path, limits: Limits) -> bytes:
+    """A file's bytes. Raises FetchError if it is too large, or cannot be read."""
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(limits.image_bytes + 1)
+    except OSError as error:
+        detail = error.strerror or "unreadable"
+        raise FetchError(UnscreenedReason.FETCH_FAILED, detail) from None
+    if len(data) > limits.image_bytes:
+        raise FetchError(UnscreenedReason.TOO_LARGE, "more than limits.image_bytes")
+    return data
 
 
 def _facts(embedder: "Embedder") -> dict[str, str]:

@@ -19,13 +19,15 @@ from worker.cli.common import (
     stdout,
     with_model,
 )
-from worker.cli.embed import read, walk
+from worker.cli.embed import bytes_of, read, walk
 from worker.errors import CopysieveError, StoreError, Unscreenable
 from worker.image.decoder import Decoder
-from worker.records import Look
-from worker.settings import Settings
+from worker.records import Look, Looks
+from worker.settings import Settings, Views
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from worker.descriptor.embedders import Embedder
     from worker.scoring.policy import Decision
 
@@ -66,11 +68,12 @@ def _compare(files: list[Path], settings: Settings, embedder: "Embedder", *, as_
     from worker.scoring.similarity import cosine, euclidean  # noqa: PLC0415 - imports torch
 
     pictures = []
-    for file in files:
-        picture = read(file, settings.limits, embedder.preprocessing)
-        if isinstance(picture, Unscreenable):
-            raise CopysieveError(f"{file}: {picture.reason}: {picture}")
-        pictures.append(picture)
+    with closing(_decoder(settings, embedder, Views(frames=1))) as decoder:
+        for file in files:
+            picture = read(file, settings.limits, decoder)
+            if isinstance(picture, Unscreenable):
+                raise CopysieveError(f"{file}: {picture.reason}: {picture}")
+            pictures.append(picture)
     a, b = embedder.describe(np.stack(pictures)).unsqueeze(1)
     found = {
         "model": embedder.model.name,
@@ -109,12 +112,12 @@ def _screen_files(
             raise StoreError(line)
         stderr.print(line, style="yellow", markup=False, highlight=False)
 
-    decoder = Decoder(settings.decode, settings.limits, embedder.preprocessing, settings.views)
     screened: list[dict[str, Any]] = []
-    with closing(decoder):
+    with closing(_decoder(settings, embedder, settings.views)) as decoder:
         for file in files:
             try:
-                image = decoder.prepare(file.read_bytes(), nullcontext)
+                image = decoder.prepare(bytes_of(file, settings.limits), nullcontext)
+                descriptors = _describe(image.pixels, embedder, settings.batch.max_size)
             except Unscreenable as error:
                 told: dict[str, Any] = {
                     "outcome": "unscreened",
@@ -122,7 +125,7 @@ def _screen_files(
                     "matches": [],
                 }
             else:
-                (compared,) = compare(mirror, [embedder.describe(image.pixels)], [tenant])
+                (compared,) = compare(mirror, [descriptors], [tenant])
                 told = _told(compared.decision, image.looks)
             screened.append({"image": str(file)} | told)
     if as_json:
@@ -131,6 +134,19 @@ def _screen_files(
         _show(screened)
     if any(row["outcome"] == "unscreened" for row in screened):
         raise typer.Exit(1)
+
+
+def _decoder(settings: Settings, embedder: "Embedder", views: Views) -> Decoder:
+    one = settings.decode.model_copy(update={"workers": 1})  # pictures are read in turn
+    return Decoder(one, settings.limits, embedder.preprocessing, views)
+
+
+def _describe(looks: Looks, embedder: "Embedder", size: int) -> "Tensor":
+    """Descriptors of all looks, in batches of `size`. Raises Unscreenable."""
+    import torch  # noqa: PLC0415 - takes seconds to import
+
+    parts = [embedder.describe(looks[at : at + size]) for at in range(0, len(looks), size)]
+    return torch.cat(parts)
 
 
 def _told(decision: "Decision", looks: Sequence[Look]) -> dict[str, Any]:

@@ -1,16 +1,23 @@
 """Models and pictures for `bench describe`; a network may have random weights."""
 
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
-from worker.cli.embed import walk
+from PIL import Image
+
+from worker.cli.embed import bytes_of, walk
 from worker.descriptor import checkpoints, zoo
 from worker.descriptor.checkpoints import Checkpoint
-from worker.descriptor.embedders import OnnxEmbedder
+from worker.descriptor.embedders import OnnxEmbedder, check_catalogue
 from worker.descriptor.network import ARCHITECTURES, Network
-from worker.errors import DecodeError, ModelError, StartupError
-from worker.image.decode import decode
-from worker.settings import Limits, ModelSettings, Settings
+from worker.errors import ModelError, StartupError, Unscreenable
+from worker.image.decode import kind_of
+from worker.image.decoder import Decoder
+from worker.image.formats import FORMATS
+from worker.records import Preprocessing
+from worker.settings import ModelSettings, Settings, Views
 
 RANDOM = "random"
 MOST = 60
@@ -26,13 +33,22 @@ _INT8 = "sscd_disc_mixup_int8"
 class Subject:
     """A model to measure: a network, or a graph with the network that it is compared with.
 
-    `weights` is a sha256, or `random`.
+    `settings` are those of the model itself, whatever is configured. `weights` is a sha256, or
+    `random`.
     """
 
-    name: str
+    settings: ModelSettings
     weights: str
     checkpoint: Checkpoint
     graph: OnnxEmbedder | None = None
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The model's, whichever way it is run."""
+        if self.graph is not None:
+            return self.graph.preprocessing
+        found = self.checkpoint
+        return zoo.preprocessing_of(self.settings.name, found.interpolation, found.size)
 
 
 def of_model(settings: ModelSettings) -> Subject:
@@ -41,13 +57,15 @@ def of_model(settings: ModelSettings) -> Subject:
     sha256 = zoo.verify(path, settings)
     if path.suffix == ".onnx":
         graph = OnnxEmbedder(path, sha256, settings)
-        return Subject(settings.name, sha256, _random(_BESIDE_GRAPHS), graph)
-    return Subject(settings.name, sha256, checkpoints.read(path))
+        return Subject(settings, sha256, _random(_BESIDE_GRAPHS), graph)
+    checkpoint = checkpoints.read(path)
+    check_catalogue(path, settings.name, checkpoint)
+    return Subject(settings, sha256, checkpoint)
 
 
-def of_architecture(name: str) -> Subject:
+def of_architecture(name: str, settings: ModelSettings) -> Subject:
     """A network with random weights: as fast as any other. Raises ModelError."""
-    return Subject(name, RANDOM, _random(name))
+    return Subject(settings.model_copy(update={"name": name}), RANDOM, _random(name))
 
 
 def usual(settings: Settings) -> list[Subject]:
@@ -64,30 +82,44 @@ def usual(settings: Settings) -> list[Subject]:
         if path is not None and path.is_file():
             subjects.append(of_model(settings.model.model_copy(update={"name": name})))
         elif entry.package is None:
-            subjects.append(of_architecture(entry.architecture))
+            subjects.append(of_architecture(entry.architecture, settings.model))
     return subjects
 
 
-def of_folder(folder: Path, limits: Limits) -> list[bytes]:
-    """The pictures of a folder that can be decoded, `MOST` at most, evenly over their names.
+def of_folder(folder: Path, settings: Settings) -> list[bytes]:
+    """The pictures of a folder that both sides can read, `MOST` at most, evenly over their names.
 
     Raises StartupError where there is none.
     """
     files = list(walk([folder]))
     step = max(1, -(-len(files) // MOST))
-    encoded = [file.read_bytes() for file in files[::step]]
-    found = [data for data in encoded if _decodes(data, limits)]
+    one = settings.decode.model_copy(update={"workers": 1})  # files are read in turn
+    anyones = zoo.preprocessing("bilinear", 320)
+    with closing(Decoder(one, settings.limits, anyones, Views(frames=1))) as decoder:
+        read = [_read(file, settings, decoder) for file in files[::step]]
+    found = [data for data in read if data is not None]
     if not found:
-        raise StartupError(f"--images {folder}: there is no picture")
+        raise StartupError(f"--images {folder}: there is no JPEG, PNG, GIF or WebP that is whole")
     return found
 
 
-def _decodes(data: bytes, limits: Limits) -> bool:
+def _read(file: Path, settings: Settings, decoder: Decoder) -> bytes | None:
+    """A file that the worker and the card's loop can read.
+
+    The loop decodes in this process, so no format that has to be decoded in one of its own.
+    """
     try:
-        decode(data, limits)
-    except DecodeError:
-        return False
-    return True
+        data = bytes_of(file, settings.limits)
+        decoder.prepare(data, nullcontext)
+    except Unscreenable:
+        return None
+    if FORMATS[kind_of(data)].sandboxed:
+        return None
+    try:
+        Image.open(BytesIO(data)).convert("RGB")
+    except Exception:  # noqa: BLE001 - the readers raise nearly everything there is
+        return None
+    return data
 
 
 def _random(name: str) -> Checkpoint:

@@ -99,7 +99,7 @@ class TorchEmbedder:
             settings.name, checkpoint.interpolation, checkpoint.size
         )
         self.model = Model(settings.name, sha256, checkpoint.dims, self.preprocessing.name)
-        self.device = _device(settings.device)
+        self.device = device_of(settings)
         self._cuda = self.device.type == "cuda"
         self.precision: str = settings.precision
         if self.precision == "auto":
@@ -246,7 +246,9 @@ def _dims(path: Path, session: Any, size: int) -> tuple[str, int]:
     )
 
 
-def _device(name: str) -> torch.device:
+def device_of(settings: ModelSettings) -> torch.device:
+    """What `model.device` stands for. Raises ModelError for a CUDA device that is not there."""
+    name = settings.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)

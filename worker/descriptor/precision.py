@@ -2,6 +2,9 @@
 
 import torch
 
+_FIRST_WITH_BF16 = (8, 0)
+"""Compute capability of Ampere. Before it bf16 is emulated: that is exact as well, and slow."""
+
 LOWEST_COSINE = 0.999
 """The bound on drift: no picture's descriptor may be further from its fp32 one.
 
@@ -15,10 +18,13 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def automatic(device: torch.device) -> str:
-    """The precision that `auto` stands for: half of it where the hardware computes in that."""
+    """The precision that `auto` stands for: bf16 where the hardware computes in it, else fp32.
+
+    Never fp16, though older GPUs are fast in it: weights that overflow there fail every upload.
+    """
     if device.type == "cuda":
-        # Not emulated: that is exact as well, and slow.
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        computes = torch.cuda.get_device_capability(device) >= _FIRST_WITH_BF16
+        return "bf16" if computes or torch.version.hip is not None else "fp32"
     return "bf16" if cpu_computes("bf16") else "fp32"
 
 

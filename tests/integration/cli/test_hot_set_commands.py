@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from tests.fixtures.http_server import Server, answer
 from worker.cli.check import _hot_set
 from worker.cli.main import app
 from worker.descriptor import embedders
-from worker.errors import StoreError
+from worker.descriptor.embedders import OnnxEmbedder
+from worker.errors import StoreError, Unscreenable, UnscreenedReason
 from worker.hotset.mirror import Mirror
 from worker.hotset.sync import HotSetSync
 from worker.hotset.types import Calibration
@@ -117,6 +119,37 @@ def test_of_an_animation_the_first_frame_is_the_reference(run, told, tmp_path):
     (screened,) = told("screen", "--hot-set", tmp_path / "first.png")["images"]
     (match,) = screened["matches"]
     assert (match["view"], match["upload_view"], match["frame"]) == ("plain", "plain", 0)
+
+
+def test_one_image_that_cannot_be_screened_is_a_row(run, told, tmp_path, monkeypatch):
+    pictures = [getattr(skimage.data, name)() for name in ("coffee", "astronaut", "rocket")]
+    frames = [Image.fromarray(one).resize((64, 64)) for one in pictures]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    Image.new("RGB", (64, 64)).save(tmp_path / "b.png")
+    (tmp_path / "c.png").write_bytes(b"x" * 300_000)
+    frames[1].save(tmp_path / "d.png")
+    real, sizes = OnnxEmbedder.describe, []
+
+    def describe(self, pixels):
+        sizes.append(len(pixels))
+        if not pixels.any():
+            raise Unscreenable(UnscreenedReason.DESCRIBE_FAILED, "not of norm 1")
+        return real(self, pixels)
+
+    run("banks", "set", "known-bad", "--threshold", "0.5")
+    run("refs", "add", tmp_path / "d.png", "--bank", "known-bad")
+    monkeypatch.setattr(OnnxEmbedder, "describe", describe)
+    monkeypatch.setenv("COPYSIEVE_LIMITS__IMAGE_BYTES", "200000")
+    monkeypatch.setenv("COPYSIEVE_BATCH__MAX_SIZE", "2")
+    rows = told("screen", "--hot-set", tmp_path, code=1)["images"]
+    assert [(Path(row["image"]).name, row["outcome"], row.get("reason")) for row in rows] == [
+        ("a.gif", "match", None),
+        ("b.png", "unscreened", "describe_failed"),
+        ("c.png", "unscreened", "too_large"),
+        ("d.png", "match", None),
+    ]
+    assert rows[0]["matches"][0]["frame"] == 1
+    assert sizes == [2, 1, 1, 1]
 
 
 def test_the_life_of_a_reference(run, told, photos, store):

@@ -7,20 +7,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage.data
+import torch
 from PIL import Image
-from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from worker.cli.common import with_model
-from worker.cli.embed import read
+from worker.cli.embed import bytes_of
 from worker.cli.main import app
 from worker.descriptor import embedders
-from worker.descriptor.dialects import birder
-from worker.descriptor.embedders import TorchEmbedder
-from worker.descriptor.network import ARCHITECTURES, Network
+from worker.descriptor.embedders import OnnxEmbedder, TorchEmbedder
 from worker.descriptor.zoo import CATALOGUE
-from worker.errors import CopysieveError, ModelError
-from worker.settings import ModelSettings, Settings
+from worker.errors import (
+    CopysieveError,
+    FetchError,
+    ModelError,
+    Unscreenable,
+    UnscreenedReason,
+)
+from worker.image.decode import decode
+from worker.image.preprocess import resize
+from worker.settings import Limits, ModelSettings, Settings
 
 
 @pytest.fixture
@@ -90,16 +96,6 @@ def test_feature_maps_of_a_graph_that_has_none(run, photos, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
-@pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    """A ResNet-50 of random weights, as a file of one's own."""
-    weights = Network.random(ARCHITECTURES[0], 512).trunk.state_dict()
-    path = tmp_path_factory.mktemp("model") / "mine.safetensors"
-    kept = (name for name in weights if not name.endswith("num_batches_tracked"))
-    save_file({birder(name): weights[name] for name in kept}, path)
-    return path
-
-
 KINDS: dict[str, dict[str, tuple[int, ...]]] = {
     "descriptor": {"descriptor": (512,)},
     "embedding": {"embedding": (2048,)},
@@ -132,9 +128,10 @@ def test_all_kinds_of_a_network(run, photos, tmp_path, network, kind):
         for name, shape in KINDS[kind].items():
             assert (written[name].dtype, written[name].shape) == (np.float32, (2, *shape))
         for row, path in enumerate(told["paths"]):
-            picture = read(Path(path), settings.limits, embedder.preprocessing)
-            assert isinstance(picture, np.ndarray)
-            pixels = picture[None]
+            pixels = resize(
+                decode(Path(path).read_bytes(), settings.limits, target=320).pixels,
+                embedder.preprocessing,
+            )[None]
             expected = {
                 "descriptor": lambda pixels: {"descriptor": embedder.describe(pixels)},
                 "embedding": lambda pixels: {"embedding": embedder.embedding(pixels)},
@@ -143,6 +140,92 @@ def test_all_kinds_of_a_network(run, photos, tmp_path, network, kind):
             for name in KINDS[kind]:
                 assert np.allclose(written[name][row], expected[name][0].numpy(), atol=1e-4)
     assert not list(tmp_path.glob(".out*"))
+
+
+def poison(monkeypatch, embedder, method, spoil):
+    """Black pictures come out spoilt, whatever else is in their batch."""
+    real = getattr(embedder, method)
+
+    def poisoned(self, pixels):
+        rows = real(self, pixels)
+        return spoil(rows, ~pixels.any(axis=(1, 2, 3)))
+
+    monkeypatch.setattr(embedder, method, poisoned)
+
+
+def test_a_picture_without_a_sound_descriptor_is_left_out_alone(run, photos, tmp_path, monkeypatch):
+    def spoil(rows, black):
+        if black.any():
+            raise Unscreenable(UnscreenedReason.DESCRIBE_FAILED, "not of norm 1")
+        return rows
+
+    poison(monkeypatch, OnnxEmbedder, "describe", spoil)
+    Image.new("RGB", (400, 400)).save(photos / "do_not.png")
+    out = tmp_path / "out.npz"
+    result = run("embed", photos, "--output", out, "--json")
+    assert result.exit_code == 1
+    told = json.loads(result.stdout.splitlines()[-1])
+    assert [Path(path).name for path in told["paths"]] == ["coffee.png", "astronaut.jpg"]
+    assert [(Path(one["path"]).name, one["reason"]) for one in told["skipped"]] == [
+        ("do_not.png", "describe_failed")
+    ]
+    with np.load(out) as written:
+        assert written["paths"].tolist() == told["paths"]
+        assert written["descriptor"].shape == (2, 512)
+
+
+@pytest.mark.parametrize(("kind", "method"), [("embedding",) * 2, ("features", "feature_maps")])
+def test_what_is_not_finite_is_not_written(
+    run, photos, tmp_path, monkeypatch, network, kind, method
+):
+    def spoil(rows, black):
+        if isinstance(rows, dict):
+            return {stage: spoil(values, black) for stage, values in rows.items()}
+        rows = rows.clone()
+        rows[black, 7] = torch.inf
+        return rows
+
+    poison(monkeypatch, TorchEmbedder, method, spoil)
+    # Only what makes descriptors is compiled, so a compiler that fails is not asked.
+    monkeypatch.setenv("COPYSIEVE_MODEL__COMPILE", "true")
+    monkeypatch.setattr("torch.compile", None)
+    Image.new("RGB", (400, 400)).save(photos / "do_not.png")
+    out = tmp_path / "out.npz"
+    result = run("embed", photos, "--model", network, "--kind", kind, "--output", out, "--json")
+    assert result.exit_code == 1, result.output
+    (skipped,) = json.loads(result.stdout.splitlines()[-1])["skipped"]
+    assert (Path(skipped["path"]).name, skipped["reason"]) == ("do_not.png", "describe_failed")
+    with np.load(out) as written:
+        assert len(written["paths"]) == 2
+        for name in KINDS[kind]:
+            assert len(written[name]) == 2
+            assert np.isfinite(written[name]).all()
+
+
+def test_formats_with_risky_decoders_are_not_decoded_here(run, photos, tmp_path, monkeypatch):
+    for name in ("a.tiff", "b.bmp"):
+        Image.open(photos / "coffee.png").save(tmp_path / name)
+    # A decoder's process has its own.
+    monkeypatch.setattr("worker.image.decoder.prepare", None)
+    two = tmp_path / "a.tiff", tmp_path / "b.bmp"
+    assert run("embed", *two, "--output", tmp_path / "out.npy").exit_code == 0
+    assert np.load(tmp_path / "out.npy").shape == (2, 512)
+    told = json.loads(run("screen", *two, "--json").stdout)
+    assert told["cosine"] > 0.9999
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("absent", "fetch_failed"), ("", "fetch_failed"), ("five", "too_large")]
+)
+def test_files_that_are_not_read(tmp_path, name, reason):
+    (tmp_path / "five").write_bytes(b"12345")
+    (tmp_path / "four").write_bytes(b"1234")
+    limits = Limits(image_bytes=4)
+    assert bytes_of(tmp_path / "four", limits) == b"1234"
+    with pytest.raises(FetchError) as error:
+        bytes_of(tmp_path / name, limits)
+    assert error.value.reason == reason
+    assert str(tmp_path) not in str(error.value)
 
 
 def test_features_need_an_npz(run, photos, tmp_path):

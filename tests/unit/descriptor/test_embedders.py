@@ -134,10 +134,15 @@ def test_auto_is_bf16_on_a_cpu_that_computes_in_it(monkeypatch, has, expected):
     assert precision.automatic(torch.device("cpu")) == expected
 
 
-@pytest.mark.parametrize(("computes", "expected"), [(True, "bf16"), (False, "fp16")])
-def test_auto_is_fp16_on_a_gpu_without_bf16(monkeypatch, computes, expected):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: computes)
-    assert precision.automatic(torch.device("cuda")) == expected
+def test_auto_is_by_the_gpu_that_is_told_not_the_current_one(monkeypatch):
+    capabilities = {"cuda:0": (7, 5), "cuda:1": (8, 0), "cuda:2": (12, 0)}
+    monkeypatch.setattr(
+        torch.cuda, "get_device_capability", lambda device: capabilities[str(device)]
+    )
+    found = [precision.automatic(torch.device(name)) for name in capabilities]
+    assert found == ["fp32", "bf16", "bf16"]
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert precision.automatic(torch.device("cuda:0")) == "bf16"
 
 
 # -- compiled -------------------------------------------------------------------------------------
