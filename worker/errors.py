@@ -67,7 +67,15 @@ class StartupError(CopysieveError):
 
 
 class ModelError(StartupError):
-    """A model is unknown, its file is missing or foreign, or its digest is another."""
+    """A model is unknown, its file is missing or foreign, or its digest is another.
+
+    What files and servers call things is escaped, so that it stays one line of plain text.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(
+            "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        )
 
 
 class StoreError(StartupError):

@@ -79,7 +79,7 @@ def _row(entry: zoo.Entry, settings: ModelSettings) -> dict[str, Any]:
         "preprocessing": entry.preprocessing.name,
         "size": entry.preprocessing.size,
         "path": str(path) if path is not None and path.is_file() else None,
-        "in_use": entry.name == settings.name,
+        "in_use": entry.name == settings.name and settings.path is None,
     }
 
 
@@ -113,6 +113,8 @@ def pull(
         return
     stdout.print(f"{name}: {'installed' if new else 'is here, and right'}", highlight=False)
     _print(identity)
+    if source is not None and not new:
+        stdout.print("--from was not read: --force puts that file in its place", highlight=False)
     if entry.sha256 is None:
         stdout.print(
             "no digest of it is published: compare this one with another source's, and pin it, "
@@ -133,19 +135,19 @@ def verify(
     """Digest and content of models' files. The exit code is 1 if anything is wrong."""
     settings = load_settings(config).model
     rows: list[dict[str, Any]] = []
-    for told, path, own in _files(what, settings):
-        from worker.descriptor.identify import identify  # noqa: PLC0415 - torch takes seconds
-
+    for target in _targets(what, settings):
+        told = target if isinstance(target, str) else target.name
         try:
-            identity = identify(path, own)
+            identity = _identify(target, settings)
         except ModelError as error:
+            path = _place(target, settings)
             rows.append({"name": told, "path": path, "ok": False, "error": str(error)})
             if not as_json:
                 stdout.print(f"{told}: {error}", style="red", markup=False, highlight=False)
             continue
         rows.append(asdict(identity) | {"ok": True, "error": None})
         if not as_json:
-            stdout.print(f"{told}: right", highlight=False)
+            stdout.print(f"{told}: right", markup=False, highlight=False)
             _print(identity)
     if as_json:
         emit(rows)
@@ -155,26 +157,36 @@ def verify(
         raise typer.Exit(1)
 
 
-def _files(what: str | None, settings: ModelSettings) -> Iterator[tuple[str, Path, ModelSettings]]:
-    """What to verify: how to call it, its file, and the settings for it."""
-    from worker.descriptor.identify import (  # noqa: PLC0415 - torch takes seconds
-        settings_of_file,
-        settings_of_name,
-    )
-
-    if what is not None and what not in zoo.CATALOGUE:
-        path = Path(what)
-        if not path.is_file():
+def _targets(what: str | None, settings: ModelSettings) -> Iterator[str | Path]:
+    """What to verify: names of the catalogue, and files that are to be told by themselves."""
+    if what is not None:
+        if what not in zoo.CATALOGUE and not Path(what).is_file():
             raise ModelError(f"{what}: neither a model that `models list` tells nor a file")
-        yield path.name, path, settings_of_file(path, settings)
+        yield what if what in zoo.CATALOGUE else Path(what)
         return
-    if what is None and settings.path is not None:
-        yield settings.path.name, zoo.locate(settings), settings
-    for name in [what] if what else zoo.CATALOGUE:
-        own = settings_of_name(name, settings)
-        path_of_name = zoo.expected_file(zoo.CATALOGUE[name], settings.cache)
-        if what or (path_of_name is not None and path_of_name.is_file()):
-            yield name, zoo.locate(own), own
+    if settings.path is not None:
+        yield settings.path
+    for name in zoo.CATALOGUE:
+        place = _place(name, settings)
+        if place is not None and place.is_file():
+            yield name
+
+
+def _place(target: str | Path, settings: ModelSettings) -> Path | None:
+    if isinstance(target, Path):
+        return target
+    return zoo.expected_file(zoo.CATALOGUE[target], settings.cache)
+
+
+def _identify(target: str | Path, settings: ModelSettings) -> "Identity":
+    """The target as it would be loaded. Raises ModelError if it would not, or is not there."""
+    from worker.descriptor import identify  # noqa: PLC0415 - torch takes seconds
+
+    if isinstance(target, str):
+        own = identify.settings_of_name(target, settings)
+    else:
+        own = identify.settings_of_file(target, settings)
+    return identify.identify(zoo.locate(own), own)
 
 
 def _entry(name: str) -> zoo.Entry:
@@ -192,7 +204,7 @@ def _print(identity: "Identity") -> None:
     ]
     facts = [identity.architecture, f"{identity.dims} dims", identity.preprocessing, *numbers]
     stdout.print(f"  {identity.path}", highlight=False, markup=False)
-    stdout.print(f"  {', '.join(facts)}", highlight=False)
+    stdout.print(f"  {', '.join(facts)}", highlight=False, markup=False)
     stdout.print(f"  sha256 {identity.sha256} ({identity.pinned or 'not pinned'})", highlight=False)
 
 

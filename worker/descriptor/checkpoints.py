@@ -40,7 +40,7 @@ class _Signature(BaseModel):
     inputs: tuple[_Input]
 
 
-class _RgbStats(BaseModel):
+class _RgbStats(BaseModel, allow_inf_nan=False):
     mean: tuple[float, float, float]
     std: tuple[_Positive, _Positive, _Positive]
 
@@ -90,13 +90,13 @@ def read(path: Path) -> Checkpoint:
         raise ModelError(f"{path}: expected one of {', '.join(SUFFIXES)}, found {path.suffix!r}")
     try:
         content = _content(path)
+        _check_pooling(path, content.powers)
+        dialect, architecture, dims, weights = _recognise(path, content.state)
     except ModelError:
         raise
     except Exception as error:  # noqa: BLE001 - damaged bytes raise whatever they like
         kind = type(error).__name__
         raise ModelError(f"{path}: damaged, or no {path.suffix} file ({kind})") from None
-    _check_pooling(path, content.powers)
-    dialect, architecture, dims, weights = _recognise(path, content.state)
     size, mean, std = _facts(path, content.extras)
     return Checkpoint(architecture, dims, size, mean, std, dialect.interpolation, weights)
 
@@ -126,6 +126,7 @@ def _facts(path: Path, extras: Mapping[str, Any]) -> tuple[int, Rgb, Rgb]:
 _COUNTER = "num_batches_tracked"  # of use in training only; not every exporter keeps it
 _ABSENT = "nothing"
 _MOST_DIMS = 8192
+_MOST_SHOWN = 100  # characters of a name
 _IMAGENET_CLASSES = 1000  # torchvision's own files: no descriptors, and pooled by the mean
 
 
@@ -144,7 +145,8 @@ def _recognise(
         heads = ", ".join(dict.fromkeys(d.head.removeprefix("backbone.") for d in DIALECTS))
         raise ModelError(
             f"{path}: expected SSCD weights with a matrix named one of {heads}, "
-            f"found {len(found)} tensors" + (f", such as {min(found)}" if found else "")
+            f"found {len(found)} tensors"
+            + (f", such as {min(found)[:_MOST_SHOWN]}" if found else "")
         )
     dims = head.shape[0]
     if not 1 <= dims <= _MOST_DIMS:
@@ -159,9 +161,12 @@ def _recognise(
         )
         if not wrong:
             weights = {names[name]: found[name].float() for name in found}
+            if bad := [name for name in found if not weights[names[name]].isfinite().all()]:
+                raise ModelError(f"{path}: expected finite weights, found others in {min(bad)}")
             return dialect, architecture, dims, weights
         first = wrong[0]
-        difference = f"{first}: {_kind(found.get(first))} instead of {layout.get(first, _ABSENT)}"
+        kinds = f"{_kind(found.get(first))} instead of {layout.get(first, _ABSENT)}"
+        difference = f"{first[:_MOST_SHOWN]}: {kinds}"
         differences.append((len(wrong), architecture.name, difference))
     _, closest, difference = min(differences)
     raise ModelError(
@@ -176,13 +181,15 @@ def _layout(
     with torch.device("meta"):
         weights = Network(architecture, dims).trunk.state_dict()
     names = {dialect.theirs(name): name for name in weights if not name.endswith(_COUNTER)}
-    return names, {theirs: _kind(weights[ours]) for theirs, ours in names.items()}
+    return names, {theirs: f"float {list(weights[ours].shape)}" for theirs, ours in names.items()}
 
 
 def _kind(tensor: Tensor | None) -> str:
     """Whether its values are floats, and its shape, as in `float [64, 3, 7, 7]`."""
     if tensor is None:
         return _ABSENT
+    if tensor.device.type != "cpu":
+        return f"{tensor.device} {list(tensor.shape)}"
     if tensor.layout != torch.strided:
         return f"{tensor.layout} {list(tensor.shape)}"
     return f"{'float' if tensor.is_floating_point() else tensor.dtype} {list(tensor.shape)}"
@@ -199,18 +206,14 @@ def _content(path: Path) -> _Content:
         with ZipFile(path) as archive:
             if torchscript.is_torchscript(archive):
                 return _read_torchscript(path, archive)
-            _check_stored(archive)
+            torchscript.checked_names(archive)
+            if any(entry.compress_type != ZIP_STORED for entry in archive.infolist()):
+                # Torch never compresses what `torch.save` writes: nothing is larger than the file.
+                raise ValueError("an entry is compressed")
         return _read_torch(path)
     if start.endswith(b"{"):  # after eight bytes of length, a JSON object
         return _read_safetensors(path)
     return _read_torch(path)  # as torch saved before it used zip
-
-
-def _check_stored(archive: ZipFile) -> None:
-    """Torch never compresses what `torch.save` writes, so nothing in it is larger than the file."""
-    torchscript.unique_names(archive)
-    if any(entry.compress_type != ZIP_STORED for entry in archive.infolist()):
-        raise ValueError("an entry is compressed")
 
 
 def _read_torch(path: Path) -> _Content:

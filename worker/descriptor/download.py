@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 import urllib3
 from pydantic import BaseModel, ValidationError
@@ -28,6 +28,8 @@ MOST_BYTES = 2 * 1024**3  # the largest known file has 180 MB
 PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds before another try
 
 _CHUNK = 1024 * 1024
+_MOST_SHOWN = 100  # characters of what a server says
+_MOST_LOCATION = 8192
 _REDIRECTS = 5
 _TIMEOUT = urllib3.Timeout(connect=10.0, read=60.0)
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
@@ -106,8 +108,16 @@ def _try(source: str, part: Path, told: Progress, most_bytes: int) -> None:
 def _continued(response: BaseHTTPResponse, version: _Version, begun: int, part: Path) -> int:
     """The whole file's size, if the answer is the rest of the very file that was begun."""
     found = _RANGE.fullmatch(response.headers.get("content-range", ""))
-    same = _validator(response) in (version.validator, None)
-    if response.status != _PARTIAL or not found or int(found[1]) != begun or not same:
+    # An answer to If-Range repeats the ETag that it went by, but need not repeat a date.
+    dated = not version.validator.startswith('"')
+    same = (version.validator, None) if dated else (version.validator,)
+    if (
+        response.status != _PARTIAL
+        or not found
+        or int(found[1]) != begun
+        or version.total not in (None, int(found[2]))
+        or _validator(response) not in same
+    ):
         discard(part)
         raise _Cut("the file changed, or the server cannot continue it")
     return int(found[2])
@@ -116,9 +126,9 @@ def _continued(response: BaseHTTPResponse, version: _Version, begun: int, part: 
 def _anew(source: str, response: BaseHTTPResponse, part: Path) -> int | None:
     """Begin with an empty file. Returns how large it will be, if that is told."""
     if response.status in _TRANSIENT:
-        raise _Cut(f"HTTP {response.status} {response.reason or ''}".rstrip())
+        raise _Cut(_status(response))
     if response.status != _OK:
-        found = f"HTTP {response.status} {response.reason or ''}".rstrip()
+        found = _status(response)
         raise ModelError(f"{shown(source)}: expected the file, found {found}")
     if response.headers.get("content-encoding", "identity") != "identity":
         raise ModelError(f"{shown(source)}: expected the file as it is, found it encoded")
@@ -131,6 +141,10 @@ def _anew(source: str, response: BaseHTTPResponse, part: Path) -> int | None:
         version = _Version(source=shown(source), validator=validator, total=total)
         _notes(part).write_text(version.model_dump_json())
     return total
+
+
+def _status(response: BaseHTTPResponse) -> str:
+    return f"HTTP {response.status} {(response.reason or '')[:_MOST_SHOWN]}".rstrip()
 
 
 def _copy(
@@ -207,12 +221,15 @@ def _open(source: str, headers: dict[str, str]) -> Iterator[BaseHTTPResponse]:
 def _redirected(url: str, location: str) -> str:
     secure = urlsplit(url).scheme == "https"
     try:
+        if len(location) > _MOST_LOCATION:
+            raise ValueError
         to = urljoin(url, location)
         allowed = urlsplit(to).scheme in ({"https"} if secure else {"https", "http"})
     except ValueError:
         raise ModelError(f"{shown(url)}: redirected to something that is no URL") from None
     if not allowed:
-        raise ModelError(f"{shown(url)}: redirected to {shown(to)}, which is not https")
+        found = shown(to)[:_MOST_SHOWN]
+        raise ModelError(f"{shown(url)}: redirected to {found}, which is not https")
     return to
 
 
@@ -224,18 +241,22 @@ def _get(url: str, headers: dict[str, str]) -> Iterator[BaseHTTPResponse]:
             response = pool.request(
                 "GET",
                 url,
-                headers=headers,
+                headers=headers | urllib3.make_headers(basic_auth=_login(url)),
                 redirect=False,
                 retries=False,
                 preload_content=False,
                 timeout=_TIMEOUT,
             )
+        except ValueError:  # urllib3's, too; their texts would tell passwords
+            raise ModelError(
+                f"{shown(url)}: cannot connect: this URL, or the proxy's, is no URL"
+            ) from None
         except HTTPError as error:
             transient = isinstance(error, (ProtocolError, HTTPTimeoutError))
             if transient and not isinstance(error, NewConnectionError):
                 raise _Cut("no answer") from None
             cause = str(getattr(error, "original_error", error)).rpartition(": ")[2]
-            raise ModelError(f"{shown(url)}: cannot connect: {cause}") from None
+            raise ModelError(f"{shown(url)}: cannot connect: {cause[:_MOST_SHOWN]}") from None
         stack.callback(response.close)
         yield response
 
@@ -245,7 +266,11 @@ def _pool(url: str) -> urllib3.PoolManager:
     proxy = proxy_for(url)
     if proxy is None:
         return urllib3.PoolManager()
-    login = urlsplit(proxy).netloc.rpartition("@")[0]
     return urllib3.ProxyManager(
-        proxy, proxy_headers=urllib3.make_headers(proxy_basic_auth=login) if login else None
+        proxy, proxy_headers=urllib3.make_headers(proxy_basic_auth=_login(proxy))
     )
+
+
+def _login(url: str) -> str | None:
+    """`user:password`, if the URL has them."""
+    return unquote(urlsplit(url).netloc.rpartition("@")[0]) or None

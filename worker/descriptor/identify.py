@@ -36,9 +36,8 @@ def identify(path: Path, settings: ModelSettings) -> Identity:
     entry = zoo.CATALOGUE.get(settings.name)
     name = entry.name if entry else ""
     if path.suffix == ".onnx":
-        embedder = embedders.OnnxEmbedder(
-            path, sha256, settings.model_copy(update={"device": "cpu", "precision": "auto"})
-        )
+        plain = {"device": "cpu", "precision": "auto", "compile": False}
+        embedder = embedders.OnnxEmbedder(path, sha256, settings.model_copy(update=plain))
         architecture = entry.architecture if entry else "an ONNX graph"
         made = embedder.preprocessing
         dims = embedder.model.dims
@@ -69,9 +68,16 @@ def settings_of_name(name: str, settings: ModelSettings) -> ModelSettings:
 
 
 def settings_of_file(path: Path, settings: ModelSettings) -> ModelSettings:
-    """The settings for any file: `model`'s if it is that one, else known by its digest or not."""
+    """The settings for any file: `model`'s if it is that one, else by its place, or by its digest.
+
+    Raises ModelError if it cannot be read.
+    """
     if settings.path is not None and settings.path.resolve() == path.resolve():
         return settings
+    for entry in zoo.CATALOGUE.values():
+        place = zoo.expected_file(entry, settings.cache)
+        if place is not None and place.resolve() == path.resolve():
+            return settings_of_name(entry.name, settings)
     digest = zoo.digest(path)
     name = next((entry.name for entry in zoo.CATALOGUE.values() if entry.sha256 == digest), "")
     return settings.model_copy(update={"name": name, "path": path, "sha256": None})

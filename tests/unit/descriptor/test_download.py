@@ -78,13 +78,22 @@ def test_so_does_a_later_call(server, origin, part):
     assert len(server.requests) == 2
 
 
-@pytest.mark.parametrize("splices", [False, True])
-def test_a_changed_file_is_had_from_its_beginning(server, origin, part, splices):
+@pytest.mark.parametrize(
+    ("etag", "body", "splices"),
+    [
+        ('"two"', BODY[::-1], False),
+        ('"two"', BODY[::-1], True),
+        ('W/"one"', BODY[::-1], True),
+        (None, BODY[::-1], True),
+        ('"one"', BODY[::-1] + b"more", True),
+    ],
+)
+def test_a_changed_file_is_had_from_its_beginning(server, origin, part, etag, body, splices):
     origin.cuts = [100_000]
     refused(server, part, pauses=())
-    origin.etag, origin.body, origin.splices = '"two"', BODY[::-1], splices
+    origin.etag, origin.body, origin.splices = etag, body, splices
     fetch(server, part)
-    assert part.read_bytes() == BODY[::-1]
+    assert part.read_bytes() == body
     assert origin.ranges()[1] == "bytes=100000-"
 
 
@@ -133,6 +142,44 @@ def test_what_another_try_would_not_mend_is_not_tried_again(server, part):
     server.answers["/gzip"] = answer(BODY, content_encoding="gzip")
     assert "found it encoded" in refused(server, part, "/gzip")
     assert len(server.requests) == 2
+
+
+def test_what_a_server_says_stays_one_short_line(server, part):
+    server.answers["/odd"] = answer(status="404 \x1b[2J" + "x" * 200)
+    assert refused(server, part, "/odd").endswith(r"HTTP 404 \x1b[2J" + "x" * 96)
+    server.answers["/away"] = answer(status="302 Found", location="ftp://h/\x1b[2J" + "x" * 200)
+    assert refused(server, part, "/away").endswith("x" * 88 + ", which is not https")
+    server.answers["/long"] = answer(status="302 Found", location="/" + "x" * 10_000)
+    assert refused(server, part, "/long").endswith("redirected to something that is no URL")
+
+
+SECRETIVE = "https://ann:secret@h:99999/x?sig=secret"
+
+
+def test_secrets_are_not_told(server, part, monkeypatch):
+    with pytest.raises(ModelError, match=r"^https://h:99999/x: cannot connect: this URL, or "):
+        download(SECRETIVE, part, lambda *_: None, ())
+    server.answers["/away"] = answer(status="302 Found", location=SECRETIVE)
+    assert "secret" not in refused(server, part, "/away")
+    for proxy in (SECRETIVE, "http://ann:secret@[odd", "socks5://ann:secret@h", "http://a:€@h"):
+        monkeypatch.setenv("https_proxy", proxy)
+        with pytest.raises(ModelError) as error:
+            download("https://models.test/x", part, lambda *_: None, ())
+        assert "secret" not in str(error.value)
+        assert str(error.value).endswith("the proxy's, is no URL")
+
+
+def test_a_login_is_sent_to_its_host_alone(server, origin, part):
+    mirror = Server()
+    try:
+        mirror.answers["/old"] = answer(status="302 Found", location=server.url("/model.pt"))
+        source = mirror.url("/old").replace("://", "://ann:sec%72et@")
+        download(source, part, lambda *_: None, ())
+    finally:
+        mirror.stop()
+    assert mirror.requests[0].headers["authorization"] == "Basic YW5uOnNlY3JldA=="
+    assert origin.ranges() == [None]
+    assert "authorization" not in server.requests[0].headers
 
 
 def test_nobody_listens(server, part):

