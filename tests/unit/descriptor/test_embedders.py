@@ -2,6 +2,10 @@
 
 import builtins
 import hashlib
+import os
+import shutil
+import subprocess
+import sys
 from importlib.metadata import version
 from typing import Any
 
@@ -157,6 +161,7 @@ def small():
     return Checkpoint(architecture, 16, 64, mean, std, "bicubic", weights)
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_a_compiled_network_describes_the_same(small):
     pixels = np.stack([picture("coffee", 64), picture("astronaut", 64), picture("rocket", 64)])
     settings = ModelSettings(name="small", device="cpu", precision="fp32")
@@ -170,14 +175,33 @@ def test_a_compiled_network_describes_the_same(small):
             assert torch.allclose(found, plain.describe(pixels[:count]), atol=1e-5)
 
 
-def test_without_a_compiler(small, monkeypatch):
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/nowhere/g++",))
-    monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
-    torch.compiler.reset()
-    settings = ModelSettings(name="small", device="cpu", compile=True)
-    with pytest.raises(ModelError, match=r"model\.compile: torch\.compile does not work") as error:
-        TorchEmbedder(small, "0" * 64, settings)
-    assert "\n" not in str(error.value)
+WITHOUT_A_COMPILER = """
+from worker.descriptor.checkpoints import Checkpoint
+from worker.descriptor.embedders import TorchEmbedder
+from worker.descriptor.network import Architecture, Network
+from worker.settings import ModelSettings
+
+architecture = Architecture("small", (1, 1, 1, 1), groups=1, width_per_group=64)
+weights = Network.random(architecture, 16).trunk.state_dict()
+half = (0.5, 0.5, 0.5)
+checkpoint = Checkpoint(architecture, 16, 64, half, half, "bicubic", weights)
+TorchEmbedder(checkpoint, "0" * 64, ModelSettings(name="small", device="cpu", compile=True))
+"""
+
+
+def test_without_a_compiler():
+    """In a process of its own: torch remembers in many places which compiler there is."""
+    nowhere = {"CXX": "/nowhere/g++", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-c", WITHOUT_A_COMPILER],
+        env=os.environ | nowhere,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("worker.errors.ModelError: model.compile: torch.compile does not work")
+    assert last.endswith("set it to false")
 
 
 def test_a_poisoned_network_is_noticed(resnet_50):
