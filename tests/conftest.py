@@ -1,6 +1,7 @@
 """Fixtures for all tests."""
 
 pytest_plugins = [
+    "tests.fixtures.http_server",
     "tests.fixtures.kafka",
     "tests.fixtures.parity",
     "tests.fixtures.redis",

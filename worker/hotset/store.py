@@ -1,14 +1,7 @@
-"""The hot set in Redis, as commands see it: what is there, and every change of it.
+"""The hot set in Redis, as commands see it: what is there, and every change of it."""
 
-A change is made by comparing and writing in one script (`commit.lua`): read, decide here, write
-only if nothing has changed in between, else read again. So two writers never overwrite each other,
-a repeated call changes nothing, and the stream has an entry for exactly what was written.
-"""
-
-import time
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from importlib import resources
@@ -17,6 +10,7 @@ from itertools import batched
 from worker import settings
 from worker.errors import StoreError
 from worker.hotset import layout
+from worker.hotset.commits import Commits, Step
 from worker.hotset.connection import Client, as_store_errors, connect
 from worker.hotset.duty import Duty
 from worker.hotset.layout import Keys, Unusable, bucket_of, reject
@@ -28,7 +22,6 @@ from worker.hotset.types import (
     BankRemoved,
     Calibration,
     CalibrationPut,
-    Change,
     Descriptors,
     Head,
     Heartbeat,
@@ -39,11 +32,7 @@ from worker.hotset.types import (
 )
 from worker.records import Model, Version
 
-STREAM_LENGTH = 20_000
-"""Changes that the stream keeps, roughly. Whoever is further behind loads a snapshot."""
-
 _CHUNK = 64
-_ATTEMPTS = 20
 _ANY = "*"
 
 
@@ -57,26 +46,6 @@ class Added:
     unchanged: int
 
 
-@dataclass(slots=True)
-class _Step:
-    """One atomic step: values compared and written, and the changes that tell of it.
-
-    `new` counts the references among them that were not there before.
-    """
-
-    writes: list[tuple[str, str, bytes | str, bytes | str]] = field(default_factory=list)
-    entries: list[tuple[str, layout.Fields]] = field(default_factory=list)
-    new: int = 0
-
-    def write(self, key: str, name: str, expected: bytes | str, value: bytes | str) -> None:
-        self.writes.append((key, name, expected, value))
-
-    def tell(self, change: Change, model_sha256: str = "") -> str:
-        mark = uuid.uuid4().hex
-        self.entries.append((mark, layout.write_change(change, time.time(), model_sha256)))
-        return mark
-
-
 class Store:
     """The hot set of one namespace. All methods raise StoreError where Redis is away."""
 
@@ -84,9 +53,9 @@ class Store:
         self._client = client
         self._keys = Keys(namespace)
         self._block_seconds = block_seconds
-        scripts = resources.files(__package__)
-        self._script = client.register_script(scripts.joinpath("commit.lua").read_bytes())
-        self._lacking = client.register_script(scripts.joinpath("lacking.lua").read_bytes())
+        self._commits = Commits(client, self._keys)
+        script = resources.files(__package__).joinpath("lacking.lua").read_bytes()
+        self._lacking = client.register_script(script)
 
     def close(self) -> None:
         """Close the connections."""
@@ -195,21 +164,21 @@ class Store:
     def set_bank(self, bank: Bank) -> Version:
         """Add a bank or change its policy. Creates the epoch."""
 
-        def step() -> _Step:
-            plan, row = _Step(), bank.model_dump_json()
+        def step() -> Step:
+            plan, row = Step(), bank.model_dump_json()
             old = self._client.hget(self._keys.banks, bank.name) or b""
             if old != row.encode():
                 plan.write(self._keys.banks, bank.name, old, row)
                 plan.tell(BankPut(bank))
             return plan
 
-        return self._commit(step, may_begin=True)
+        return self._commits.make(step, may_begin=True)[1]
 
     def remove_bank(self, name: str) -> Version:
         """Remove a bank without references. Raises StoreError if it has some, or is not there."""
 
-        def step() -> _Step:
-            plan = _Step()
+        def step() -> Step:
+            plan = Step()
             seq = self._client.hget(self._keys.head, "seq") or b""
             old = self._client.hget(self._keys.banks, name)
             if old is None:
@@ -221,7 +190,7 @@ class Store:
             plan.tell(BankRemoved(name))
             return plan
 
-        return self._commit(step)
+        return self._commits.make(step)[1]
 
     def add_references(
         self, described: Iterable[tuple[Reference, Descriptors]], model: Model
@@ -238,18 +207,18 @@ class Store:
         version: Version | None = None
         for chunk in batched(described, _CHUNK):
             latest = {one[0].reference_id: one for one in chunk}
-            plan, version = self._commit_plan(
+            plan, version = self._commits.make(
                 partial(self._plan_adding, latest, model), may_begin=True
             )
             added += plan.new
             replaced += len(plan.entries) - plan.new
             unchanged += len(latest) - len(plan.entries)
-        return Added(version or self._version(), added, replaced, unchanged)
+        return Added(version or self._commits.version(), added, replaced, unchanged)
 
     def set_enabled(self, reference_ids: Sequence[str], *, enabled: bool) -> Version:
         """Let references match, or not. Raises StoreError if one is not there."""
 
-        def change(plan: _Step, raw: bytes, old: Reference) -> None:
+        def change(plan: Step, raw: bytes, old: Reference) -> None:
             new = old.model_copy(update={"enabled": enabled})
             if new != old:
                 self._write_row(plan, old.reference_id, raw, new.model_dump_json())
@@ -266,7 +235,7 @@ class Store:
         """
         models = self._models()
 
-        def change(plan: _Step, raw: bytes, old: Reference) -> None:
+        def change(plan: Step, raw: bytes, old: Reference) -> None:
             stone = Tombstone(reference=old, removed_by=removed_by, removed_at=removed_at)
             self._plan_removing(plan, old.reference_id, raw, models)
             plan.write(self._keys.removed, old.reference_id, _ANY, stone.model_dump_json())
@@ -279,17 +248,17 @@ class Store:
         The stream loses all earlier entries, for they may hold their descriptors: replicas that
         had not read them load a snapshot. Raises StoreError if there is nothing left of one.
         """
-        models, version = self._models(), self._version()
+        models, version = self._models(), self._commits.version()
         for chunk in batched(reference_ids, _CHUNK):
             step = partial(self._plan_purging, chunk, models)
-            _, version = self._commit_plan(step, keep_entries=False)
+            _, version = self._commits.make(step, keep_entries=False)
         return version
 
     def set_calibration(self, calibration: Calibration | None) -> Version:
         """Make a calibration the current one, or none."""
 
-        def step() -> _Step:
-            plan, key = _Step(), self._keys.calibration
+        def step() -> Step:
+            plan, key = Step(), self._keys.calibration
             old = self._client.hget(key, "id") or b""
             new = calibration.calibration_id if calibration else ""
             if layout.text(old) != new:
@@ -298,13 +267,13 @@ class Store:
                 plan.tell(CalibrationPut(calibration))
             return plan
 
-        return self._commit(step)
+        return self._commits.make(step)[1]
 
     def accept(self) -> Version:
         """Record that a person accepts the store as it is now. Raises StoreError if it is empty."""
 
-        def step() -> _Step:
-            plan, head = _Step(), self.head()
+        def step() -> Step:
+            plan, head = Step(), self.head()
             if head is None:
                 raise StoreError("there is no hot set to accept: set a bank or add references")
             mark = plan.tell(Accepted())
@@ -312,14 +281,14 @@ class Store:
             plan.write(self._keys.head, "accepted", head.accepted, mark)
             return plan
 
-        return self._commit(step)
+        return self._commits.make(step)[1]
 
     # -- how --
 
     def _plan_adding(
         self, described: Mapping[str, tuple[Reference, Descriptors]], model: Model
-    ) -> _Step:
-        plan, banks = _Step(), self._client.hgetall(self._keys.banks)
+    ) -> Step:
+        plan, banks = Step(), self._client.hgetall(self._keys.banks)
         rows = self._fetch(described, self._keys.references)
         blobs = self._fetch(described, partial(self._keys.descriptors, model.sha256))
         for reference_id, (reference, descriptors) in described.items():
@@ -344,7 +313,7 @@ class Store:
         return plan
 
     def _plan_removing(
-        self, plan: _Step, reference_id: str, raw: bytes, models: Sequence[str]
+        self, plan: Step, reference_id: str, raw: bytes, models: Sequence[str]
     ) -> None:
         self._write_row(plan, reference_id, raw, "")
         for sha256 in models:
@@ -352,8 +321,8 @@ class Store:
             plan.write(key, reference_id, _ANY, "")
         plan.tell(ReferenceRemoved(reference_id))
 
-    def _plan_purging(self, reference_ids: Sequence[str], models: Sequence[str]) -> _Step:
-        plan = _Step()
+    def _plan_purging(self, reference_ids: Sequence[str], models: Sequence[str]) -> Step:
+        plan = Step()
         for reference_id, raw in self._fetch(reference_ids, self._keys.references).items():
             stone = self._client.hget(self._keys.removed, reference_id)
             if raw is None and stone is None:
@@ -363,58 +332,21 @@ class Store:
         return plan
 
     def _change_references(
-        self, reference_ids: Sequence[str], change: Callable[[_Step, bytes, Reference], None]
+        self, reference_ids: Sequence[str], change: Callable[[Step, bytes, Reference], None]
     ) -> Version:
-        version = self._version()
+        version = self._commits.version()
         for chunk in batched(reference_ids, _CHUNK):
 
-            def step(chunk: Sequence[str] = chunk) -> _Step:
-                plan = _Step()
+            def step(chunk: Sequence[str] = chunk) -> Step:
+                plan = Step()
                 for reference_id, raw in self._fetch(chunk, self._keys.references).items():
                     if raw is None:
                         raise StoreError(f"there is no reference {reference_id}")
                     change(plan, raw, layout.read_reference(reference_id, raw))
                 return plan
 
-            version = self._commit(step)
+            version = self._commits.make(step)[1]
         return version
-
-    def _commit(self, step: Callable[[], _Step], *, may_begin: bool = False) -> Version:
-        return self._commit_plan(step, may_begin=may_begin)[1]
-
-    @as_store_errors
-    def _commit_plan(
-        self, step: Callable[[], _Step], *, may_begin: bool = False, keep_entries: bool = True
-    ) -> tuple[_Step, Version]:
-        """Plan and write, again while other writers come in between."""
-        trim = ("~", STREAM_LENGTH) if keep_entries else ("=", 1)
-        for _ in range(_ATTEMPTS):
-            plan = step()
-            if not plan.entries:
-                return plan, self._version()
-            keys = [self._keys.head, self._keys.changes, *(write[0] for write in plan.writes)]
-            arguments: list[bytes | str | int] = [
-                time.time_ns() // 1_000_000,
-                int(may_begin),
-                *trim,
-                len(plan.writes),
-            ]
-            for _, *write in plan.writes:
-                arguments += write
-            for mark, fields in plan.entries:
-                arguments += [mark, len(fields), *fields]
-            version = self._script(keys=keys, args=arguments)
-            if version is not None:
-                return plan, Version.parse(layout.text(version))
-            if not may_begin and self.head() is None:
-                raise StoreError("there is no hot set: set a bank first")
-        raise StoreError("too many writers at once; try again")
-
-    def _version(self) -> Version:
-        head = self.head()
-        if head is None:
-            raise StoreError("there is no hot set: set a bank first")
-        return head.version
 
     def _fetch(
         self, reference_ids: Iterable[str], key: Callable[[int], str]
@@ -429,7 +361,7 @@ class Store:
     def _models(self) -> list[str]:
         return sorted(layout.text(sha256) for sha256 in self._client.hkeys(self._keys.models))
 
-    def _write_row(self, plan: _Step, reference_id: str, old: bytes, new: str) -> None:
+    def _write_row(self, plan: Step, reference_id: str, old: bytes, new: str) -> None:
         plan.write(self._keys.references(bucket_of(reference_id)), reference_id, old, new)
 
 

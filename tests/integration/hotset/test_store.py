@@ -8,8 +8,7 @@ from structlog.testing import capture_logs
 from tests.fixtures.hot_set import MODEL, NOW, OTHER_MODEL, bank, descriptors, reference
 from worker.embedded import redis
 from worker.errors import StoreError
-from worker.hotset import layout
-from worker.hotset import store as stores
+from worker.hotset import commits, layout
 from worker.hotset.layout import Keys, Unusable
 from worker.hotset.reader import BrokenHistory
 from worker.hotset.store import Added, open_store
@@ -206,7 +205,7 @@ def test_unusable_values_are_told_of_and_left_out(store, raw):
 
 
 def test_history_that_does_not_go_on_is_noticed(store, raw, monkeypatch):
-    monkeypatch.setattr(stores, "STREAM_LENGTH", 1)
+    monkeypatch.setattr(commits, "STREAM_LENGTH", 1)
     store.set_bank(bank())
     reader, start = store.of_model(MODEL), store.head()
     assert reader.changes(start.version, start.mark, wait=True) == []
@@ -231,7 +230,7 @@ def test_history_that_does_not_go_on_is_noticed(store, raw, monkeypatch):
 
 
 def test_the_stream_is_trimmed(store, raw, monkeypatch):
-    monkeypatch.setattr(stores, "STREAM_LENGTH", 100)
+    monkeypatch.setattr(commits, "STREAM_LENGTH", 100)
     store.set_bank(bank())
     add(store, *[f"r{n}" for n in range(600)])
     assert 100 <= raw.xlen(KEYS.changes) < 400

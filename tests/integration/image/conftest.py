@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.http_server import Server
 from worker.image.fetch import Fetcher, Resolve
 from worker.settings import Fetch
 
@@ -25,13 +24,6 @@ class Certificate:
     server: ssl.SSLContext
     client: ssl.SSLContext
     file: Path
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    started = Server()
-    yield started
-    started.stop()
 
 
 @pytest.fixture

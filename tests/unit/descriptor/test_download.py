@@ -5,7 +5,6 @@ import shutil
 import socket
 import ssl
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,13 +16,6 @@ from worker.errors import ModelError
 
 BODY = bytes(range(256)) * 1000
 AT_ONCE = (0.0, 0.0, 0.0)
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    started = Server()
-    yield started
-    started.stop()
 
 
 @pytest.fixture

@@ -2,13 +2,12 @@
 
 import hashlib
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.fixtures.http_server import Server, answer
+from tests.fixtures.http_server import answer
 from tests.fixtures.origin import Origin
 from worker.descriptor import embedders, zoo
 from worker.descriptor.identify import Identity
@@ -18,13 +17,6 @@ from worker.settings import ModelSettings
 
 NAME = "sscd_disc_mixup"
 PUBLISHED = "sscd_resnext_101_c1"
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    started = Server()
-    yield started
-    started.stop()
 
 
 @pytest.fixture(scope="module")

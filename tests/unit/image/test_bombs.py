@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tests.fixtures.bomb_meter import PREPROCESSING
-from tests.fixtures.bombs import CORPUS, encode, noise
+from tests.fixtures.bombs import CORPUS
+from tests.fixtures.container_bombs import encode, noise
 from worker.errors import DecodeError
 from worker.image.decode import decode
 from worker.image.sandbox import COPIES, Sandbox

@@ -9,16 +9,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from tests.fixtures import profiles
-from tests.fixtures.bombs import (
-    chunk,
-    encode,
-    overlapping_tags,
-    part,
-    riff,
-    segment,
-    vp8x,
-    with_segments,
-)
+from tests.fixtures.bombs import chunk, overlapping_tags, part, riff, segment, vp8x, with_segments
+from tests.fixtures.container_bombs import encode
 from worker.errors import DecodeError, UnscreenedReason
 from worker.image import color
 from worker.image.color import apply_gamma, is_foreign, to_srgb

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.fixtures.bombs import anmf, chunk, encode, gif, part, riff, vp8x
+from tests.fixtures.bombs import anmf, chunk, gif, part, riff, vp8x
 from tests.fixtures.bombs import frame as gif_frame
+from tests.fixtures.container_bombs import encode
 from worker.errors import DecodeError, UnscreenedReason
 from worker.image.decode import chosen, decode, frames
 from worker.settings import Limits

@@ -9,8 +9,7 @@ import tifffile
 from PIL import Image
 
 from tests.fixtures import profiles, writers
-from tests.fixtures.bombs import noise
-from tests.fixtures.container_bombs import bmp, encode, icon, tiff
+from tests.fixtures.container_bombs import bmp, encode, icon, noise, tiff
 from worker.errors import DecodeError, UnscreenedReason
 from worker.image import bitmaps, heif
 from worker.image.decode import decode, frames, kind_of

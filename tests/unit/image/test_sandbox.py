@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from tests.fixtures.bombs import noise
+from tests.fixtures.container_bombs import noise
 from tests.fixtures.hostile_decoder import ACTS, LIES, SIGNATURE
 from tests.fixtures.profiles import DISPLAY_P3, rgb
 from worker.errors import DecodeError, StartupError, UnscreenedReason
