@@ -128,17 +128,22 @@ def _judge(page: _Page) -> None:
 
 
 def _is_whole(page: _Page, nbytes: int) -> bool:
-    """Whether all strips or tiles lie in the file; what we put behind it would be read as them.
+    """Whether there are as many strips or tiles as the picture needs, and all lie in the file.
 
-    The reader goes by their lengths, but where there is no compression by the picture's size.
+    What is missing would stay unpainted, and what we put behind the file be read as the rest. The
+    reader goes by their lengths, but where there is no compression by the picture's size.
     """
     width, height = page.one(_WIDTH, 0), page.one(_HEIGHT, 0)
     offsets, counts = page.numbers.get(_STRIPS, ()), page.numbers.get(_STRIP_BYTES, ())
-    rows, last = max(1, min(page.one(_ROWS, height), height)), height
+    rows, last, columns = max(1, min(page.one(_ROWS, height), height)), height, 1
     if not offsets:
         offsets, counts = page.numbers.get(_TILES, ()), page.numbers.get(_TILE_BYTES, ())
+        columns = -(-width // max(1, page.one(_TILE_WIDTH, 0)))
         width, rows = page.one(_TILE_WIDTH, 0), max(1, page.one(_TILE_HEIGHT, 0))
         last = rows  # tiles are filled up
+    planes = page.one(_SAMPLES, 1) if page.one(_PLANES, 1) == _APART else 1
+    if len(offsets) < -(-height // rows) * columns * planes:
+        return False
     if page.one(_COMPRESSION, _UNCOMPRESSED) == _UNCOMPRESSED:
         samples = 1 if page.one(_PLANES, 1) == _APART else page.one(_SAMPLES, 1)
         line = -(-width * samples * max(page.numbers.get(_BITS, (1,))) // 8)

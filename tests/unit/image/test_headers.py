@@ -155,6 +155,9 @@ def test_what_is_appended_is_never_read_as_pixels() -> None:
         {257: 200, 278: 200},
         {273: 2**32 - 1},
         {259: 8, 279: 5000},
+        {278: 16},  # one strip of three
+        {259: 8, 278: 16},
+        {257: 49},
     ):
         assert read_tiff(tiff([GREY | tags], bytes(size)), 1000, 1).data == b"", tags
     rows = writers.save(noise(), "TIFF")  # its directory comes first
