@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import typer
 from rich.table import Table
 
-from worker.cli.common import ConfigOption, JsonOption, emit, load_settings, stdout
+from worker.cli.common import ConfigOption, JsonOption, emit, load_settings, stderr, stdout
 from worker.errors import CopysieveError, ModelError
 from worker.settings import Settings, chosen_file
 
@@ -45,7 +45,8 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         ("canaries", _canaries),
         ("model", _model),
     ):
-        findings += _examine(what, examine, settings)
+        with stderr.status(f"{what} ..."):  # an absent broker takes half a minute to be sure of
+            findings += _examine(what, examine, settings)
     table = Table(box=None, show_header=False)
     for finding in findings:
         status = f"[{_STYLES[finding.status]}]{finding.status}[/]"

@@ -23,6 +23,7 @@ from worker.cli.common import (
     emit,
     load_settings,
     stderr,
+    stdout,
     with_model,
 )
 from worker.errors import FetchError, ModelError, Unscreenable, UnscreenedReason
@@ -120,6 +121,17 @@ def embed(
         found = _embed_all(files, size, settings, decoder, compute, archive)
         if found.paths:
             archive.finish({"paths": found.paths, **_facts(embedder)})
+    _tell(found, output, kind, embedder, as_json=as_json)
+    if found.skipped:
+        raise typer.Exit(1)
+
+
+def _tell(
+    found: Embedded, output: Path, kind: Kind, embedder: "Embedder", *, as_json: bool
+) -> None:
+    if found.paths and not as_json:
+        line = f"{len(found.paths)} pictures, {kind}, {embedder.precision}: {output}"
+        stdout.print(line, markup=False, highlight=False)
     for one in found.skipped:
         line = f"skipped {one.path}: {one.reason}: {one.detail}"
         stderr.print(line, markup=False, highlight=False)
@@ -134,8 +146,6 @@ def embed(
                 "skipped": [asdict(one) for one in found.skipped],
             }
         )
-    if found.skipped:
-        raise typer.Exit(1)
 
 
 def walk(paths: Iterable[Path]) -> Iterator[Path]:

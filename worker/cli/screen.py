@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from worker.cli.common import (
     ConfigOption,
@@ -172,12 +172,18 @@ def _told(decision: "Decision", looks: Sequence[Look]) -> dict[str, Any]:
 
 
 def _show(screened: list[dict[str, Any]]) -> None:
-    table = Table("image", "outcome", "reference", "bank", "mode", "action", "score", box=None)
+    table = Table(
+        Column("image", overflow="fold"),
+        "outcome",
+        Column("reference", overflow="fold"),  # a name that is cut is none
+        *("bank", "mode", "action", "view", "score"),
+        box=None,
+    )
     for row in screened:
         if not row["matches"]:
             best = row.get("best_score")
             note = row.get("reason") or ("" if best is None else f"best {best:.3f}")
-            table.add_row(row["image"], row["outcome"], "", "", "", "", note)
+            table.add_row(row["image"], row["outcome"], "", "", "", "", "", note)
         for match in row["matches"]:
             table.add_row(
                 row["image"],
@@ -186,6 +192,17 @@ def _show(screened: list[dict[str, Any]]) -> None:
                 match["bank"],
                 match["mode"],
                 match["action"],
+                _view(match),
                 f"{match['score']:.3f}",
             )
     stdout.print(table)
+
+
+def _view(match: dict[str, Any]) -> str:
+    """Which view of the reference, and what of the upload is like it where that is not all."""
+    parts = [match["view"]]
+    if match["upload_view"] != "plain":
+        parts.append(f"in {match['upload_view']}")
+    if match["frame"]:
+        parts.append(f"of frame {match['frame']}")
+    return " ".join(parts)

@@ -8,6 +8,7 @@ opened safely; whether it is the right file is for `zoo` to say.
 
 import json
 import math
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,11 @@ def read(path: Path) -> Checkpoint:
         dialect, architecture, dims, weights = _recognise(path, content.state)
     except ModelError:
         raise
+    except pickle.UnpicklingError:
+        raise ModelError(
+            f"{path}: damaged, or no {path.suffix} file, or it holds more than weights, which is"
+            " never loaded: save model.state_dict()"
+        ) from None
     except Exception as error:  # noqa: BLE001 - damaged bytes raise whatever they like
         kind = type(error).__name__
         raise ModelError(f"{path}: damaged, or no {path.suffix} file ({kind})") from None
@@ -123,6 +129,7 @@ def _facts(path: Path, extras: Mapping[str, Any]) -> tuple[int, Rgb, Rgb]:
 
 # -- recognising ----------------------------------------------------------------------------------
 
+_STATES = ("state", "state_dict")  # where Birder, and where most others put the weights
 _COUNTER = "num_batches_tracked"  # of use in training only; not every exporter keeps it
 _ABSENT = "nothing"
 _MOST_DIMS = 8192
@@ -220,7 +227,8 @@ def _read_torch(path: Path) -> _Content:
     content = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, Mapping):
         raise ModelError(f"{path}: expected a dict, found {type(content).__name__}")
-    state = content.get("state", content)
+    name = next((one for one in _STATES if one in content), None)
+    state = content[name] if name else content
     if not isinstance(state, Mapping):
         raise ModelError(f"{path}: expected a dict as state, found {type(state).__name__}")
     return _Content(state, {name: content[name] for name in _Facts.model_fields if name in content})

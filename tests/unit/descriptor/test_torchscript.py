@@ -264,3 +264,13 @@ def test_dicts_of_something_else(tmp_path, content):
 def test_files_from_before_torch_used_zip(skeleton, tmp_path):
     torch.save(skeleton, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     assert checkpoints.read(tmp_path / "old.pth").dims == 512
+
+
+def test_a_dict_that_wraps_its_weights(skeleton, tmp_path):
+    torch.save({"state_dict": skeleton, "epoch": 3}, tmp_path / "wrapped.pt")
+    assert checkpoints.read(tmp_path / "wrapped.pt").dims == 512
+
+
+def test_a_pickled_module_is_never_loaded(tmp_path):
+    torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
+    assert "never loaded: save model.state_dict()" in refused(tmp_path / "module.pt")
