@@ -50,6 +50,19 @@ class DeadLetterReason(StrEnum):
     RESERVED_ID = "reserved_id"
 
 
+class Objection(StrEnum):
+    """Why a picture should not become a reference. Closed, like `UnscreenedReason`."""
+
+    BLANK = "blank"
+    NEAR_UNIFORM = "near_uniform"
+    LOW_INFORMATION = "low_information"
+    NOISE = "noise"
+    TEST_PATTERN = "test_pattern"
+    FALSE_MATCHES = "false_matches"
+    DUPLICATE = "duplicate"
+    ALLOWED = "allowed"
+
+
 class CopysieveError(Exception):
     """Base of all errors raised on purpose. `str(error)` is one line for a person."""
 

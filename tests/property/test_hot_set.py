@@ -49,7 +49,7 @@ def change(store, kind, *arguments):
             case "enable", name, enabled:
                 store.set_enabled([name], enabled=enabled)
             case "remove", name:
-                store.remove_references([name], "bob", NOW)
+                store.remove_references([name])
             case "purge", name:
                 store.purge_references([name])
             case "remove_bank", name:

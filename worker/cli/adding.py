@@ -97,7 +97,7 @@ def add_references(
     """
     report = Report()
     with ExitStack() as stack:
-        store = stack.enter_context(closing(open_store(settings.redis)))
+        store = stack.enter_context(closing(open_store(settings.redis, details.added_by)))
         policy = store.banks().get(bank)
         if policy is None:
             raise StoreError(f"there is no bank {bank}: `copysieve banks set {bank}` first")

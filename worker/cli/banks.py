@@ -17,7 +17,7 @@ from worker.cli.common import (
     stderr,
     stdout,
 )
-from worker.cli.waiting import TimeoutOption, WaitOption
+from worker.cli.waiting import ByOption, TimeoutOption, WaitOption
 from worker.events import Action, Severity
 from worker.hotset.store import Store, open_store
 from worker.hotset.types import Bank, View
@@ -68,6 +68,7 @@ def set_bank(
         typer.Option("--suppresses", help="An allow bank overrules this bank; repeatable."),
     ] = None,
     enabled: Annotated[bool | None, typer.Option("--enable/--disable")] = None,
+    by: ByOption = None,
     wait: WaitOption = True,
     timeout: TimeoutOption = 60.0,
     config: ConfigOption = None,
@@ -98,7 +99,7 @@ def set_bank(
             stderr.print(warning, style="yellow", markup=False, highlight=False)
         return store.set_bank(bank)
 
-    waiting.make(change, config, wait=wait, timeout=timeout, as_json=as_json)
+    waiting.make(change, config, by=by, wait=wait, timeout=timeout, as_json=as_json)
 
 
 @app.command("list")
@@ -141,6 +142,7 @@ def list_banks(config: ConfigOption = None, as_json: JsonOption = False) -> None
 @app.command()
 def remove(
     name: Name,
+    by: ByOption = None,
     wait: WaitOption = True,
     timeout: TimeoutOption = 60.0,
     config: ConfigOption = None,
@@ -148,7 +150,12 @@ def remove(
 ) -> None:
     """Remove a bank that has no references."""
     waiting.make(
-        lambda store: store.remove_bank(name), config, wait=wait, timeout=timeout, as_json=as_json
+        lambda store: store.remove_bank(name),
+        config,
+        by=by,
+        wait=wait,
+        timeout=timeout,
+        as_json=as_json,
     )
 
 

@@ -9,7 +9,7 @@ from rich.table import Column, Table
 
 from worker.cli import waiting
 from worker.cli.common import ConfigOption, JsonOption, emit, load_settings, stdout
-from worker.cli.waiting import TimeoutOption, WaitOption
+from worker.cli.waiting import ByOption, TimeoutOption, WaitOption
 from worker.hotset.store import Store, open_store
 from worker.hotset.types import Head, Heartbeat
 from worker.records import Version
@@ -57,6 +57,7 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
 @app.command()
 def accept(
+    by: ByOption = None,
     wait: WaitOption = True,
     timeout: TimeoutOption = 60.0,
     config: ConfigOption = None,
@@ -68,7 +69,7 @@ def accept(
         stdout.print(f"accepting {len(store.references())} references", highlight=False)
         return store.accept()
 
-    waiting.make(change, config, wait=wait, timeout=timeout, as_json=as_json)
+    waiting.make(change, config, by=by, wait=wait, timeout=timeout, as_json=as_json)
 
 
 def _told(beat: Heartbeat, head: Head | None) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """`copysieve refs`: the references of the hot set."""
 
-import os
-import pwd
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
@@ -25,7 +23,7 @@ from worker.cli.common import (
     stdout,
 )
 from worker.cli.embed import walk
-from worker.cli.waiting import TimeoutOption, WaitOption
+from worker.cli.waiting import ByOption, TimeoutOption, WaitOption, user
 from worker.errors import StoreError
 from worker.events import Severity
 from worker.hotset.store import Store, open_store
@@ -35,9 +33,6 @@ from worker.records import Version
 app = typer.Typer(name="refs", no_args_is_help=True, help="The references of the hot set.")
 
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Reference ids.")]
-ByOption = Annotated[
-    str | None, typer.Option("--by", metavar="WHO", help="Who does it; the system's user if unset.")
-]
 
 
 @app.command()
@@ -78,7 +73,7 @@ def add(
     from worker.cli.adding import Details, add_references  # noqa: PLC0415 - torch takes seconds
 
     details = Details(
-        added_by=by or _user(),
+        added_by=by or user(),
         reference_id=reference_id,
         label=label,
         severity=severity,
@@ -195,14 +190,15 @@ def remove(
     def change(store: Store) -> Version:
         if purge:
             return store.purge_references(reference_ids)
-        return store.remove_references(reference_ids, by or _user(), datetime.now(UTC))
+        return store.remove_references(reference_ids)
 
-    waiting.make(change, config, wait=wait, timeout=timeout, as_json=as_json)
+    waiting.make(change, config, by=by, wait=wait, timeout=timeout, as_json=as_json)
 
 
 @app.command()
 def enable(
     reference_ids: Ids,
+    by: ByOption = None,
     wait: WaitOption = True,
     timeout: TimeoutOption = 60.0,
     config: ConfigOption = None,
@@ -210,12 +206,13 @@ def enable(
 ) -> None:
     """Let references match again."""
     change = _switching(reference_ids, enabled=True)
-    waiting.make(change, config, wait=wait, timeout=timeout, as_json=as_json)
+    waiting.make(change, config, by=by, wait=wait, timeout=timeout, as_json=as_json)
 
 
 @app.command()
 def disable(
     reference_ids: Ids,
+    by: ByOption = None,
     wait: WaitOption = True,
     timeout: TimeoutOption = 60.0,
     config: ConfigOption = None,
@@ -223,7 +220,7 @@ def disable(
 ) -> None:
     """Let references match no more, without removing them."""
     change = _switching(reference_ids, enabled=False)
-    waiting.make(change, config, wait=wait, timeout=timeout, as_json=as_json)
+    waiting.make(change, config, by=by, wait=wait, timeout=timeout, as_json=as_json)
 
 
 @app.command("wait")
@@ -268,14 +265,6 @@ def _time(text: str | None) -> datetime | None:
     except ValueError:
         raise typer.BadParameter("expected ISO 8601", param_hint="--expires") from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _user() -> str:
-    """Name of the system's user; in a container it may have none."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return f"uid {os.getuid()}"
 
 
 def _state(reference: Reference) -> str:

@@ -1,5 +1,7 @@
 """Waiting until every live replica has applied a change, and telling how long it took."""
 
+import os
+import pwd
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -22,6 +24,9 @@ WaitOption = Annotated[
 TimeoutOption = Annotated[
     float, typer.Option("--timeout", min=0, metavar="SECONDS", help="How long to wait.")
 ]
+ByOption = Annotated[
+    str | None, typer.Option("--by", metavar="WHO", help="Who does it; the system's user if unset.")
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,14 @@ class Waited:
             "applied": self.applied,
             "late": self.late,
         }
+
+
+def user() -> str:
+    """Name of the system's user; in a container it may have none."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"
 
 
 def has_applied(beat: Heartbeat, version: Version) -> bool:
@@ -80,12 +93,13 @@ def make(
     change: Callable[[Store], Version],
     config: Path | None,
     *,
+    by: str | None = None,
     wait: bool,
     timeout: float,
     as_json: bool,
 ) -> None:
     """Make a change of the hot set as a command: tell its version, wait, exit 1 if one is late."""
-    with closing(open_store(load_settings(config).redis)) as store:
+    with closing(open_store(load_settings(config).redis, by or user())) as store:
         version = change(store)
         stdout.print(f"version {version}", highlight=False)
         waited = wait_for(store, version, timeout) if wait else None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from importlib import resources
 from itertools import batched
@@ -47,9 +47,10 @@ class Added:
 
 
 class Store:
-    """The hot set of one namespace. All methods raise StoreError where Redis is away."""
+    """The hot set of one namespace; `by` is who changes it. All raise StoreError (Redis away)."""
 
-    def __init__(self, client: Client, namespace: str, block_seconds: float) -> None:
+    def __init__(self, client: Client, namespace: str, block_seconds: float, by: str) -> None:
+        self._by = by
         self._client = client
         self._keys = Keys(namespace)
         self._block_seconds = block_seconds
@@ -226,9 +227,7 @@ class Store:
 
         return self._change_references(reference_ids, change)
 
-    def remove_references(
-        self, reference_ids: Sequence[str], removed_by: str, removed_at: datetime
-    ) -> Version:
+    def remove_references(self, reference_ids: Sequence[str]) -> Version:
         """Remove references with their descriptors; a tombstone stays of each.
 
         Raises StoreError if one is not there.
@@ -236,7 +235,8 @@ class Store:
         models = self._models()
 
         def change(plan: Step, raw: bytes, old: Reference) -> None:
-            stone = Tombstone(reference=old, removed_by=removed_by, removed_at=removed_at)
+            now = datetime.now(UTC)
+            stone = Tombstone(reference=old, removed_by=self._by, removed_at=now)
             self._plan_removing(plan, old.reference_id, raw, models)
             plan.write(self._keys.removed, old.reference_id, _ANY, stone.model_dump_json())
 
@@ -365,10 +365,13 @@ class Store:
         plan.write(self._keys.references(bucket_of(reference_id)), reference_id, old, new)
 
 
-def open_store(config: settings.Redis) -> Store:
-    """Connect. Raises StoreError in one line, without the password, if Redis is away."""
+def open_store(config: settings.Redis, by: str = "copysieve") -> Store:
+    """Connect, to read or to make changes in the name of `by`.
+
+    Raises StoreError in one line, without the password, if Redis is away.
+    """
     # A blocking read must end well before the socket's timeout does.
-    return Store(connect(config), config.namespace, min(0.5, config.timeout_seconds / 2))
+    return Store(connect(config), config.namespace, min(0.5, config.timeout_seconds / 2), by)
 
 
 def _refuse_another_image(old: Reference, new: Reference) -> None:

@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from worker.errors import Objection
 from worker.events import Action, Identifier, Severity, Sha256
 from worker.records import Version
 
@@ -55,7 +56,9 @@ class Bank(Strict):
     """A named group of references with one policy.
 
     `threshold` is in scores and is pinned to the `calibration` it was set for (None: raw cosine).
-    A block bank with neither threshold nor budget matches nothing. An allow bank has `suppresses`
+    A block bank with neither threshold nor budget matches nothing. One of its references, or all
+    together, are a flood where they match more than `flood_per_hour` distinct images; then
+    `flood_demotes` makes the action `review`. An allow bank has `suppresses`
     instead of action, threshold and budget: its `action` stays at the default and means nothing.
     """
 
@@ -71,6 +74,8 @@ class Bank(Strict):
     tenants: Tenants | None = None
     views: Views = ("plain", "inverted")
     enabled: bool = True
+    flood_per_hour: Annotated[int, Field(ge=1)] | None = None
+    flood_demotes: bool = False
     suppresses: Annotated[tuple[Slug, ...], AfterValidator(_distinct)] = ()
 
     @model_validator(mode="after")
@@ -99,7 +104,11 @@ class Bank(Strict):
 
 
 class Reference(Strict):
-    """One known image. `label` and `severity` are the bank's where None; times are aware."""
+    """One known image. `label` and `severity` are the bank's where None; times are aware.
+
+    `objections` are those it was added in spite of: in `shadow`, where its matches are not
+    enforced, or by force. A person has `confirmed` it: a flood of its matches is no alarm.
+    """
 
     reference_id: ReferenceId
     bank: Slug
@@ -111,6 +120,9 @@ class Reference(Strict):
     expires_at: AwareDatetime | None = None
     enabled: bool = True
     canary: bool = False
+    shadow: bool = False
+    confirmed: bool = False
+    objections: Annotated[tuple[Objection, ...], AfterValidator(_distinct)] = ()
     note: Text | None = None
     sha256: Sha256 | None = None
     pdq: Pdq | None = None

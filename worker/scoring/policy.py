@@ -113,7 +113,8 @@ def _best_first(one: Scored) -> tuple[float, str, str, int]:
 
 
 def _enforced(match: Scored) -> bool:
-    return match.bank.mode == "enforce" and not match.reference.canary
+    reference = match.reference
+    return match.bank.mode == "enforce" and not (reference.canary or reference.shadow)
 
 
 type _Place = tuple[str, str, int]

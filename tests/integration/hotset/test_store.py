@@ -51,7 +51,7 @@ def test_the_first_bank_creates_the_epoch(store):
         lambda store: store.accept(),
         lambda store: store.set_calibration(Calibration("c", b"c")),
         lambda store: store.set_enabled(["r1"], enabled=False),
-        lambda store: store.remove_references(["r1"], "bob", NOW),
+        lambda store: store.remove_references(["r1"]),
         lambda store: store.purge_references(["r1"]),
         lambda store: store.remove_bank("known-bad"),
         lambda store: add(store, "r1"),
@@ -114,14 +114,14 @@ def test_removing_leaves_a_tombstone_and_purging_nothing(store, raw):
     store.set_bank(bank())
     add(store, "r1", "r2")
     add(store, "r1", model=OTHER_MODEL)
-    version = store.remove_references(["r1"], "bob", NOW)
+    version = store.remove_references(["r1"])
     assert store.reference("r1") is None
     stone = store.tombstone("r1")
-    assert (stone.reference, stone.removed_by, stone.removed_at) == (reference(), "bob", NOW)
+    assert (stone.reference, stone.removed_by) == (reference(), "bob")
     for model in (MODEL, OTHER_MODEL):
         assert not raw.hexists(KEYS.descriptors(model.sha256, layout.bucket_of("r1")), "r1")
     with pytest.raises(StoreError, match="no reference r1"):
-        store.remove_references(["r1"], "bob", NOW)
+        store.remove_references(["r1"])
     assert store.purge_references(["r1", "r2"]) == Version(version.epoch, version.seq + 2)
     assert store.tombstone("r1") is store.tombstone("r2") is store.reference("r2") is None
     leftovers = [key for key in raw.keys("*") if raw.type(key) == b"hash"]
@@ -134,7 +134,7 @@ def test_a_bank_with_references_stays(store):
     add(store, "r1")
     with pytest.raises(StoreError, match="has 1 references"):
         store.remove_bank("known-bad")
-    store.remove_references(["r1"], "bob", NOW)
+    store.remove_references(["r1"])
     store.remove_bank("known-bad")
     assert store.banks() == {}
 
@@ -239,7 +239,7 @@ def test_the_stream_is_trimmed(store, raw, monkeypatch):
 def test_all_keys_carry_the_tag(store, raw):
     store.set_bank(bank())
     add(store, "r1", "r2")
-    store.remove_references(["r2"], "bob", NOW)
+    store.remove_references(["r2"])
     store.set_calibration(Calibration("c1", b"1"))
     keys = raw.keys("*")
     assert len(keys) == 8
@@ -263,7 +263,7 @@ def test_it_lives_on_a_cluster(kind):
         reader = store.of_model(MODEL)
         head = reader.head()
         assert head is not None
-        store.remove_references(["r2"], "bob", NOW)
+        store.remove_references(["r2"])
         assert reader.snapshot(head).usable == 1
         store.accept()
         assert len(reader.changes(head.version, head.mark, wait=True)) == 2

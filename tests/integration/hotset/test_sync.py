@@ -151,7 +151,7 @@ def test_two_mirrors_converge_and_tell(replicas, store):
     add(store, *[f"r{n}" for n in range(2, 40)])
     store.set_enabled(["r3"], enabled=False)
     late = replicas("late")
-    store.remove_references(["r4"], "bob", NOW)
+    store.remove_references(["r4"])
     version = store.set_calibration(Calibration("c1", b"blob"))
     until(lambda: early.at(version) and late.at(version))
     expected = both(*{f"r{n}" for n in range(1, 40)} - {"r3", "r4"})
@@ -371,7 +371,7 @@ def test_many_removals_one_by_one_are_no_alarm(replicas, store):
     add(store, *names)
     one = replicas()
     one.sync.wait_ready(PATIENCE, lambda: False)
-    version = store.remove_references(names[1:], "bob", NOW)
+    version = store.remove_references(names[1:])
     until(lambda: one.at(version))
     assert one.found() == both("r0")
 
