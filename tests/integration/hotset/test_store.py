@@ -5,7 +5,7 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from tests.fixtures.hot_set import MODEL, NOW, OTHER_MODEL, bank, descriptors, reference
+from tests.fixtures.hot_set import MODEL, OTHER_MODEL, bank, descriptors, reference
 from worker.embedded import redis
 from worker.errors import StoreError
 from worker.hotset import commits, layout
