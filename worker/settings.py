@@ -255,8 +255,13 @@ class Fetch(Group):
 
 
 class HotSetSettings(Group):
-    """The mirror's behaviour when Redis is away or looks wrong."""
+    """The mirror: its copy on disk, and what it does when Redis is away or looks wrong.
 
+    `folder` keeps the hot set for the next process: descriptors are sensitive, so by default it
+    lives in a nameless temporary file.
+    """
+
+    folder: Path | None = None
     on_stale: Literal["continue", "pause"] = "continue"
     stale_after_seconds: PositiveFloat = 60.0
     max_shrink: Annotated[float, Field(gt=0, le=1)] = 0.5

@@ -63,7 +63,7 @@ def change(store, kind, *arguments):
 
 
 def loaded(reader):
-    mirror = Mirror(MODEL.dims, "cpu", clock=lambda: NOW)
+    mirror = Mirror(MODEL, "cpu", clock=lambda: NOW)
     mirror.load(reader.snapshot(reader.head()))
     return mirror
 
@@ -72,7 +72,7 @@ def seen(mirror):
     """All that a mirror shows: every row it finds for some queries and tenants, in order."""
     queries = torch.from_numpy(unit_rows(42, 3).astype(np.float32))
     result = mirror.search(queries, [None, "t1", "t3"], 100)
-    return result, mirror.sizes, mirror.head
+    return result, mirror.sizes(), mirror.head, mirror.tallies()
 
 
 @pytest.fixture
@@ -108,10 +108,11 @@ def test_following_equals_loading(store, emptied, rounds):
                 follower.apply(entry)
             assert store.head().version >= before
         assert seen(follower) == seen(loaded(reader))
+        assert follower.tallies() == store.head().tallies.of_model(MODEL.sha256)
 
     # What was noted before a snapshot was read is replayed on top of it, and changes nothing.
     if not any(kind == "purge" for changes in rounds for kind, *_ in changes):
-        replayed = Mirror(MODEL.dims, "cpu", clock=lambda: NOW)
+        replayed = Mirror(MODEL, "cpu", clock=lambda: NOW)
         entries = reader.changes(noted.version, noted.mark, wait=False)
         replayed.load(reader.snapshot(noted), entries)
         assert seen(replayed) == seen(follower)

@@ -3,27 +3,20 @@
 import numpy as np
 import torch
 
-from tests.fixtures.hot_set import MODEL, bank, descriptors, reference
+from tests.fixtures.hot_set import MODEL, bank, descriptors, reference, snapshot
 from worker.compare import CANDIDATES, compare
 from worker.hotset.mirror import Mirror
-from worker.hotset.types import Head, Snapshot
+from worker.hotset.types import Head
 from worker.records import Version
 
 
-def mirror_of(*references, tenants=None):
-    mirror = Mirror(MODEL.dims, "cpu")
+def mirror_of(*references, tenants=None, alike=False):
+    mirror = Mirror(MODEL, "cpu")
     policy = bank(threshold=0.99, tenants=tenants)
-    found = {one.reference_id: one for one in references}
-    mirror.load(
-        Snapshot(
-            Head(Version(5, 1), "m1", ""),
-            {policy.name: policy},
-            found,
-            {name: descriptors(seed, ("plain",)) for seed, name in enumerate(found)},
-            frozenset(),
-            None,
-        )
-    )
+    described = [
+        (one, descriptors(0 if alike else seed, ("plain",))) for seed, one in enumerate(references)
+    ]
+    mirror.load(snapshot([policy], described))
     return mirror
 
 
@@ -64,14 +57,12 @@ def test_tenants_and_canaries_are_the_uploads_whatever_their_looks():
 
 def test_the_version_told_is_one_that_all_looks_were_compared_with(monkeypatch):
     count = 2 * CANDIDATES
-    mirror = mirror_of(*(reference(f"r{number:03}") for number in range(count)))
-    index = mirror._set.index
-    index._matrix[: len(index)] = looks(0)[0]
+    mirror = mirror_of(*(reference(f"r{number:03}") for number in range(count)), alike=True)
     search = mirror.search
 
     def and_a_change_comes_in(*arguments):
         found = search(*arguments)
-        mirror._set.head = Head(Version(5, found.version.seq + 1), "m", "")
+        mirror._set._head = Head(Version(5, found.version.seq + 1), "m", "")
         return found
 
     monkeypatch.setattr(mirror, "search", and_a_change_comes_in)
@@ -81,8 +72,6 @@ def test_the_version_told_is_one_that_all_looks_were_compared_with(monkeypatch):
 
 def test_a_crowd_in_one_look_hides_nothing():
     count = 2 * CANDIDATES
-    mirror = mirror_of(*(reference(f"r{number:03}") for number in range(count)))
-    index = mirror._set.index
-    index._matrix[: len(index)] = looks(0)[0]
+    mirror = mirror_of(*(reference(f"r{number:03}") for number in range(count)), alike=True)
     (found,) = compare(mirror, [looks(None, 0)], [None])
     assert len(found.decision.enforced) == count

@@ -86,7 +86,7 @@ def hot_set(settings: Settings, embedder: "Embedder") -> Iterator["Mirror"]:
     with redis_server() as server:
         store = open_store(Redis.model_validate({"url": server.url}))
         _random_references(store, embedder.model)
-        mirror = Mirror(embedder.model.dims, embedder.device)
+        mirror = Mirror(embedder.model, embedder.device)
         sync = HotSetSync(
             store.of_model(embedder.model), mirror, settings.hotset, "bench", on_failure=_raise
         )

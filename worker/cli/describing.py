@@ -29,6 +29,7 @@ from worker.descriptor import precision
 from worker.descriptor.checkpoints import Checkpoint
 from worker.descriptor.embedders import Embedder, TorchEmbedder, device_of, normalise
 from worker.errors import ModelError, Unscreenable
+from worker.hardware import cpu_computes
 from worker.image.decoder import Decoder
 from worker.records import Pixels
 from worker.settings import ModelSettings, Settings, Views
@@ -78,7 +79,7 @@ def options(subject: Subject, *, compiled: bool) -> dict[str, Callable[[], Embed
         graph = subject.graph
         return {"onnx": lambda: graph}
     make = partial(_network, subject)
-    fp16 = device_of(subject.settings).type == "cuda" or precision.cpu_computes("fp16")
+    fp16 = device_of(subject.settings).type == "cuda" or cpu_computes("fp16")
     names = ["fp32", "bf16", "fp16"] if fp16 else ["fp32", "bf16"]
     ways = {"fp32 NCHW": partial(make, "fp32", layout=torch.contiguous_format)}
     ways |= {f"{name} channels_last": partial(make, name) for name in names}
@@ -265,7 +266,7 @@ def machine(settings: ModelSettings) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "threads": settings.threads or torch.get_num_threads(),
         "vectors": torch.backends.cpu.get_cpu_capability(),
-        "cpu_computes_bf16": precision.cpu_computes("bf16"),
+        "cpu_computes_bf16": cpu_computes("bf16"),
         "torch": torch.__version__,
     }
 

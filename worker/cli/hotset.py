@@ -66,8 +66,11 @@ def accept(
     """Accept the store as it is now: replicas that refused it because it shrank will load it."""
 
     def change(store: Store) -> Version:
-        stdout.print(f"accepting {len(store.references())} references", highlight=False)
-        return store.accept()
+        accepted = store.accept()
+        stdout.print(f"accepted {accepted.references} references", highlight=False)
+        for name in accepted.removed:
+            stdout.print(f"removed {name}: it could not be read", markup=False, highlight=False)
+        return accepted.version
 
     waiting.make(change, config, by=by, wait=wait, timeout=timeout, as_json=as_json)
 

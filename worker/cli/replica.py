@@ -39,7 +39,7 @@ class Replica:
         self._embedder = embedder
         self._stop = threading.Event()
         self._failure: StageDied | None = None
-        self._mirror = Mirror(embedder.model.dims, embedder.device)
+        self._mirror = Mirror(embedder.model, embedder.device, settings.hotset.folder)
         self._sync = HotSetSync(
             store.of_model(embedder.model, calibrations.check),
             self._mirror,

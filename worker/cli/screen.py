@@ -104,11 +104,11 @@ def _screen_files(
     head = reader.head()
     if head is None:
         raise StoreError("there is no hot set yet: `copysieve banks set`, then `refs add`")
-    mirror = Mirror(embedder.model.dims, embedder.device)
+    mirror = Mirror(embedder.model, embedder.device)
     mirror.load(reader.snapshot(head))
-    if unusable := mirror.sizes.unusable:
+    if unusable := mirror.sizes().unusable:
         line = f"{unusable} references are not described by {embedder.model.name}: add them again"
-        if not mirror.sizes.references:
+        if not mirror.sizes().references:
             raise StoreError(line)
         stderr.print(line, style="yellow", markup=False, highlight=False)
 

@@ -2,6 +2,8 @@
 
 import torch
 
+from worker.hardware import cpu_computes
+
 _FIRST_WITH_BF16 = (8, 0)
 """Compute capability of Ampere. Before it bf16 is emulated: that is exact as well, and slow."""
 
@@ -26,13 +28,3 @@ def automatic(device: torch.device) -> str:
         computes = torch.cuda.get_device_capability(device) >= _FIRST_WITH_BF16
         return "bf16" if computes or torch.version.hip is not None else "fp32"
     return "bf16" if cpu_computes("bf16") else "fp32"
-
-
-def cpu_computes(precision: str) -> bool:
-    """Whether the CPU multiplies matrices in bf16 or fp16, rather than by way of fp32.
-
-    By its instructions, on x86-64: oneDNN also takes bf16 where AVX-512 has to emulate it, and is
-    slow. Arm is not measured, so it is not told to.
-    """
-    has = torch.cpu.get_capabilities()
-    return any(has.get(f"{unit}_{precision}", False) for unit in ("avx512", "amx"))

@@ -1,17 +1,24 @@
--- One atomic step of the store's history: compare, write, append. See layout.py.
+-- One atomic step of the store's history: compare, write, append, note. See layout.py.
 --
--- KEYS: head, changes, then the hash of each write.
--- ARGV: now in Unix ms; '1' if the epoch may begin here; '~' or '=' and the length the stream is
---       trimmed to; the number of writes;
+-- KEYS: head, changes, audit, then the hash of each write.
+-- ARGV: now in Unix ms; '1' if the epoch may begin here; how many changes the stream keeps; since
+--       when the audit log is kept, in Unix ms; the numbers of writes, of tallies, of fields of the
+--       audit log, and of changes;
 --       for each write: field, expected value, new value ('' is no value, an expected '*' is any);
---       for each entry: its mark, the number of its other fields, those fields.
+--       for each tally: its field of the head, what is added;
+--       the fields of the audit log; the fields of the change.
 -- Returns the new `epoch-seq`, or nil if something was not as expected: then nothing was written.
-local head, changes = KEYS[1], KEYS[2]
-local now, may_begin, trim, length, writes = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local head, changes, audit = KEYS[1], KEYS[2], KEYS[3]
+local now, may_begin, kept, noted_since = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local writes, tallies, notes = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local count = tonumber(ARGV[8])
+local tally_at = 9 + 3 * writes
+local note_at = tally_at + 2 * tallies
+local change_at = note_at + notes
 
 for i = 1, writes do
-  local field, expected = ARGV[3 + 3 * i], ARGV[4 + 3 * i]
-  if expected ~= '*' and (redis.call('HGET', KEYS[2 + i], field) or '') ~= expected then
+  local field, expected = ARGV[6 + 3 * i], ARGV[7 + 3 * i]
+  if expected ~= '*' and (redis.call('HGET', KEYS[3 + i], field) or '') ~= expected then
     return nil
   end
 end
@@ -27,25 +34,29 @@ if not epoch then
 end
 
 for i = 1, writes do
-  local field, value = ARGV[3 + 3 * i], ARGV[5 + 3 * i]
+  local field, value = ARGV[6 + 3 * i], ARGV[8 + 3 * i]
   if value == '' then
-    redis.call('HDEL', KEYS[2 + i], field)
+    redis.call('HDEL', KEYS[3 + i], field)
   else
-    redis.call('HSET', KEYS[2 + i], field, value)
+    redis.call('HSET', KEYS[3 + i], field, value)
   end
 end
 
-local seq
-local at = 6 + 3 * writes
-while at <= #ARGV do
-  local mark, count = ARGV[at], tonumber(ARGV[at + 1])
-  local previous = redis.call('HGET', head, 'mark') or ''
-  seq = redis.call('HINCRBY', head, 'seq', 1)
-  redis.call('HSET', head, 'mark', mark)
-  redis.call(
-    'XADD', changes, 'MAXLEN', trim, length, epoch .. '-' .. string.format('%d', seq),
-    'mark', mark, 'previous', previous, unpack(ARGV, at + 2, at + 1 + count)
-  )
-  at = at + 2 + count
+for i = 0, tallies - 1 do
+  redis.call('HINCRBY', head, ARGV[tally_at + 2 * i], ARGV[tally_at + 2 * i + 1])
 end
-return epoch .. '-' .. string.format('%d', seq)
+
+local mark = ARGV[change_at + 1]
+local previous = redis.call('HGET', head, 'mark') or ''
+local seq = redis.call('HINCRBY', head, 'seq', count)
+redis.call('HSET', head, 'mark', mark)
+local version = epoch .. '-' .. string.format('%d', seq)
+local oldest = epoch .. '-' .. string.format('%d', math.max(0, seq - kept))
+redis.call(
+  'XADD', changes, 'MINID', oldest, version, 'previous', previous, unpack(ARGV, change_at)
+)
+redis.call(
+  'XADD', audit, 'MINID', '~', noted_since, '*', 'version', version,
+  unpack(ARGV, note_at, change_at - 1)
+)
+return version

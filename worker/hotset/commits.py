@@ -5,11 +5,14 @@ never overwrite each other, a repeated call changes nothing, and the stream has 
 what was written.
 """
 
+import json
 import time
 import uuid
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from typing import Any, Literal
 
 from worker.errors import StoreError
 from worker.hotset import layout
@@ -19,45 +22,75 @@ from worker.hotset.types import Change
 from worker.records import Version
 
 STREAM_LENGTH = 20_000
-"""Changes that the stream keeps, roughly. Whoever is further behind loads a snapshot."""
+"""Changes that the stream keeps. Whoever is further behind loads a snapshot."""
+AUDIT_DAYS = 400
+NAMED = 100
+"""References that one note of the audit log names; it counts them all."""
 
 _ATTEMPTS = 20
+_DAY_MS = 86_400_000
+_NO_MODEL = ""
+
+type What = Literal[
+    "bank_set",
+    "bank_removed",
+    "references_added",
+    "references_changed",
+    "references_removed",
+    "references_purged",
+    "calibration_set",
+    "accepted",
+]
+"""What the audit log says was done."""
 
 
 @dataclass(slots=True)
 class Step:
-    """One atomic step: values compared and written, and the changes that tell of it.
+    """One atomic step: values compared and written, and the changes, as one, that tell of it.
 
     `new` counts the references among them that were not there before.
     """
 
-    writes: list[tuple[str, str, bytes | str, bytes | str]] = field(default_factory=list)
-    entries: list[tuple[str, layout.Fields]] = field(default_factory=list)
+    what: What
+    detail: dict[str, Any] = field(default_factory=dict)
+    model_sha256: str = _NO_MODEL
+    writes: list[tuple[str, bytes, bytes, bytes]] = field(default_factory=list)
+    tallies: Counter[str] = field(default_factory=Counter)
+    changes: list[Change] = field(default_factory=list)
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
     new: int = 0
 
-    def write(self, key: str, name: str, expected: bytes | str, value: bytes | str) -> None:
-        """Write a field of a hash if it is as expected (`*`: whatever it is); '' is no value."""
-        self.writes.append((key, name, expected, value))
+    def write(self, key: str, name: str | bytes, old: bytes, new: bytes, kind: str = "") -> None:
+        """Write a field of a hash if it is as expected (`*`: whatever it is); empty is no value.
 
-    def tell(self, change: Change, model_sha256: str = "") -> str:
-        """Add the change to the stream; returns its mark."""
-        mark = uuid.uuid4().hex
-        self.entries.append((mark, layout.write_change(change, time.time(), model_sha256)))
-        return mark
+        Values of a `kind` are tallied.
+        """
+        name = name.encode() if isinstance(name, str) else name
+        self.writes.append((key, name, old, new))
+        if kind:
+            for value, sign in ((old, -1), (new, 1)):
+                if value:
+                    self.tallies[f"count:{kind}"] += sign
+                    self.tallies[f"sum:{kind}"] += sign * layout.checksum(name, value)
+
+    def named(self, reference_ids: Sequence[str]) -> None:
+        """Name references in the audit log."""
+        self.detail |= {"references": list(reference_ids[:NAMED]), "count": len(reference_ids)}
 
 
 class Commits:
-    """Makes the changes of one namespace. All methods raise StoreError where Redis is away."""
+    """Makes the changes of one namespace in the name of `by`. All raise StoreError (Redis away)."""
 
-    def __init__(self, client: Client, keys: Keys) -> None:
+    def __init__(self, client: Client, keys: Keys, by: str) -> None:
         self._client = client
         self._keys = keys
+        self._by = by
         script = resources.files(__package__).joinpath("commit.lua").read_bytes()
         self._script = client.register_script(script)
 
     @as_store_errors
     def make(
-        self, step: Callable[[], Step], *, may_begin: bool = False, keep_entries: bool = True
+        self, plan: Callable[[], Step], *, may_begin: bool = False, keep_entries: bool = True
     ) -> tuple[Step, Version]:
         """Plan and write, again while other writers come in between.
 
@@ -65,25 +98,13 @@ class Commits:
         without `keep_entries` the stream loses all entries before. Raises StoreError, also where
         there is no epoch.
         """
-        trim = ("~", STREAM_LENGTH) if keep_entries else ("=", 1)
         for _ in range(_ATTEMPTS):
-            plan = step()
-            if not plan.entries:
-                return plan, self.version()
-            keys = [self._keys.head, self._keys.changes, *(write[0] for write in plan.writes)]
-            arguments: list[bytes | str | int] = [
-                time.time_ns() // 1_000_000,
-                int(may_begin),
-                *trim,
-                len(plan.writes),
-            ]
-            for _, *write in plan.writes:
-                arguments += write
-            for mark, fields in plan.entries:
-                arguments += [mark, len(fields), *fields]
-            version = self._script(keys=keys, args=arguments)
+            step = plan()
+            if not step.changes:
+                return step, self.version()
+            version = self._script(*self._call(step, may_begin, keep_entries))
             if version is not None:
-                return plan, Version.parse(layout.text(version))
+                return step, Version.parse(layout.text(version))
             if not may_begin:
                 self.version()  # which says so if there is no epoch
         raise StoreError("too many writers at once; try again")
@@ -95,3 +116,32 @@ class Commits:
         if head is None:
             raise StoreError("there is no hot set: set a bank first")
         return head.version
+
+    def _call(
+        self,
+        step: Step,
+        may_begin: bool,  # noqa: FBT001
+        keep_entries: bool,  # noqa: FBT001
+    ) -> tuple[list[str], list[bytes | str | int]]:
+        now = time.time()
+        now_ms = int(now * 1000)
+        told = layout.write_changes(step.changes, now, step.model_sha256)
+        detail = json.dumps(step.detail, separators=(",", ":"))
+        noted = ["by", self._by, "what", step.what, "detail", detail]
+        arguments: list[bytes | str | int] = [
+            now_ms,
+            int(may_begin),
+            STREAM_LENGTH if keep_entries else 0,
+            now_ms - AUDIT_DAYS * _DAY_MS,
+            len(step.writes),
+            len(step.tallies),
+            len(noted),
+            len(step.changes),
+        ]
+        for _, *write in step.writes:
+            arguments += write
+        for tally in step.tallies.items():
+            arguments += tally
+        arguments += [*noted, "mark", step.mark, *told]
+        keys = [self._keys.head, self._keys.changes, self._keys.audit]
+        return keys + [write[0] for write in step.writes], arguments

@@ -1,136 +1,181 @@
-"""The searchable matrix on the device: exact, whatever the order in which its rows arrived."""
+"""The searchable matrix on the device: exact, though it is kept and multiplied in half precision.
 
-from collections.abc import Sequence
+A product in half precision picks the candidates, by a bound that cannot miss one; their cosines are
+then computed anew from the descriptors as stored, in fp64. So what is found does not depend on the
+device, the batch, or where in the matrix a row stands.
+"""
+
+from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-_FIRST_CAPACITY = 1024
-# A product of unit vectors in fp32 depends on where in the matrix a row stands, by far less than
-# this at 4,096 dims. All rows this close to the k-th best are candidates; fp64 then decides.
-_MARGIN = 1e-4
-_CELLS_AT_ONCE = 1 << 26
-_CANDIDATES_AT_ONCE = 1 << 14
+SEGMENT_ROWS = 1 << 14
+"""The matrix grows by so many rows at a time: nothing that is there is ever moved."""
+NOBODYS = 0
+"""The column of rows that no search sees: free, disabled, expired, or not wanted by their bank."""
+
+_GROUP = 64
+_QUERIES_AT_ONCE = 64
+_PAIRS_AT_ONCE = 1 << 12
+
+type Numbers = npt.NDArray[np.int64]
+type Exact = Callable[[Numbers], npt.NDArray[np.float16]]
+"""Gives rows as they are stored, [n, dims], by their numbers."""
 
 
-class Row(NamedTuple):
-    """What a row of the index is a descriptor of."""
+class Found(NamedTuple):
+    """A query's best rows, best first: int64 [n] and float32 [n].
 
-    reference_id: str
-    view: str
+    All that are as good as the k-th, so maybe more than k.
+    """
+
+    numbers: Numbers
+    cosines: npt.NDArray[np.float32]
 
 
 class Index:
-    """Rows of unit vectors, dense: `[0, len(index))` of a matrix that grows by doubling.
+    """Rows of unit vectors by number, each in a `column`, which a search may leave out.
 
-    Each row belongs to a `column`: a small number for its bank, which a search may leave out.
     Not thread-safe.
     """
 
-    def __init__(self, dims: int, device: torch.device | str, capacity: int = 0) -> None:
+    def __init__(self, dims: int, device: torch.device | str, dtype: torch.dtype) -> None:
         self.dims = dims
         self.device = torch.device(device)
-        self._matrix = torch.empty((capacity, dims), dtype=torch.float32, device=self.device)
-        self._columns = torch.empty(capacity, dtype=torch.int64, device=self.device)
-        self._rows: list[Row] = []
-        self._numbers: dict[Row, int] = {}
+        self.dtype = dtype
+        self._matrices: list[Tensor] = []
+        self._columns: list[Tensor] = []
+        self._seen = np.zeros(0, dtype=bool)
+        self._rounded = 0.0  # the furthest that a row has moved by being kept in `dtype`
 
     def __len__(self) -> int:
-        return len(self._rows)
+        """How many rows a search may see."""
+        return int(np.count_nonzero(self._seen))
 
-    def __contains__(self, row: Row) -> bool:
-        return row in self._numbers
+    def put(self, first: int, descriptors: npt.NDArray[np.float16]) -> None:
+        """Write rows `first`, `first + 1`, ...: fp16 [rows, dims], as stored; nobody's as yet."""
+        begin = first
+        while begin < first + len(descriptors):
+            segment, offset = divmod(begin, SEGMENT_ROWS)
+            while segment >= len(self._matrices):
+                self._grow()
+            end = min(first + len(descriptors), begin - offset + SEGMENT_ROWS)
+            stored = np.require(descriptors[begin - first : end - first], requirements="W")
+            part = torch.from_numpy(stored).to(self.device)
+            rows = self._matrices[segment][offset : offset + len(part)]
+            rows.copy_(part)
+            if self.dtype != part.dtype:
+                moved = torch.linalg.vector_norm(part.float() - rows, dim=1).max().item()
+                self._rounded = max(self._rounded, moved)
+            begin = end
 
-    def add(self, rows: Sequence[Row], columns: Sequence[int], descriptors: Tensor) -> None:
-        """Add rows that the index does not have; `descriptors` is [rows, dims], any float type.
-
-        Raises ValueError for another shape, or a row that is there already.
-        """
-        if descriptors.shape != (len(rows), self.dims) or len(columns) != len(rows):
-            raise ValueError(f"{len(rows)} rows of {self.dims} dims expected")
-        if len(set(rows)) < len(rows) or not self._numbers.keys().isdisjoint(rows):
-            raise ValueError("a row can only be added once")
-        begin, end = len(self._rows), len(self._rows) + len(rows)
-        self._reserve(end)
-        self._matrix[begin:end] = descriptors.to(self.device, torch.float32)
-        self._columns[begin:end] = torch.tensor(columns, dtype=torch.int64, device=self.device)
-        self._rows.extend(rows)
-        self._numbers.update(zip(rows, range(begin, end), strict=True))
-
-    def remove(self, rows: Sequence[Row]) -> Tensor:
-        """Take rows out and return their descriptors, fp32 [rows, dims] on the CPU.
-
-        The holes are filled with the last rows. Raises KeyError for a row that is not there.
-        """
-        if not rows:
-            return torch.empty((0, self.dims))
-        numbers = [self._numbers[row] for row in rows]
-        removed = self._matrix[self._on_device(numbers)].cpu()
-        end = len(self._rows) - len(rows)
-        gone = set(numbers)
-        holes = [number for number in numbers if number < end]
-        movers = [number for number in range(end, len(self._rows)) if number not in gone]
-        for row in rows:
-            del self._numbers[row]
-        if holes:
-            to, source = self._on_device(holes), self._on_device(movers)
-            self._matrix[to] = self._matrix[source]
-            self._columns[to] = self._columns[source]
-            for hole, mover in zip(holes, movers, strict=True):
-                self._rows[hole] = self._rows[mover]
-                self._numbers[self._rows[hole]] = hole
-        del self._rows[end:]
-        return removed
+    def assign(self, numbers: Numbers, columns: npt.NDArray[np.integer]) -> None:
+        """Set the columns of rows that were put; `NOBODYS` hides them."""
+        self._seen[numbers] = columns != NOBODYS
+        for segment in np.unique(numbers // SEGMENT_ROWS):
+            own = numbers // SEGMENT_ROWS == segment
+            offsets = torch.from_numpy(numbers[own] % SEGMENT_ROWS).to(self.device)
+            values = torch.from_numpy(columns[own].astype(np.int32)).to(self.device)
+            self._columns[segment][offsets] = values
 
     @torch.no_grad()
-    def search(
-        self, queries: Tensor, allowed: Tensor | None, k: int
-    ) -> list[list[tuple[Row, float]]]:
-        """Return for each query its `k` best rows with their cosines, best first.
+    def search(self, queries: Tensor, allowed: Tensor, k: int, exact: Exact) -> list[Found]:
+        """Find for each query its `k` best rows among the columns that it is allowed.
 
-        `queries` is fp32 [n, dims] on the device, L2-normalised; `allowed` is bool [n, columns] on
-        the device: rows of other columns do not exist for that query. Ties go by reference, then
-        view.
+        `queries` is fp32 [n, dims] on the device, L2-normalised; `allowed` is bool [n, columns].
         """
-        found: list[list[tuple[Row, float]]] = [[] for _ in range(len(queries))]
-        if not self._rows or k < 1:
-            return found
-        matrix, columns = self._matrix[: len(self)], self._columns[: len(self)]
-        step = max(1, _CELLS_AT_ONCE // len(self))
-        for begin in range(0, len(queries), step):
-            block = queries[begin : begin + step]
-            cosines = block @ matrix.T
-            if allowed is not None:
-                banned = ~allowed[begin : begin + step, columns]
-                cosines.masked_fill_(banned, -torch.inf)
-            kth = cosines.topk(min(k, len(self))).values[:, -1:]
-            candidates = (cosines >= kth - _MARGIN) & (cosines > -torch.inf)
-            query, number = candidates.nonzero(as_tuple=True)
-            exact = self._exact_cosines(block, query, number)
-            for q, n, cosine in zip(query.tolist(), number.tolist(), exact, strict=True):
-                found[begin + q].append((self._rows[n], cosine))
-        return [sorted(hits, key=lambda hit: (-hit[1], hit[0]))[:k] for hits in found]
+        found: list[Found] = []
+        for begin in range(0, len(queries), _QUERIES_AT_ONCE):
+            some = slice(begin, begin + _QUERIES_AT_ONCE)
+            found += self._search(queries[some], allowed[some], k, exact)
+        return found
 
-    def _exact_cosines(self, queries: Tensor, query: Tensor, number: Tensor) -> list[float]:
-        """Cosines of pairs, the same to the last bit wherever in the matrix a row stands."""
-        cosines: list[float] = []
-        for begin in range(0, len(query), _CANDIDATES_AT_ONCE):
-            some = slice(begin, begin + _CANDIDATES_AT_ONCE)
-            exact = (queries[query[some]].double() * self._matrix[number[some]].double()).sum(1)
-            cosines += exact.clamp(-1, 1).float().tolist()
-        return cosines
+    def _search(self, queries: Tensor, allowed: Tensor, k: int, exact: Exact) -> list[Found]:
+        if not self._matrices or k < 1:
+            return [_NOTHING for _ in queries]
+        scores, bests = self._scores(queries, allowed)
+        # The k-th best of the groups' best is at most the k-th best row; few rows share a group.
+        pool = bests if len(bests) >= 4 * k else scores
+        kth = pool.topk(min(k, len(pool)), dim=0).values[-1]
+        bar = kth.float() - 2 * self._error_bound(queries, kth.float())
+        group, query = (bests >= bar).nonzero(as_tuple=True)
+        cells = scores.view(-1, _GROUP, len(queries))[group, :, query].float()
+        hit, within = ((cells >= bar[query, None]) & (cells > -torch.inf)).nonzero(as_tuple=True)
+        numbers = (group[hit] * _GROUP + within).cpu().numpy()
+        owners = query[hit].cpu().numpy()
+        cosines = _cosines(queries, owners, numbers, exact)
+        return [
+            _best(numbers[o], cosines[o], k) for o in (owners == q for q in range(len(queries)))
+        ]
 
-    def _on_device(self, numbers: Sequence[int]) -> Tensor:
-        return torch.tensor(numbers, dtype=torch.int64, device=self.device)
+    def _scores(self, queries: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+        """Rounded cosines [rows, n], -inf where not allowed, and the best of each group of rows."""
+        own, which = torch.unique(allowed, dim=0, return_inverse=True)
+        # Mostly all queries are allowed the same, and one penalty a row will do.
+        penalties = torch.zeros(own.shape, dtype=self.dtype, device=self.device)
+        penalties = penalties.masked_fill_(~own, -torch.inf).T
+        penalties = penalties[:, which] if len(own) > 1 else penalties
+        rows, turned = len(self._matrices) * SEGMENT_ROWS, queries.to(self.dtype).T
+        scores = torch.empty((rows, len(queries)), dtype=self.dtype, device=self.device)
+        bests = torch.empty((rows // _GROUP, len(queries)), device=self.device)
+        parts = zip(
+            self._matrices,
+            self._columns,
+            torch.split(scores, SEGMENT_ROWS),
+            torch.split(bests, SEGMENT_ROWS // _GROUP),
+            strict=True,
+        )
+        for matrix, columns, part, best in parts:
+            torch.mm(matrix, turned, out=part)
+            part += penalties[columns]
+            torch.amax(part.float().view(-1, _GROUP, len(queries)), dim=1, out=best)
+        return scores, bests
 
-    def _reserve(self, rows: int) -> None:
-        capacity = len(self._matrix)
-        if rows <= capacity:
-            return
-        capacity = max(rows, 2 * capacity, _FIRST_CAPACITY)
-        matrix = self._matrix.new_empty((capacity, self.dims))
-        columns = self._columns.new_empty(capacity)
-        matrix[: len(self)] = self._matrix[: len(self)]
-        columns[: len(self)] = self._columns[: len(self)]
-        self._matrix, self._columns = matrix, columns
+    def _error_bound(self, queries: Tensor, cosines: Tensor) -> Tensor:
+        """How far a rounded cosine may be from the exact one, at most, where it is near the k-th.
+
+        Query and row move by what is measured, so their product by the sum (Cauchy-Schwarz, with a
+        thousandth for the product of both), and by the sum in fp32, whatever its order. Then it is
+        rounded itself: by half a unit in the last place of a number up to the k-th and its margin;
+        CUDA may round a few parts of the sum so.
+        """
+        moved = torch.linalg.vector_norm(queries - queries.to(self.dtype).float(), dim=1)
+        summed = self.dims * torch.finfo(torch.float32).eps
+        last_place = (cosines.abs() + 0.1).clamp(max=1) * torch.finfo(self.dtype).eps / 2
+        roundings = 4 if self.device.type == "cuda" else 1
+        bound: Tensor = 1.001 * (moved + self._rounded) + summed + roundings * last_place
+        return bound
+
+    def _grow(self) -> None:
+        """Add a segment. It is zero, for what is not a number would spoil its group's best."""
+        size = (SEGMENT_ROWS, self.dims)
+        self._matrices.append(torch.zeros(size, dtype=self.dtype, device=self.device))
+        self._columns.append(torch.zeros(SEGMENT_ROWS, dtype=torch.int32, device=self.device))
+        self._seen = np.concatenate([self._seen, np.zeros(SEGMENT_ROWS, dtype=bool)])
+
+
+_NOTHING = Found(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
+
+
+def _cosines(
+    queries: Tensor, owners: Numbers, numbers: Numbers, exact: Exact
+) -> npt.NDArray[np.float32]:
+    """Cosines of pairs of queries and rows, the same to the last bit in whatever company."""
+    device, cosines = queries.device, np.empty(len(numbers), dtype=np.float32)
+    for begin in range(0, len(numbers), _PAIRS_AT_ONCE):
+        some = slice(begin, begin + _PAIRS_AT_ONCE)
+        rows = torch.from_numpy(exact(numbers[some])).to(device).double()
+        own = queries[torch.from_numpy(owners[some]).to(device)].double()
+        cosines[some] = (own * rows).sum(1).clamp(-1, 1).float().cpu().numpy()
+    return cosines
+
+
+def _best(numbers: Numbers, cosines: npt.NDArray[np.float32], k: int) -> Found:
+    order = np.argsort(-cosines, kind="stable")
+    if len(order) > k:
+        order = order[: np.searchsorted(-cosines[order], -cosines[order[k - 1]], side="right")]
+    return Found(numbers[order], cosines[order])

@@ -3,8 +3,10 @@
 All keys begin with one hash tag, `{namespace}`, so they share a slot of a cluster and a script may
 touch them together:
 
-    {ns}:head                 hash    epoch (Unix ms), seq, mark of the last change, accepted
-    {ns}:changes              stream  one entry a change, ids `epoch-seq` without gaps
+    {ns}:head                 hash    epoch (Unix ms), seq, mark of the last change, accepted;
+                                      count:KIND and sum:KIND of the values of each kind
+    {ns}:changes              stream  what changed, ids `epoch-seq` without gaps
+    {ns}:audit                stream  who changed what and when, kept for 400 days
     {ns}:banks                hash    name -> Bank (JSON)
     {ns}:references:B         hash    reference id -> Reference (JSON)
     {ns}:descriptors:SHA:B    hash    reference id -> descriptors by the model of that digest
@@ -20,10 +22,15 @@ touch them together:
 that a snapshot is read in a few hundred replies of a comfortable size. Descriptors are the names of
 their views, comma-separated, a newline, and fp16 rows [views, dims], little-endian.
 
-An entry of the stream is complete: whoever has applied all before it needs nothing else. It has
-`kind`, `at` (the writer's clock, Unix seconds), `mark` (unique) and `previous` (the mark before),
-and by kind: `row` (reference, bank), `model` and `descriptors` (reference, if they changed),
-`id` (removed, bank_removed, calibration), `blob` (calibration).
+An entry of the stream is complete: whoever has applied all before it needs nothing else. It is one
+change or several that are one, and `seq` counts them: an entry with three has an id that is three
+above the one before it. It has `at` (the writer's clock, Unix seconds), `mark` (unique), `previous`
+(the mark before), `changes` (their number), `model` (whose descriptors it has), and for each,
+numbered from 0: `0:kind`, and by kind `0:row` (reference, bank), `0:descriptors` (reference, if
+they changed), `0:id` (removed, bank_removed, calibration), `0:blob` (calibration).
+
+The kinds that are tallied are `banks`, `references` and `descriptors:SHA`. `sum` adds up the CRC-32C
+of field, a zero byte and value: whoever holds the same values has the same sum.
 
 What is read back is held to the same rules as what comes in from outside. A value that breaks them
 is `Unusable`: it is left out and told of, by key and field, never by content.
@@ -31,9 +38,12 @@ is `Unusable`: it is left out and told of, by key and field, never by content.
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import count
 
 import numpy as np
+import numpy.typing as npt
+from crc32c import crc32c
 from pydantic import TypeAdapter, ValidationError
 
 from worker.errors import StoreError
@@ -53,6 +63,8 @@ from worker.hotset.types import (
     ReferencePut,
     ReferenceRemoved,
     Strict,
+    Tallies,
+    Tally,
     View,
     Views,
 )
@@ -91,6 +103,7 @@ class Keys:
         self._tag = f"{{{namespace}}}"
         self.head = f"{self._tag}:head"
         self.changes = f"{self._tag}:changes"
+        self.audit = f"{self._tag}:audit"
         self.banks = f"{self._tag}:banks"
         self.models = f"{self._tag}:models"
         self.removed = f"{self._tag}:removed"
@@ -148,27 +161,57 @@ def text(raw: bytes) -> str:
     return raw.decode("utf-8", "backslashreplace")
 
 
+def checksum(name: bytes, value: bytes) -> int:
+    """What a field of a tallied hash adds to the sum of its kind."""
+    return crc32c(value, crc32c(name + b"\0"))
+
+
+def write_reference(reference: Reference) -> bytes:
+    """Return the row of a reference as stored: what is as by default is left out."""
+    return reference.model_dump_json(exclude_defaults=True).encode()
+
+
+def write_bank(bank: Bank) -> bytes:
+    """Return the row of a bank as stored."""
+    return bank.model_dump_json().encode()
+
+
+def views_line(views: Sequence[str]) -> bytes:
+    """Return what descriptors begin with: which views they are of."""
+    return ",".join(views).encode() + b"\n"
+
+
 def write_descriptors(descriptors: Descriptors) -> bytes:
     """Return the descriptors as stored."""
     rows = np.ascontiguousarray(descriptors.rows, dtype="<f2")
-    return ",".join(descriptors.views).encode() + b"\n" + rows.tobytes()
+    return views_line(descriptors.views) + rows.tobytes()
+
+
+def read_views(reference_id: str, line: bytes) -> tuple[View, ...]:
+    """Read the names of views, without the end of the line. Raises Unusable."""
+    try:
+        return _VIEWS.validate_python(tuple(text(line).split(",")))
+    except ValidationError:
+        raise Unusable("descriptors", reference_id, "views") from None
 
 
 def read_descriptors(reference_id: str, raw: bytes, dims: int) -> Descriptors:
     """Read descriptors of a model with `dims`. Raises Unusable."""
-    names, _, data = raw.partition(b"\n")
-    try:
-        views = _VIEWS.validate_python(tuple(text(names).split(",")))
-    except ValidationError:
-        raise Unusable("descriptors", reference_id, "views") from None
+    line, _, data = raw.partition(b"\n")
+    views = read_views(reference_id, line)
     if len(data) != 2 * len(views) * dims:
         raise Unusable("descriptors", reference_id, "length")
     rows = np.frombuffer(data, dtype="<f2").reshape(len(views), dims)
     wide = rows.astype(np.float32)
-    norms = np.sqrt(np.einsum("vd,vd->v", wide, wide))
-    if not (np.abs(norms - 1) <= _NORM_TOLERANCE).all():  # also what is not finite
+    if not are_unit(np.einsum("vd,vd->v", wide, wide)).all():
         raise Unusable("descriptors", reference_id, "norm")
     return Descriptors(views, rows)
+
+
+def are_unit(squares: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Whether rows have norm 1, by their squared norms; what is not finite has not."""
+    close: npt.NDArray[np.bool_] = np.abs(np.sqrt(squares) - 1) <= _NORM_TOLERANCE
+    return close
 
 
 def read_head(raw: Mapping[bytes, bytes]) -> Head | None:
@@ -177,9 +220,16 @@ def read_head(raw: Mapping[bytes, bytes]) -> Head | None:
         return None
     try:
         version = Version.parse(f"{text(raw[b'epoch'])}-{text(raw[b'seq'])}")
-        return Head(version, text(raw[b"mark"]), text(raw.get(b"accepted", b"")))
+        return Head(version, text(raw[b"mark"]), text(raw.get(b"accepted", b"")), _tallies(raw))
     except (KeyError, ValueError):
-        raise Unusable("head", "head", "epoch, seq or mark") from None
+        raise Unusable("head", "head", "epoch, seq, mark or tallies") from None
+
+
+def _tallies(raw: Mapping[bytes, bytes]) -> Tallies:
+    kinds = [name.removeprefix(b"count:") for name in raw if name.startswith(b"count:")]
+    return Tallies(
+        (text(kind), Tally(int(raw[b"count:" + kind]), int(raw[b"sum:" + kind]))) for kind in kinds
+    )
 
 
 def read_calibration(raw: Mapping[bytes, bytes]) -> Calibration | None:
@@ -202,26 +252,30 @@ type Fields = list[bytes | str]
 """Names and values of an entry, in turn."""
 
 
-def write_change(change: Change, at: float, model_sha256: str = "") -> Fields:
-    """Return an entry's fields but its marks; `model_sha256` goes with a put's descriptors."""
-    fields: Fields = ["at", f"{at:.3f}", "kind"]
-    match change:
-        case ReferencePut(reference, descriptors):
-            fields += ["reference", "row", reference.model_dump_json()]
-            if descriptors is not None:
-                fields += ["model", model_sha256, "descriptors", write_descriptors(descriptors)]
-        case ReferenceRemoved(reference_id):
-            fields += ["removed", "id", reference_id]
-        case BankPut(bank):
-            fields += ["bank", "row", bank.model_dump_json()]
-        case BankRemoved(name):
-            fields += ["bank_removed", "id", name]
-        case CalibrationPut(None):
-            fields += ["calibration"]
-        case CalibrationPut(Calibration(calibration_id, blob)):
-            fields += ["calibration", "id", calibration_id, "blob", blob]
-        case Accepted():
-            fields += ["accepted"]
+def write_changes(changes: Sequence[Change], at: float, model_sha256: str = "") -> Fields:
+    """Return an entry's fields but its marks; `model_sha256` goes with the puts' descriptors."""
+    fields: Fields = ["at", f"{at:.3f}", "changes", str(len(changes)), "model", model_sha256]
+    for number, change in enumerate(changes):
+        told: dict[str, bytes | str]
+        match change:
+            case ReferencePut(_, row, descriptors):
+                told = {"kind": "reference", "row": row}
+                if descriptors is not None:
+                    told["descriptors"] = write_descriptors(descriptors)
+            case ReferenceRemoved(reference_id):
+                told = {"kind": "removed", "id": reference_id}
+            case BankPut(_, row):
+                told = {"kind": "bank", "row": row}
+            case BankRemoved(name):
+                told = {"kind": "bank_removed", "id": name}
+            case CalibrationPut(None):
+                told = {"kind": "calibration"}
+            case CalibrationPut(Calibration(calibration_id, blob)):
+                told = {"kind": "calibration", "id": calibration_id, "blob": blob}
+            case Accepted():
+                told = {"kind": "accepted"}
+        for name, value in told.items():
+            fields += [f"{number}:{name}", value]
     return fields
 
 
@@ -236,7 +290,7 @@ def read_entry(entry_id: bytes, raw: Mapping[bytes, bytes], model: Model) -> Ent
             mark=text(raw[b"mark"]),
             previous=text(raw[b"previous"]),
             at=at,
-            change=_read_change(name, raw, model),
+            changes=_read_changes(name, raw, model),
         )
     except KeyError as error:
         raise Unusable("change", name, text(error.args[0])) from None
@@ -244,22 +298,39 @@ def read_entry(entry_id: bytes, raw: Mapping[bytes, bytes], model: Model) -> Ent
         raise Unusable("change", name, "id or at") from None
 
 
-def _read_change(name: str, raw: Mapping[bytes, bytes], model: Model) -> Change:
+def _read_changes(name: str, raw: Mapping[bytes, bytes], model: Model) -> list[Change]:
+    described = raw[b"model"] == model.sha256.encode()
+    changes: list[Change] = []
+    for number in map(b"%d:".__mod__, count()):
+        if number + b"kind" not in raw:
+            break
+        told = {
+            field: raw[number + field]
+            for field in (b"kind", b"row", b"descriptors", b"id", b"blob")
+            if number + field in raw
+        }
+        changes.append(_read_change(name, told, model if described else None))
+    if str(len(changes)).encode() != raw[b"changes"]:
+        raise Unusable("change", name, "changes")
+    return changes
+
+
+def _read_change(name: str, told: Mapping[bytes, bytes], model: Model | None) -> Change:
     change: Change
-    match raw[b"kind"]:
+    match told[b"kind"]:
         case b"reference":
-            reference, descriptors = read_row(Reference, name, raw[b"row"]), None
-            if raw.get(b"model") == model.sha256.encode():
-                descriptors = read_descriptors(name, raw[b"descriptors"], model.dims)
-            change = ReferencePut(reference, descriptors)
+            reference, descriptors = read_row(Reference, name, told[b"row"]), None
+            if model is not None:
+                descriptors = read_descriptors(name, told[b"descriptors"], model.dims)
+            change = ReferencePut(reference, told[b"row"], descriptors)
         case b"removed":
-            change = ReferenceRemoved(text(raw[b"id"]))
+            change = ReferenceRemoved(text(told[b"id"]))
         case b"bank":
-            change = BankPut(read_row(Bank, name, raw[b"row"]))
+            change = BankPut(read_row(Bank, name, told[b"row"]), told[b"row"])
         case b"bank_removed":
-            change = BankRemoved(text(raw[b"id"]))
+            change = BankRemoved(text(told[b"id"]))
         case b"calibration":
-            one = Calibration(_id(raw[b"id"]), raw[b"blob"]) if b"blob" in raw else None
+            one = Calibration(_id(told[b"id"]), told[b"blob"]) if b"blob" in told else None
             change = CalibrationPut(one)
         case b"accepted":
             change = Accepted()

@@ -1,35 +1,22 @@
 """A replica's copy of the hot set: what the pipeline searches while changes come in."""
 
-import heapq
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from worker.errors import StoreError
-from worker.hotset.index import Index, Row
-from worker.hotset.types import (
-    Accepted,
-    Bank,
-    BankPut,
-    BankRemoved,
-    CalibrationPut,
-    Change,
-    Descriptors,
-    Entry,
-    Head,
-    Hit,
-    Reference,
-    ReferencePut,
-    ReferenceRemoved,
-    Snapshot,
-)
-from worker.records import Version
+from worker.hardware import cpu_computes
+from worker.hotset.hot_set import HotSet, Sizes
+from worker.hotset.index import Index
+from worker.hotset.local_copy import LocalCopies, LocalCopy
+from worker.hotset.types import Bank, Entry, Head, Hit, Reference, Snapshot, Tallies
+from worker.records import Model, Version
 
 type Clock = Callable[[], datetime]
 
@@ -49,70 +36,103 @@ class SearchResult:
     calibration: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """How much a mirror holds: usable references, their rows in the index, unusable references.
-
-    Unusable are those that cannot be read, have no descriptors by this model, or no bank.
-    """
-
-    references: int
-    rows: int
-    unusable: int
-
-
 class Mirror:
-    """The hot set in memory, with its index on the device. Thread-safe.
+    """The hot set of one model in memory, with its index on the device. Thread-safe.
 
-    Empty of everything, even of a version, until the first `load`.
+    One thread makes the changes, any thread may search. Empty of everything, even of a version,
+    until the first `load` or `restore`. `folder` keeps a copy for the next process.
     """
 
-    def __init__(self, dims: int, device: torch.device | str, clock: Clock = utc_now) -> None:
-        self._dims = dims
+    def __init__(
+        self,
+        model: Model,
+        device: torch.device | str,
+        folder: Path | None = None,
+        clock: Clock = utc_now,
+    ) -> None:
+        self._model = model
         self._device = torch.device(device)
         self._clock = clock
-        self._lock = threading.Lock()
-        self._set: _HotSet | None = None
+        self._copies = LocalCopies(folder, model.sha256[:16])
+        self._turns = _Turns()
+        self._set: HotSet | None = None
 
     @property
     def head(self) -> Head | None:
         """Where in the store's history the mirror stands; None before the first `load`."""
-        with self._lock:
-            return self._set.head if self._set else None
+        return self._set.head if self._set else None
 
-    @property
+    def tallies(self) -> Tallies:
+        """Of all that it holds. Raises StoreError before `load`."""
+        with self._turns.change():
+            return self._loaded().tallies()
+
     def sizes(self) -> Sizes:
         """How much is there now."""
-        with self._lock:
-            if self._set is None:
-                return Sizes(0, 0, 0)
-            return self._set.sizes
+        with self._turns.change():
+            return self._set.sizes() if self._set else Sizes(0, 0, 0)
 
     def load(self, snapshot: Snapshot, entries: Iterable[Entry] = ()) -> None:
-        """Build another hot set beside the present one, apply `entries` to it, and swap."""
-        fresh = _HotSet(snapshot, Index(self._dims, self._device), self._clock())
-        for entry in entries:
-            fresh.apply(entry, self._clock())
-        with self._lock:
-            self._set = fresh
+        """Build another hot set beside the present one, and swap."""
+        self.swap(self.build(snapshot, lambda: entries))
+
+    def build(self, snapshot: Snapshot, since: Callable[[], Iterable[Entry]]) -> HotSet:
+        """Another hot set, which nobody searches as yet.
+
+        `since` gives what was written while the snapshot was read. Raises what that raises, and
+        StoreError.
+        """
+        fresh = self._empty(self._copies.fresh(self._model.dims))
+        try:
+            fresh.fill(snapshot, self._clock())
+            for entry in since():
+                fresh.apply(entry, self._clock())
+        except BaseException:
+            fresh.copy.close()
+            raise
+        return fresh
+
+    def swap(self, fresh: HotSet) -> None:
+        """Search this hot set from now on."""
+        with self._turns.change():
+            old, self._set = self._set, fresh
+        if old is not None:
+            old.copy.close()
+        self._copies.keep_only(fresh.copy)
+
+    def restore(self) -> float | None:
+        """Begin with the copy that an earlier process has kept, and tell how old it is in seconds.
+
+        None: there is none. Raises StoreError where it cannot be used.
+        """
+        copy = self._copies.newest(self._model.dims)
+        if copy is None:
+            return None
+        kept = self._empty(copy)
+        kept.restore(self._clock())
+        self.swap(kept)
+        return copy.age
+
+    def save(self) -> None:
+        """Bring the copy up to date. Raises OSError."""
+        self._loaded().save(self._turns.change())
 
     def apply(self, entry: Entry) -> None:
-        """Go on by one change; applying it twice does no more. Raises StoreError before `load`."""
-        with self._lock:
+        """Go on by one entry; applying it twice does no more. Raises StoreError before `load`."""
+        with self._turns.change():
             self._loaded().apply(entry, self._clock())
 
     def expire(self) -> None:
-        """Take the rows of references that have expired out of the index."""
-        with self._lock:
+        """Hide the rows of references that have expired."""
+        with self._turns.change():
             if self._set:
                 self._set.expire(self._clock())
 
     @property
     def canaries(self) -> list[Reference]:
         """The references that are canaries, by id."""
-        with self._lock:
-            found = self._set.canaries if self._set else {}
-            return [found[reference_id] for reference_id in sorted(found)]
+        with self._turns.change():
+            return self._set.canaries() if self._set else []
 
     def search(
         self,
@@ -128,7 +148,7 @@ class Mirror:
         are canaries (None: none is): references that are do not exist for the others. A reference
         comes once for each of its views. Raises StoreError before `load`.
         """
-        with self._lock:
+        with self._turns.search():
             hot_set = self._loaded()
             hot_set.expire(self._clock())
             return SearchResult(
@@ -138,166 +158,40 @@ class Mirror:
                 hot_set.calibration.blob if hot_set.calibration else None,
             )
 
-    def _loaded(self) -> "_HotSet":
+    def _empty(self, copy: LocalCopy) -> HotSet:
+        index = Index(self._model.dims, self._device, precision(self._device))
+        return HotSet(self._model, index, copy)
+
+    def _loaded(self) -> HotSet:
         if self._set is None:
             raise StoreError("the hot set is not loaded")
         return self._set
 
 
-class _HotSet:
-    """One version of the hot set, changed in place.
+class _Turns:
+    """A lock that changes get before the next search: searches come one after the other."""
 
-    Each descriptor is in one of two places: a row of the index while it can match (its reference
-    and bank are enabled, it has not expired, and the bank wants its view), else parked in memory.
-    """
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._gate = threading.Lock()
 
-    def __init__(self, snapshot: Snapshot, index: Index, now: datetime) -> None:
-        self.head = snapshot.head
-        self.banks = dict(snapshot.banks)
-        self.references = dict(snapshot.references)
-        self.canaries = {r.reference_id: r for r in self.references.values() if r.canary}
-        self.calibration = snapshot.calibration
-        self.unusable = set(snapshot.unusable)
-        self.index = index
-        self._views: dict[str, tuple[str, ...]] = {}
-        self._parked: dict[Row, npt.NDArray[np.float16]] = {}
-        self._columns: dict[tuple[str, bool], int] = {}  # of a bank, and of the canaries in it
-        self._expiries: list[tuple[datetime, str]] = []
-        for reference_id, descriptors in snapshot.descriptors.items():
-            self._park(reference_id, descriptors)
-        for reference in self.references.values():
-            self._note_expiry(reference)
-        self._settle(self.references, now)
+    @contextmanager
+    def search(self) -> Iterator[None]:
+        with self._gate:  # a change that waits has it
+            self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()
 
-    @property
-    def sizes(self) -> Sizes:
-        """How much is there now."""
-        unusable = sum(name in self.references for name in self.unusable)
-        usable = len(self.references) - unusable
-        return Sizes(usable, len(self.index), len(self.unusable))
-
-    def apply(self, entry: Entry, now: datetime) -> None:
-        """Make one change."""
-        self._change(entry.change, now)
-        accepted = entry.mark if isinstance(entry.change, Accepted) else self.head.accepted
-        self.head = Head(entry.version, entry.mark, accepted)
-
-    def expire(self, now: datetime) -> None:
-        """Settle what has expired."""
-        due: list[str] = []
-        while self._expiries and self._expiries[0][0] <= now:
-            due.append(heapq.heappop(self._expiries)[1])
-        if due:
-            self._settle(dict.fromkeys(due), now)
-
-    def search(
-        self,
-        queries: Tensor,
-        tenants: Sequence[str | None],
-        k: int,
-        canaries: Sequence[bool],
-    ) -> list[list[Hit]]:
-        """Search the index and name what was found."""
-        found = self.index.search(queries, self._allowed(tenants, canaries), k)
-        return [[self._hit(row, cosine) for row, cosine in rows] for rows in found]
-
-    def _change(self, change: Change, now: datetime) -> None:
-        match change:
-            case ReferencePut(reference, descriptors):
-                if descriptors is not None:
-                    self._forget(reference.reference_id)
-                    self._park(reference.reference_id, descriptors)
-                self.references[reference.reference_id] = reference
-                if reference.canary:
-                    self.canaries[reference.reference_id] = reference
-                self._note_expiry(reference)
-                self._settle([reference.reference_id], now)
-            case ReferenceRemoved(reference_id):
-                self._forget(reference_id)
-                self.references.pop(reference_id, None)
-                self.canaries.pop(reference_id, None)
-                self.unusable.discard(reference_id)
-            case BankPut(bank):
-                self.banks[bank.name] = bank
-                self._settle(self._of_bank(bank.name), now)
-            case BankRemoved(name):
-                self.banks.pop(name, None)
-                self._settle(self._of_bank(name), now)
-            case CalibrationPut(calibration):
-                self.calibration = calibration
-            case Accepted():
-                pass
-
-    def _settle(self, reference_ids: Iterable[str], now: datetime) -> None:
-        """Bring every descriptor of these references to its place."""
-        leaving: list[Row] = []
-        coming: list[Row] = []
-        for reference_id in reference_ids:
-            reference = self.references.get(reference_id)
-            if reference is None:
-                continue
-            bank, views = self.banks.get(reference.bank), self._views.get(reference_id, ())
-            wanted = bank.views if bank and _is_live(reference, bank, now) else ()
-            for view in views:
-                row = Row(reference_id, view)
-                if row in self.index and view not in wanted:
-                    leaving.append(row)
-                elif row in self._parked and view in wanted:
-                    coming.append(row)
-            if bank is None or not views:
-                self.unusable.add(reference_id)
-            else:
-                self.unusable.discard(reference_id)
-        if leaving:
-            descriptors = self.index.remove(leaving).numpy().astype(np.float16)
-            self._parked.update(zip(leaving, descriptors, strict=True))
-        if coming:
-            descriptors = np.stack([self._parked.pop(row) for row in coming])
-            columns = [self._column(self.references[row.reference_id]) for row in coming]
-            self.index.add(coming, columns, torch.from_numpy(descriptors))
-
-    def _park(self, reference_id: str, descriptors: Descriptors) -> None:
-        self._views[reference_id] = descriptors.views
-        for view, row in zip(descriptors.views, descriptors.rows, strict=True):
-            self._parked[Row(reference_id, view)] = row
-
-    def _forget(self, reference_id: str) -> None:
-        """Drop the descriptors of a reference, wherever they are."""
-        rows = [Row(reference_id, view) for view in self._views.pop(reference_id, ())]
-        self.index.remove([row for row in rows if row in self.index])
-        for row in rows:
-            self._parked.pop(row, None)
-
-    def _of_bank(self, name: str) -> list[str]:
-        return [r.reference_id for r in self.references.values() if r.bank == name]
-
-    def _note_expiry(self, reference: Reference) -> None:
-        if reference.expires_at is not None:
-            heapq.heappush(self._expiries, (reference.expires_at, reference.reference_id))
-
-    def _column(self, reference: Reference) -> int:
-        own = reference.bank, reference.canary
-        return self._columns.setdefault(own, len(self._columns))
-
-    def _allowed(self, tenants: Sequence[str | None], canaries: Sequence[bool]) -> Tensor | None:
-        """Which columns each query is compared with, [n, columns]; None: all with all."""
-        allowed = np.ones((len(tenants), len(self._columns)), dtype=bool)
-        for (name, of_canaries), column in self._columns.items():
-            if of_canaries:
-                allowed[:, column] = canaries
-            bank = self.banks.get(name)
-            if bank and bank.tenants is not None:
-                own = [tenant is None or tenant in bank.tenants for tenant in tenants]
-                allowed[:, column] &= own
-        if allowed.all():
-            return None
-        return torch.from_numpy(allowed).to(self.index.device)
-
-    def _hit(self, row: Row, cosine: float) -> Hit:
-        reference = self.references[row.reference_id]
-        return Hit(reference, self.banks[reference.bank], row.view, cosine)
+    @contextmanager
+    def change(self) -> Iterator[None]:
+        with self._gate, self._lock:
+            yield
 
 
-def _is_live(reference: Reference, bank: Bank, now: datetime) -> bool:
-    fresh = reference.expires_at is None or reference.expires_at > now
-    return reference.enabled and bank.enabled and fresh
+def precision(device: torch.device) -> torch.dtype:
+    """What the index is kept in: 16 bits where the device computes in them, else fp32."""
+    if device.type == "cuda":
+        return torch.float16
+    return torch.bfloat16 if cpu_computes("bf16") else torch.float32

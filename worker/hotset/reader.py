@@ -1,29 +1,29 @@
-"""The hot set in Redis, as a replica with one model sees it: snapshot, history, heartbeat."""
+"""The hot set in Redis, as a replica with one model sees it: snapshot and history."""
 
-from collections.abc import Callable, Mapping
-from itertools import batched
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import batched, chain
 from typing import Literal
 
 from worker.errors import StoreError
 from worker.hotset import layout
 from worker.hotset.connection import Client, as_store_errors
 from worker.hotset.layout import Keys, Unusable, reject
+from worker.hotset.replicas import Replicas
 from worker.hotset.types import (
-    Bank,
+    BankPut,
     Calibration,
     CalibrationPut,
-    Descriptors,
     Entry,
     Head,
-    Heartbeat,
     Reference,
     Snapshot,
+    Stored,
 )
 from worker.records import Model, Version
 
-HEARTBEAT_EXPIRES_SECONDS = 15
-_BUCKETS_AT_ONCE = 8
-_ENTRIES_AT_ONCE = 512
+_BUCKETS_AT_ONCE = 4
+_ENTRIES_AT_ONCE = 128
 
 
 class BrokenHistory(StoreError):
@@ -39,7 +39,7 @@ type Judge = Callable[[bytes, Model], object]
 
 
 class Reader:
-    """What a replica reads, and the one key that it writes. All raise StoreError (Redis away)."""
+    """What a replica reads, and its heartbeat. All methods raise StoreError (Redis away)."""
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class Reader:
         self._judge = judge
         self.model = model
         self.block_seconds = block_seconds
+        self.replicas = Replicas(client, keys)
         self._client = client
         self._keys = keys
 
@@ -66,27 +67,50 @@ class Reader:
 
     @as_store_errors
     def snapshot(self, head: Head) -> Snapshot:
-        """Read all there is. `head` was read before: what changed since may be in it or not."""
-        banks: dict[str, Bank] = {}
-        references: dict[str, Reference] = {}
-        descriptors: dict[str, Descriptors] = {}
-        unusable: set[str] = set()
-        for field, raw in self._client.hgetall(self._keys.banks).items():
-            name = layout.text(field)
-            try:
-                banks[name] = layout.read_bank(name, raw)
-            except Unusable as error:
-                reject(error)
-        for buckets in batched(range(layout.BUCKETS), _BUCKETS_AT_ONCE):
-            pipeline = self._client.pipeline(transaction=False)
-            for bucket in buckets:
-                pipeline.hgetall(self._keys.references(bucket))
-                pipeline.hgetall(self._keys.descriptors(self.model.sha256, bucket))
-            for rows, blobs in batched(pipeline.execute(), 2):
-                self._read_bucket(rows, blobs, references, descriptors, unusable)
-        return Snapshot(
-            head, banks, references, descriptors, frozenset(unusable), self._calibration()
-        )
+        """Read all there is. `head` was read before: what changed since may be in it or not.
+
+        The references are read while they are asked for. Raises Unusable for a bank that cannot be
+        read: without its policy its references would be missing quietly.
+        """
+        banks = [
+            BankPut(layout.read_bank(layout.text(name), raw), raw)
+            for name, raw in self._client.hgetall(self._keys.banks).items()
+        ]
+        return Snapshot(head, banks, self._buckets(), self._calibration())
+
+    def _buckets(self) -> Iterator[Stored]:
+        """All references, with the next ones on their way while these are looked at."""
+        with ThreadPoolExecutor(1, "snapshot") as ahead:
+            reads = (
+                ahead.submit(self._read_buckets, some)
+                for some in batched(range(layout.BUCKETS), _BUCKETS_AT_ONCE)
+            )
+            coming = next(reads)
+            for following in chain(reads, (None,)):
+                replies = coming.result()
+                for rows, blobs in batched(replies, 2):
+                    yield _stored(rows, blobs)
+                if following is not None:
+                    coming = following
+
+    @as_store_errors
+    def _read_buckets(self, buckets: Sequence[int]) -> list[Mapping[bytes, bytes]]:
+        pipeline = self._client.pipeline(transaction=False)
+        for bucket in buckets:
+            pipeline.hgetall(self._keys.references(bucket))
+            pipeline.hgetall(self._keys.descriptors(self.model.sha256, bucket))
+        replies: list[Mapping[bytes, bytes]] = pipeline.execute()
+        return replies
+
+    @as_store_errors
+    def counts(self) -> tuple[int, int]:
+        """How many references there are in truth, and how many are described by the model."""
+        pipeline = self._client.pipeline(transaction=False)
+        for bucket in range(layout.BUCKETS):
+            pipeline.hlen(self._keys.references(bucket))
+            pipeline.hlen(self._keys.descriptors(self.model.sha256, bucket))
+        replies = pipeline.execute()
+        return sum(replies[::2]), sum(replies[1::2])
 
     @as_store_errors
     def changes(self, version: Version, mark: str, *, wait: bool) -> list[Entry]:
@@ -104,35 +128,19 @@ class Reader:
         for entry_id, fields in reply[0][1] if reply else ():
             try:
                 entry = layout.read_entry(entry_id, fields, self.model)
-                if isinstance(entry.change, CalibrationPut):
-                    self._judged(entry.change.calibration)
+                for change in entry.changes:
+                    if isinstance(change, CalibrationPut):
+                        self._judged(change.calibration)
             except Unusable as error:
                 reject(error)
                 raise BrokenHistory("unreadable") from None
             if entry.version.epoch != version.epoch:
                 raise BrokenHistory("epoch")
-            if entry.version.seq != version.seq + 1 or entry.previous != mark:
+            if entry.version.seq != version.seq + len(entry.changes) or entry.previous != mark:
                 raise BrokenHistory("gap")
             version, mark = entry.version, entry.mark
             entries.append(entry)
         return entries
-
-    @as_store_errors
-    def tell(self, heartbeat: Heartbeat) -> None:
-        """Write the replica's heartbeat, which expires."""
-        key = self._keys.replica(heartbeat.name)
-        pipeline = self._client.pipeline(transaction=False)
-        pipeline.set(key, heartbeat.model_dump_json(), ex=HEARTBEAT_EXPIRES_SECONDS)
-        pipeline.sadd(self._keys.replicas, heartbeat.name)
-        pipeline.execute()
-
-    @as_store_errors
-    def leave(self, name: str) -> None:
-        """Take the replica's heartbeat away: nobody need wait for it any more."""
-        pipeline = self._client.pipeline(transaction=False)
-        pipeline.delete(self._keys.replica(name))
-        pipeline.srem(self._keys.replicas, name)
-        pipeline.execute()
 
     def _calibration(self) -> Calibration | None:
         try:
@@ -151,21 +159,21 @@ class Reader:
             raise Unusable("calibration", "calibration", "blob") from None
         return calibration
 
-    def _read_bucket(
-        self,
-        rows: Mapping[bytes, bytes],
-        blobs: Mapping[bytes, bytes],
-        references: dict[str, Reference],
-        descriptors: dict[str, Descriptors],
-        unusable: set[str],
-    ) -> None:
-        for field, raw in rows.items():
-            name = layout.text(field)
-            try:
-                reference = layout.read_reference(name, raw)
-                if (blob := blobs.get(field)) is not None:
-                    descriptors[name] = layout.read_descriptors(name, blob, self.model.dims)
-                references[name] = reference
-            except Unusable as error:
-                reject(error)
-                unusable.add(name)
+
+def _stored(rows: Mapping[bytes, bytes], blobs: Mapping[bytes, bytes]) -> Stored:
+    """One bucket. The descriptors are read where they are needed, all at once."""
+    references: list[Reference] = []
+    good: list[bytes] = []
+    found: list[bytes | None] = []
+    unreadable = {layout.text(field) for field in blobs.keys() - rows.keys()}
+    for field, raw in rows.items():
+        name = layout.text(field)
+        try:
+            references.append(layout.read_reference(name, raw))
+        except Unusable as error:
+            reject(error)
+            unreadable.add(name)
+            continue
+        good.append(raw)
+        found.append(blobs.get(field))
+    return Stored(references, good, found, frozenset(unreadable))

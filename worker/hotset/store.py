@@ -1,6 +1,6 @@
 """The hot set in Redis, as commands see it: what is there, and every change of it."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -10,13 +10,14 @@ from itertools import batched
 from worker import settings
 from worker.errors import StoreError
 from worker.hotset import layout
-from worker.hotset.commits import Commits, Step
+from worker.hotset.accepting import Recount
+from worker.hotset.commits import NAMED, Commits, Step, What
 from worker.hotset.connection import Client, as_store_errors, connect
 from worker.hotset.duty import Duty
 from worker.hotset.layout import Keys, Unusable, bucket_of, reject
 from worker.hotset.reader import Judge, Reader
+from worker.hotset.replicas import Replicas
 from worker.hotset.types import (
-    Accepted,
     Bank,
     BankPut,
     BankRemoved,
@@ -32,8 +33,18 @@ from worker.hotset.types import (
 )
 from worker.records import Model, Version
 
-_CHUNK = 64
-_ANY = "*"
+CHUNK = 64
+"""References that are added, changed or removed as one change."""
+_ANY = b"*"
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What a person accepted; `removed` are the values that could not be read."""
+
+    version: Version
+    references: int
+    removed: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +65,8 @@ class Store:
         self._client = client
         self._keys = Keys(namespace)
         self._block_seconds = block_seconds
-        self._commits = Commits(client, self._keys)
+        self._commits = Commits(client, self._keys, by)
+        self._replicas = Replicas(client, self._keys)
         script = resources.files(__package__).joinpath("lacking.lua").read_bytes()
         self._lacking = client.register_script(script)
 
@@ -118,21 +130,9 @@ class Store:
         """The current calibration."""
         return layout.read_calibration(self._client.hgetall(self._keys.calibration))
 
-    @as_store_errors
     def heartbeats(self) -> list[Heartbeat]:
-        """What the live replicas tell, by name; names of dead ones are forgotten here."""
-        names = sorted(layout.text(name) for name in self._client.smembers(self._keys.replicas))
-        found: list[Heartbeat] = []
-        for name in names:
-            raw = self._client.get(self._keys.replica(name))
-            if raw is None:
-                self._client.srem(self._keys.replicas, name)
-                continue
-            try:
-                found.append(layout.read_row(Heartbeat, name, raw))
-            except Unusable as error:
-                reject(error)
-        return found
+        """What the live replicas tell, by name."""
+        return self._replicas.live()
 
     @as_store_errors
     def described(self, model_sha256: str) -> int:
@@ -165,33 +165,33 @@ class Store:
     def set_bank(self, bank: Bank) -> Version:
         """Add a bank or change its policy. Creates the epoch."""
 
-        def step() -> Step:
-            plan, row = Step(), bank.model_dump_json()
+        def plan() -> Step:
+            step, row = Step("bank_set", bank.model_dump(mode="json")), layout.write_bank(bank)
             old = self._client.hget(self._keys.banks, bank.name) or b""
-            if old != row.encode():
-                plan.write(self._keys.banks, bank.name, old, row)
-                plan.tell(BankPut(bank))
-            return plan
+            if old != row:
+                step.write(self._keys.banks, bank.name, old, row, "banks")
+                step.changes.append(BankPut(bank, row))
+            return step
 
-        return self._commits.make(step, may_begin=True)[1]
+        return self._commits.make(plan, may_begin=True)[1]
 
     def remove_bank(self, name: str) -> Version:
         """Remove a bank without references. Raises StoreError if it has some, or is not there."""
 
-        def step() -> Step:
-            plan = Step()
+        def plan() -> Step:
+            step = Step("bank_removed", {"bank": name})
             seq = self._client.hget(self._keys.head, "seq") or b""
             old = self._client.hget(self._keys.banks, name)
             if old is None:
                 raise StoreError(f"there is no bank {name}")
             if count := len(self.references(name)):
                 raise StoreError(f"bank {name} has {count} references: remove them first")
-            plan.write(self._keys.head, "seq", seq, seq)  # no reference came in meanwhile
-            plan.write(self._keys.banks, name, old, "")
-            plan.tell(BankRemoved(name))
-            return plan
+            step.write(self._keys.head, "seq", seq, seq)  # no reference came in meanwhile
+            step.write(self._keys.banks, name, old, b"", "banks")
+            step.changes.append(BankRemoved(name))
+            return step
 
-        return self._commits.make(step)[1]
+        return self._commits.make(plan)[1]
 
     def add_references(
         self, described: Iterable[tuple[Reference, Descriptors]], model: Model
@@ -206,41 +206,40 @@ class Store:
         """
         added = replaced = unchanged = 0
         version: Version | None = None
-        for chunk in batched(described, _CHUNK):
+        for chunk in batched(described, CHUNK):
             latest = {one[0].reference_id: one for one in chunk}
-            plan, version = self._commits.make(
-                partial(self._plan_adding, latest, model), may_begin=True
-            )
-            added += plan.new
-            replaced += len(plan.entries) - plan.new
-            unchanged += len(latest) - len(plan.entries)
+            plan = partial(self._plan_adding, latest, model)
+            step, version = self._commits.make(plan, may_begin=True)
+            added += step.new
+            replaced += len(step.changes) - step.new
+            unchanged += len(latest) - len(step.changes)
         return Added(version or self._commits.version(), added, replaced, unchanged)
 
     def set_enabled(self, reference_ids: Sequence[str], *, enabled: bool) -> Version:
         """Let references match, or not. Raises StoreError if one is not there."""
 
-        def change(plan: Step, raw: bytes, old: Reference) -> None:
+        def change(step: Step, raw: bytes, old: Reference) -> None:
             new = old.model_copy(update={"enabled": enabled})
             if new != old:
-                self._write_row(plan, old.reference_id, raw, new.model_dump_json())
-                plan.tell(ReferencePut(new, None))
+                self._put(step, new, raw)
+                step.detail["enabled"] = enabled
 
-        return self._change_references(reference_ids, change)
+        return self._change_references("references_changed", reference_ids, change)
 
     def remove_references(self, reference_ids: Sequence[str]) -> Version:
         """Remove references with their descriptors; a tombstone stays of each.
 
         Raises StoreError if one is not there.
         """
-        models = self._models()
+        now = datetime.now(UTC)
 
-        def change(plan: Step, raw: bytes, old: Reference) -> None:
-            now = datetime.now(UTC)
+        def change(step: Step, raw: bytes, old: Reference) -> None:
             stone = Tombstone(reference=old, removed_by=self._by, removed_at=now)
-            self._plan_removing(plan, old.reference_id, raw, models)
-            plan.write(self._keys.removed, old.reference_id, _ANY, stone.model_dump_json())
+            self._remove(step, old.reference_id, raw)
+            row = stone.model_dump_json().encode()
+            step.write(self._keys.removed, old.reference_id, _ANY, row)
 
-        return self._change_references(reference_ids, change)
+        return self._change_references("references_removed", reference_ids, change)
 
     def purge_references(self, reference_ids: Sequence[str]) -> Version:
         """Remove references, also those removed already, and every trace of them.
@@ -248,105 +247,135 @@ class Store:
         The stream loses all earlier entries, for they may hold their descriptors: replicas that
         had not read them load a snapshot. Raises StoreError if there is nothing left of one.
         """
-        models, version = self._models(), self._commits.version()
-        for chunk in batched(reference_ids, _CHUNK):
-            step = partial(self._plan_purging, chunk, models)
-            _, version = self._commits.make(step, keep_entries=False)
+        version = self._commits.version()
+        for chunk in batched(reference_ids, CHUNK):
+            plan = partial(self._plan_purging, chunk)
+            _, version = self._commits.make(plan, keep_entries=False)
         return version
 
     def set_calibration(self, calibration: Calibration | None) -> Version:
         """Make a calibration the current one, or none."""
 
-        def step() -> Step:
-            plan, key = Step(), self._keys.calibration
-            old = self._client.hget(key, "id") or b""
+        def plan() -> Step:
             new = calibration.calibration_id if calibration else ""
+            step, key = (
+                Step("calibration_set", {"calibration": new or None}),
+                self._keys.calibration,
+            )
+            old = self._client.hget(key, "id") or b""
             if layout.text(old) != new:
-                plan.write(key, "id", old, new)
-                plan.write(key, "blob", _ANY, calibration.blob if calibration else b"")
-                plan.tell(CalibrationPut(calibration))
-            return plan
+                step.write(key, "id", old, new.encode())
+                step.write(key, "blob", _ANY, calibration.blob if calibration else b"")
+                step.changes.append(CalibrationPut(calibration))
+            return step
 
-        return self._commits.make(step)[1]
+        return self._commits.make(plan)[1]
 
-    def accept(self) -> Version:
-        """Record that a person accepts the store as it is now. Raises StoreError if it is empty."""
+    def accept(self) -> Accepted:
+        """Make what can be read the set as it should be, in the name of a person.
 
-        def step() -> Step:
-            plan, head = Step(), self.head()
+        What cannot be read is removed, and what there is is counted anew. Raises StoreError if
+        the store is empty.
+        """
+        counts: list[Recount] = []
+
+        def plan() -> Step:
+            step, head = Step("accepted"), self.head()
             if head is None:
                 raise StoreError("there is no hot set to accept: set a bank or add references")
-            mark = plan.tell(Accepted())
-            plan.write(self._keys.head, "mark", head.mark, head.mark)
-            plan.write(self._keys.head, "accepted", head.accepted, mark)
-            return plan
+            counts.append(Recount(self._client, self._keys))
+            counts[-1].plan(step, head)
+            step.detail |= {
+                "references": counts[-1].references,
+                "removed": counts[-1].removed[:NAMED],
+            }
+            return step
 
-        return self._commits.make(step)[1]
+        version = self._commits.make(plan)[1]
+        return Accepted(version, counts[-1].references, counts[-1].removed)
 
     # -- how --
 
     def _plan_adding(
         self, described: Mapping[str, tuple[Reference, Descriptors]], model: Model
     ) -> Step:
-        plan, banks = Step(), self._client.hgetall(self._keys.banks)
+        step, banks = Step("references_added", model_sha256=model.sha256), self._raw_banks()
         rows = self._fetch(described, self._keys.references)
-        blobs = self._fetch(described, partial(self._keys.descriptors, model.sha256))
+        there = [name for name, raw in rows.items() if raw is not None]
+        blobs = self._fetch(there, partial(self._keys.descriptors, model.sha256))
         for reference_id, (reference, descriptors) in described.items():
-            if (bank := banks.get(reference.bank.encode())) is None:
+            if reference.bank not in banks:
                 raise StoreError(f"there is no bank {reference.bank}: `copysieve banks set` it")
-            blob, raw = layout.write_descriptors(descriptors), rows[reference_id]
+            blob, raw, old_blob = (
+                layout.write_descriptors(descriptors),
+                rows[reference_id],
+                blobs.get(reference_id) or b"",
+            )
             layout.read_descriptors(reference_id, blob, model.dims)
             if raw is None:
-                plan.new += 1
+                step.new += 1
             else:
                 old = layout.read_reference(reference_id, raw)
                 _refuse_another_image(old, reference)
-                if _same(old, reference) and blobs[reference_id] == blob:
+                if _same(old, reference) and old_blob == blob:
                     continue
-            plan.write(self._keys.banks, reference.bank, bank, bank)
-            self._write_row(plan, reference_id, raw or b"", reference.model_dump_json())
+            self._put(step, reference, raw or b"", descriptors)
             key = self._keys.descriptors(model.sha256, bucket_of(reference_id))
-            plan.write(key, reference_id, _ANY, blob)
-            plan.tell(ReferencePut(reference, descriptors), model.sha256)
-        if plan.entries:
-            plan.write(self._keys.models, model.sha256, _ANY, model.name)
-        return plan
+            step.write(key, reference_id, old_blob, blob, f"descriptors:{model.sha256}")
+        for name in {reference.bank for reference, _ in described.values()}:
+            step.write(self._keys.banks, name, banks[name], banks[name])  # they are still there
+        step.write(self._keys.models, model.sha256, _ANY, model.name.encode())
+        step.named([one.reference.reference_id for one in _puts(step)])
+        return step
 
-    def _plan_removing(
-        self, plan: Step, reference_id: str, raw: bytes, models: Sequence[str]
-    ) -> None:
-        self._write_row(plan, reference_id, raw, "")
-        for sha256 in models:
-            key = self._keys.descriptors(sha256, bucket_of(reference_id))
-            plan.write(key, reference_id, _ANY, "")
-        plan.tell(ReferenceRemoved(reference_id))
-
-    def _plan_purging(self, reference_ids: Sequence[str], models: Sequence[str]) -> Step:
-        plan = Step()
+    def _plan_purging(self, reference_ids: Sequence[str]) -> Step:
+        step = Step("references_purged")
         for reference_id, raw in self._fetch(reference_ids, self._keys.references).items():
             stone = self._client.hget(self._keys.removed, reference_id)
             if raw is None and stone is None:
                 raise StoreError(f"there is no reference {reference_id}, nor was there")
-            self._plan_removing(plan, reference_id, raw or b"", models)
-            plan.write(self._keys.removed, reference_id, stone or b"", "")
-        return plan
+            self._remove(step, reference_id, raw or b"")
+            step.write(self._keys.removed, reference_id, stone or b"", b"")
+        step.named(reference_ids)
+        return step
 
     def _change_references(
-        self, reference_ids: Sequence[str], change: Callable[[Step, bytes, Reference], None]
+        self,
+        what: What,
+        reference_ids: Sequence[str],
+        change: Callable[[Step, bytes, Reference], None],
     ) -> Version:
         version = self._commits.version()
-        for chunk in batched(reference_ids, _CHUNK):
+        for chunk in batched(reference_ids, CHUNK):
 
-            def step(chunk: Sequence[str] = chunk) -> Step:
-                plan = Step()
+            def plan(chunk: Sequence[str] = chunk) -> Step:
+                step = Step(what)
                 for reference_id, raw in self._fetch(chunk, self._keys.references).items():
                     if raw is None:
                         raise StoreError(f"there is no reference {reference_id}")
-                    change(plan, raw, layout.read_reference(reference_id, raw))
-                return plan
+                    change(step, raw, layout.read_reference(reference_id, raw))
+                step.named(chunk)
+                return step
 
-            version = self._commits.make(step)[1]
+            version = self._commits.make(plan)[1]
         return version
+
+    def _put(
+        self, step: Step, new: Reference, old: bytes, descriptors: Descriptors | None = None
+    ) -> None:
+        row, reference_id = layout.write_reference(new), new.reference_id
+        key = self._keys.references(bucket_of(reference_id))
+        step.write(key, reference_id, old, row, "references")
+        step.changes.append(ReferencePut(new, row, descriptors))
+
+    def _remove(self, step: Step, reference_id: str, old: bytes) -> None:
+        bucket = bucket_of(reference_id)
+        step.write(self._keys.references(bucket), reference_id, old, b"", "references")
+        for sha256 in self._models():
+            key = self._keys.descriptors(sha256, bucket)
+            blob = self._client.hget(key, reference_id) or b""
+            step.write(key, reference_id, blob, b"", f"descriptors:{sha256}")
+        step.changes.append(ReferenceRemoved(reference_id))
 
     def _fetch(
         self, reference_ids: Iterable[str], key: Callable[[int], str]
@@ -357,12 +386,12 @@ class Store:
             pipeline.hget(key(bucket_of(reference_id)), reference_id)
         return dict(zip(ids, pipeline.execute(), strict=True))
 
+    def _raw_banks(self) -> dict[str, bytes]:
+        return {layout.text(k): raw for k, raw in self._client.hgetall(self._keys.banks).items()}
+
     @as_store_errors
     def _models(self) -> list[str]:
         return sorted(layout.text(sha256) for sha256 in self._client.hkeys(self._keys.models))
-
-    def _write_row(self, plan: Step, reference_id: str, old: bytes, new: str) -> None:
-        plan.write(self._keys.references(bucket_of(reference_id)), reference_id, old, new)
 
 
 def open_store(config: settings.Redis, by: str = "copysieve") -> Store:
@@ -386,3 +415,7 @@ def _refuse_another_image(old: Reference, new: Reference) -> None:
 
 def _same(old: Reference, new: Reference) -> bool:
     return old == new.model_copy(update={"added_by": old.added_by, "added_at": old.added_at})
+
+
+def _puts(step: Step) -> Iterator[ReferencePut]:
+    return (one for one in step.changes if isinstance(one, ReferencePut))

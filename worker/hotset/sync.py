@@ -1,13 +1,14 @@
-"""The hot-set thread: keeps a mirror at the head of the store's history.
+"""The hot-set thread: keeps a mirror equal to the store, or says why it is not.
 
+    restore     begin with the copy of an earlier process, if there is one
     head        no epoch           wait; if there was one, keep the mirror: `shrunk`
     load        note the head, read the snapshot, replay what was written meanwhile, swap
     follow      read the stream from where the mirror stands, apply, tell the heartbeat
-    verify      at every quiet moment compare the head; if anything does not fit, load again
+    verify      at every quiet moment compare head and tallies; if anything differs, load again
 
 A mirror never holds half a set: it is either moved on by whole changes or swapped for a complete
-one. A load that would lose more than `max_shrink` of the usable references is not swapped in until
-a person has accepted the store as it is, or it holds as many as the mirror again.
+one. What is not swapped in, until a person has accepted the store as it is: a load that would lose
+more than `max_shrink` of the usable references, or has so much less than the store says there is.
 """
 
 import threading
@@ -16,9 +17,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from worker.errors import StoreError
+from worker.hotset.hot_set import HotSet
+from worker.hotset.layout import Unusable
 from worker.hotset.mirror import Mirror
 from worker.hotset.reader import BrokenHistory, Reader
-from worker.hotset.types import Entry, Head, Heartbeat, Snapshot, State
+from worker.hotset.types import Entry, Head, Heartbeat, State, Tallies, Tally
+from worker.records import Version
 from worker.settings import HotSetSettings
 from worker.telemetry import log, metrics
 
@@ -26,6 +30,13 @@ logger = log.get(__name__)
 
 HEARTBEAT_SECONDS = 1.0
 RETRY_SECONDS = 0.5
+COUNT_SECONDS = 60.0
+SAVE_SECONDS = 60.0
+SAVE_CHANGES = 5_000
+"""After so many changes the copy is saved: well before the stream forgets them."""
+
+type Difference = dict[str, Tally]
+"""What a mirror lacks of the store, by kind; empty where they are equal."""
 
 
 class HotSetSync:
@@ -48,10 +59,16 @@ class HotSetSync:
         self._stop = threading.Event()
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._guarded, name="hot-set", daemon=True)
-        self._in_touch = time.monotonic()
+        self._equal_at = time.monotonic()
         self._told = -HEARTBEAT_SECONDS
         self._shrunk = False
-        self._refused: Head | None = None  # where the store stood when it had shrunk
+        self._refused: Head | None = None  # where the store stood when it was not served
+        self._verified: Head | None = None  # where the mirror was found to equal it
+        self._missing: Difference = {}  # what could not be read of it
+        self._lost = False  # it has fewer values than it says
+        self._count_at = 0.0
+        self._saved: Version | None = None
+        self._saved_at = 0.0
 
     @property
     def state(self) -> State:
@@ -65,8 +82,8 @@ class HotSetSync:
 
     @property
     def is_stale(self) -> bool:
-        """Redis has been away for longer than `hotset.stale_after_seconds`."""
-        return time.monotonic() - self._in_touch > self._settings.stale_after_seconds
+        """The mirror was not known to equal the store for `hotset.stale_after_seconds`."""
+        return time.monotonic() - self._equal_at > self._settings.stale_after_seconds
 
     def start(self) -> None:
         """Start the thread."""
@@ -94,6 +111,7 @@ class HotSetSync:
             self._on_failure(error)
 
     def _run(self) -> None:
+        self._restore()
         while not self._stop.is_set():
             try:
                 self._turn()
@@ -102,38 +120,42 @@ class HotSetSync:
                 self._stop.wait(RETRY_SECONDS)
             self._mirror.expire()
             self._measure()
+        self._save()
         try:
-            self._reader.leave(self._name)
+            self._reader.replicas.leave(self._name)
         except StoreError:
             logger.warning("heartbeat_left", detail="Redis is away; it expires by itself")
 
     def _turn(self) -> None:
         """Do one step, by what the head of the store says; at most a blocking read long."""
-        head = self._reader.head()
-        self._in_touch = time.monotonic()
-        mine = self._mirror.head
+        head, mine = self._reader.head(), self._mirror.head
         if head is None and mine is None:
             self._enter("waiting", detail="the store has no epoch: set a bank or add references")
             self._rest()
         elif head is None:
             self._keep("the store has lost its epoch")
-        elif mine is None:
-            self._load(head, "start")
         elif self._refused == head:
             self._keep("nothing was written since")
+        elif mine is None:
+            self._load(head, "start")
         elif self._refused is not None:
             self._load(head, "shrunk")
         elif head.version.epoch != mine.version.epoch:
             self._load(head, "epoch")
-        elif head.version < mine.version or (head.version == mine.version and head != mine):
+        elif head.version < mine.version or (
+            head.version == mine.version and head.mark != mine.mark
+        ):
             self._load(head, "gap")  # a failover lost what we have
         else:
             self._follow(head, mine)
 
     def _follow(self, head: Head, mine: Head) -> None:
-        """Apply what there is; when there is nothing, wait for it."""
+        """Apply what there is; when there is nothing, see that nothing is missing, and wait."""
         behind = head.version > mine.version
-        wait = self._state == "following" and not behind
+        if not behind and not self._equals(head):
+            self._load(head, "digest")
+            return
+        wait = self._state in ("following", "damaged") and not behind
         self._tell_now_and_then()
         try:
             entries = self._reader.changes(mine.version, mine.mark, wait=wait)
@@ -143,14 +165,43 @@ class HotSetSync:
         if behind and not entries:
             self._load(head, "gap")  # trimmed, all of it
             return
-        self._in_touch = time.monotonic()
         self._shrunk = False
-        self._enter("following")
+        self._go_on()
         for entry in entries:
             self._mirror.apply(entry)
             metrics.CHANGE_SECONDS.observe(max(0.0, time.time() - entry.at))
         if entries:
             self._tell()
+        self._save_now_and_then()
+
+    def _go_on(self) -> None:
+        """Follow; what the store lacks, or has damaged, was told and is waited for."""
+        if self._missing or self._lost:
+            what = "it lost values" if self._lost else "values of it cannot be read"
+            self._enter("damaged", detail=f"the store is not as it should be: {what}")
+        else:
+            self._equal_at = time.monotonic()
+            self._enter("following")
+
+    def _equals(self, head: Head) -> bool:
+        """Whether the mirror, which stands at `head`, has all that the store says there is.
+
+        What a fresh load could not read is known to be missing. Now and then also whether the store
+        itself still has as many values as it says.
+        """
+        if head == self._verified and time.monotonic() < self._count_at:
+            return True
+        missing = _difference(head.tallies.of_model(self._reader.model.sha256), self._mirror)
+        if missing not in ({}, self._missing):
+            return False
+        self._missing, self._verified = missing, head
+        if time.monotonic() >= self._count_at:
+            self._count_at = time.monotonic() + COUNT_SECONDS
+            counted, latest = self._reader.counts(), self._reader.head()
+            if latest == head:  # nobody wrote in between
+                tallies = head.tallies.of_model(self._reader.model.sha256)
+                self._lost = counted != tuple(tally.number for tally in tallies.values())[1:]
+        return True
 
     def _load(self, head: Head, reason: str) -> None:
         """Read everything beside the mirror; swap if it may be served."""
@@ -158,56 +209,117 @@ class HotSetSync:
             self._enter("loading")
         metrics.RESYNCS.labels(reason).inc()
         began = time.monotonic()
-        snapshot = self._reader.snapshot(head)
+        latest = [head]
         try:
-            entries = self._entries_since(head)
+            snapshot = self._reader.snapshot(head)
+            fresh = self._mirror.build(snapshot, lambda: self._entries_since(head, latest))
         except BrokenHistory:
             # The next turn begins again with a later head; if there is none, it must not spin.
             self._enter("loading")
             self._rest()
             return
-        if not self._may_serve(snapshot):
+        except Unusable as error:
             self._refused = head
-            self._keep(f"{snapshot.usable} usable references are left")
+            self._keep(str(error))
             return
-        self._mirror.load(snapshot, entries)
-        self._shrunk, self._refused = False, None
-        self._in_touch = time.monotonic()
+        if why := self._objection(fresh, latest[-1]):
+            fresh.copy.close()
+            self._refused = head
+            self._keep(why)
+            return
+        self._mirror.swap(fresh)
+        self._shrunk, self._refused, self._verified = False, None, None
+        standing, said = self._mirror.head, latest[-1]
+        self._missing = (
+            _difference(said.tallies.of_model(self._reader.model.sha256), self._mirror)
+            if standing is not None and standing.version == said.version
+            else {}
+        )
+        sizes = self._mirror.sizes()
         logger.info(
             "hot_set_loaded",
             reason=reason,
-            version=str(entries[-1].version if entries else head.version),
-            references=self._mirror.sizes.references,
-            unusable=self._mirror.sizes.unusable,
+            version=str(standing and standing.version),
+            references=sizes.references,
+            unusable=sizes.unusable,
             seconds=round(time.monotonic() - began, 3),
         )
-        self._enter("following")
+        self._go_on()
         self._tell()
+        self._save()
 
-    def _entries_since(self, head: Head) -> list[Entry]:
+    def _entries_since(self, head: Head, latest: list[Head]) -> list[Entry]:
         """All that was written while the snapshot was read. Raises BrokenHistory."""
         entries: list[Entry] = []
         version, mark = head.version, head.mark
         while more := self._reader.changes(version, mark, wait=False):
             entries += more
             version, mark = more[-1].version, more[-1].mark
-        latest = self._reader.head()
-        if latest is None or latest.version.epoch != version.epoch:
+        now = self._reader.head()
+        if now is None or now.version.epoch != version.epoch:
             raise BrokenHistory("epoch")  # emptied while it was read
+        latest.append(now)
         return entries
 
-    def _may_serve(self, snapshot: Snapshot) -> bool:
-        """Whether this is not a sharply shrunken set that nobody has accepted."""
-        mine, have = self._mirror.head, self._mirror.sizes.references
-        tolerated = 0.0 if self._shrunk else self._settings.max_shrink
-        if mine is None or snapshot.usable >= (1 - tolerated) * have:
-            return True
-        return snapshot.head.accepted not in ("", mine.accepted)
+    def _objection(self, fresh: HotSet, said: Head) -> str | None:
+        """Why what was loaded is not to be served; None if it is."""
+        usable, mine = fresh.sizes().references, self._mirror.head
+        if mine is not None:
+            have = self._mirror.sizes().references
+            tolerated = 0.0 if self._shrunk else self._settings.max_shrink
+            accepted = fresh.head.accepted not in ("", mine.accepted)
+            if usable < (1 - tolerated) * have and not accepted:
+                return f"{usable} usable references are left"
+            return None
+        # Nothing to compare with but what the store says, and what others keep.
+        there = said.tallies.get("references", Tally()).number
+        if usable < (1 - self._settings.max_shrink) * there:
+            return f"{usable} of {there} references can be used with this model"
+        for beat in self._reader.replicas.live():
+            if beat.state == "shrunk" and beat.references > usable:
+                return f"replica {beat.name} keeps {beat.references} references"
+        return None
+
+    def _restore(self) -> None:
+        try:
+            age = self._mirror.restore()
+        except StoreError as error:
+            logger.warning("hot_set_copy_unusable", detail=str(error))
+            return
+        if age is not None:
+            self._equal_at = time.monotonic() - age
+            head, sizes = self._mirror.head, self._mirror.sizes()
+            logger.info(
+                "hot_set_restored",
+                version=str(head and head.version),
+                references=sizes.references,
+                age_seconds=round(age),
+            )
+
+    def _save_now_and_then(self) -> None:
+        mine, saved = self._mirror.head, self._saved
+        if mine is None or mine.version == saved:
+            return
+        many = saved is None or abs(mine.version.seq - saved.seq) >= SAVE_CHANGES
+        if many or time.monotonic() - self._saved_at >= SAVE_SECONDS:
+            self._save()
+
+    def _save(self) -> None:
+        """Bring the copy up to date; without it the next start takes longer, and that is all."""
+        head = self._mirror.head
+        if head is None or head.version == self._saved:
+            return
+        self._saved, self._saved_at = head.version, time.monotonic()
+        try:
+            self._mirror.save()
+        except OSError as error:
+            logger.warning("hot_set_copy_failed", detail=error.strerror or str(error))
 
     def _keep(self, why: str) -> None:
-        """Go on with the mirror, and ring, until `copysieve hotset accept`."""
+        """Go on with the mirror, if there is one, and ring, until `copysieve hotset accept`."""
         self._shrunk = True
-        self._enter("shrunk", detail=f"{why}; serving {self._mirror.sizes.references} references")
+        serving = self._mirror.sizes().references
+        self._enter("shrunk", detail=f"{why}; serving {serving} references")
         self._rest()
 
     def _rest(self) -> None:
@@ -219,12 +331,13 @@ class HotSetSync:
             self._tell()
 
     def _tell(self) -> None:
-        head, sizes = self._mirror.head, self._mirror.sizes
-        self._reader.tell(
+        head, sizes = self._mirror.head, self._mirror.sizes()
+        self._reader.replicas.tell(
             Heartbeat(
                 name=self._name,
                 state=self._state,
                 version=str(head.version) if head else None,
+                digest=self._mirror.tallies().digest if head else None,
                 references=sizes.references,
                 rows=sizes.rows,
                 unusable=sizes.unusable,
@@ -238,20 +351,31 @@ class HotSetSync:
         """Change the state, once, with a line in the log; `shrunk` is an alarm."""
         if state == self._state:
             return
-        alarm = state in ("away", "shrunk")
+        alarm = state in ("away", "shrunk", "damaged")
         (logger.error if alarm else logger.info)("hot_set_" + state, detail=detail)
         with self._changed:
             self._state = state
             self._changed.notify_all()
 
     def _measure(self) -> None:
-        head, sizes = self._mirror.head, self._mirror.sizes
+        head, sizes = self._mirror.head, self._mirror.sizes()
         metrics.REFERENCES.set(sizes.references)
         metrics.ROWS.set(sizes.rows)
         metrics.STALE.set(self.is_stale)
         metrics.SHRUNK.set(self._shrunk)
+        metrics.DAMAGED.set(self._state == "damaged")
         if head is not None:
             metrics.EPOCH.set(head.version.epoch)
             metrics.SEQ.set(head.version.seq)
         if self._state == "following":
             metrics.SYNCED.set_to_current_time()
+
+
+def _difference(said: Tallies, mirror: Mirror) -> Difference:
+    own = mirror.tallies()
+    pairs = {kind: (tally, own[kind]) for kind, tally in said.items()}
+    return {
+        kind: Tally(there.number - here.number, there.checksum - here.checksum)
+        for kind, (there, here) in pairs.items()
+        if there != here
+    }

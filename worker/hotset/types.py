@@ -4,9 +4,11 @@ What people write (`Bank`, `Reference`) and what replicas tell (`Heartbeat`) are
 models, held to the same rules when read back from Redis; what only flows inside is a dataclass.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -136,20 +138,25 @@ class Tombstone(Strict):
     removed_at: AwareDatetime
 
 
-type State = Literal["waiting", "loading", "following", "away", "shrunk"]
+type State = Literal["waiting", "loading", "following", "damaged", "away", "shrunk"]
 """What a replica's mirror does.
 
-`waiting` for the store to have an epoch, `loading` a snapshot, `following` the changes, or keeping
-what it has: Redis is `away`, or its set is `shrunk` and not yet accepted.
+`waiting` for the store to have an epoch, `loading` a snapshot, `following` the changes. Or it is
+not known to equal the store: that holds values which cannot be read (`damaged`: the rest is
+followed), Redis is `away`, or its set is `shrunk` and not yet accepted (what there was is kept).
 """
 
 
 class Heartbeat(Strict):
-    """What a replica tells about its mirror. `unusable` references are held but cannot match."""
+    """What a replica tells about its mirror. `unusable` references are held but cannot match.
+
+    `digest` is of all that the mirror holds, like `Tallies.digest`.
+    """
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
     state: State
     version: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,20}-[0-9]{1,20}$")] | None
+    digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$")] | None
     references: Annotated[int, Field(ge=0)]
     rows: Annotated[int, Field(ge=0)]
     unusable: Annotated[int, Field(ge=0)]
@@ -185,9 +192,13 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class ReferencePut:
-    """A reference was added or changed. Without `descriptors` those it has stay."""
+    """A reference was added or changed; `row` is how it is stored.
+
+    Without `descriptors` those it has stay.
+    """
 
     reference: Reference
+    row: bytes
     descriptors: Descriptors | None
 
 
@@ -200,9 +211,10 @@ class ReferenceRemoved:
 
 @dataclass(frozen=True, slots=True)
 class BankPut:
-    """A bank was added, or its policy changed."""
+    """A bank was added, or its policy changed; `row` is how it is stored."""
 
     bank: Bank
+    row: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,9 +239,31 @@ class Accepted:
 type Change = ReferencePut | ReferenceRemoved | BankPut | BankRemoved | CalibrationPut | Accepted
 
 
+class Tally(NamedTuple):
+    """How many values there are of a kind, and the sum of their checksums."""
+
+    number: int = 0
+    checksum: int = 0
+
+
+class Tallies(dict[str, Tally]):
+    """A tally for each kind of value: `banks`, `references`, `descriptors:SHA256` of a model."""
+
+    def of_model(self, sha256: str) -> "Tallies":
+        """What a mirror with this model holds."""
+        kinds = ("banks", "references", f"descriptors:{sha256}")
+        return Tallies((kind, self.get(kind, Tally())) for kind in kinds)
+
+    @property
+    def digest(self) -> str:
+        """One name for all of it: equal where, and almost surely only where, the values are."""
+        text = json.dumps(sorted(self.items()))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Where the store's history stands.
+    """Where the store's history stands, and what there should be.
 
     `mark` names the last change uniquely, where two histories (a failover lost some) may have used
     the same version twice. `accepted` is the mark of the last acceptance, or empty.
@@ -238,38 +272,46 @@ class Head:
     version: Version
     mark: str
     accepted: str
+    tallies: Tallies = field(default_factory=Tallies)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry of the change stream: `change` led from the mark `previous` to `version`, `mark`.
+    """One entry of the change stream: `changes`, which are one, led from `previous` to `mark`.
 
-    `at` is the writer's clock in Unix seconds.
+    `version` counts changes: before the entry it was lower by their number. `at` is the writer's
+    clock in Unix seconds.
     """
 
     version: Version
     mark: str
     previous: str
     at: float
-    change: Change
+    changes: Sequence[Change]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """References of one bucket, as stored, with what was read of them; lists go together.
+
+    `blobs` are the descriptors by one model, None where there are none. `unreadable` names what
+    is not in the lists, because it breaks the rules.
+    """
+
+    references: Sequence[Reference]
+    rows: Sequence[bytes]
+    blobs: Sequence[bytes | None]
+    unreadable: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """All of a hot set as seen by one model, at `head` or up to a few changes later.
 
-    `unusable` are the references that could not be read; they are not in `references`.
+    `buckets` are read as they are asked for.
     """
 
     head: Head
-    banks: Mapping[str, Bank]
-    references: Mapping[str, Reference]
-    descriptors: Mapping[str, Descriptors]
-    unusable: frozenset[str]
+    banks: Sequence[BankPut]
+    buckets: Iterable[Stored]
     calibration: Calibration | None
-
-    @property
-    def usable(self) -> int:
-        """How many references have descriptors and a bank."""
-        described = (self.references[name] for name in self.descriptors)
-        return sum(reference.bank in self.banks for reference in described)

@@ -106,8 +106,14 @@ ROWS = Gauge("copysieve_hotset_rows", "Rows of the index")
 EPOCH = Gauge("copysieve_hotset_epoch", "Epoch of the mirror")
 SEQ = Gauge("copysieve_hotset_seq", "Last change applied")
 SYNCED = Gauge("copysieve_hotset_synced_timestamp_seconds", "When the mirror last was up to date")
-STALE = Gauge("copysieve_hotset_stale", "1 while Redis is away for longer than allowed")
+STALE = Gauge(
+    "copysieve_hotset_stale",
+    "1 while the mirror is not known to equal the store, for longer than allowed",
+)
 SHRUNK = Gauge("copysieve_hotset_shrunk", "1 while a shrunken store awaits `hotset accept`")
+DAMAGED = Gauge(
+    "copysieve_hotset_damaged", "1 while the store holds or lacks values that it should not"
+)
 RESYNCS = Counter("copysieve_hotset_resyncs_total", "Snapshot loads", ["reason"])
 REJECTED = Counter("copysieve_hotset_rejected_total", "Entries of Redis that were not usable")
 CHANGE_SECONDS = Histogram(

@@ -59,7 +59,7 @@ def told(run):
 
 @pytest.fixture
 def replica(store, embedder):
-    mirror = Mirror(embedder.model.dims, embedder.device)
+    mirror = Mirror(embedder.model, embedder.device)
     failures: list[BaseException] = []
     sync = HotSetSync(
         store.of_model(embedder.model), mirror, HotSetSettings(), "replica-1", failures.append

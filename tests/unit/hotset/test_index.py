@@ -6,26 +6,53 @@ import torch
 
 from tests.fixtures.hot_set import unit_rows
 from worker.hotset import index as indexes
-from worker.hotset.index import Index, Row
+from worker.hotset.index import NOBODYS, Index
 
 DIMS = 16
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
-def rows_of(count, prefix="r"):
-    return [Row(f"{prefix}{n:04}", view) for n in range(count) for view in ("inverted", "plain")]
+class Rows:
+    """An index with the rows it was given, as stored."""
 
+    def __init__(self, dtype=torch.bfloat16):
+        self.index = Index(DIMS, "cpu", dtype)
+        self.stored = np.zeros((0, DIMS), dtype=np.float16)
+        self.columns = np.zeros(0, dtype=np.int32)
 
-def brute_force(table, queries, allowed, k):
-    """The k best of {row: (column, descriptor)} for each query, in plain NumPy."""
-    found = []
-    for number, query in enumerate(queries.astype(np.float64)):
-        hits = [
-            (row, np.float32(np.clip(descriptor.astype(np.float64) @ query, -1, 1)))
-            for row, (column, descriptor) in table.items()
-            if allowed is None or allowed[number, column]
-        ]
-        found.append(sorted(hits, key=lambda hit: (-hit[1], hit[0]))[:k])
-    return found
+    def add(self, descriptors, columns):
+        first = len(self.stored)
+        self.stored = np.concatenate([self.stored, descriptors])
+        self.columns = np.concatenate([self.columns, columns]).astype(np.int32)
+        self.index.put(first, descriptors)
+        self.assign(np.arange(first, len(self.stored)), columns)
+
+    def assign(self, numbers, columns):
+        self.columns[numbers] = columns
+        self.index.assign(numbers, np.asarray(columns, dtype=np.int32))
+
+    def search(self, queries, allowed, k):
+        read = self.stored.__getitem__
+        return self.index.search(torch.from_numpy(queries), torch.from_numpy(allowed), k, read)
+
+    def brute_force(self, queries, allowed, k):
+        """The k best numbers with their cosines for each query, and ties of the last, in fp64."""
+        wide = self.stored.astype(np.float64)
+        for query, own in zip(queries.astype(np.float64), allowed, strict=True):
+            cosines = np.clip((wide * query).sum(1), -1, 1).astype(np.float32)
+            numbers = np.flatnonzero(own[self.columns])
+            best = sorted(numbers.tolist(), key=lambda number: (-cosines[number], number))
+            bar = cosines[best[min(k, len(best)) - 1]] if best else np.inf
+            yield {number: cosines[number] for number in best if cosines[number] >= bar}
+
+    def check(self, k=7, allowed=None, queries=None):
+        queries = queries_of(99, 9) if queries is None else queries
+        if allowed is None:
+            allowed = np.tile([False, True, True, True], (len(queries), 1))
+        found = self.search(queries, allowed, k)
+        for hits, best in zip(found, self.brute_force(queries, allowed, k), strict=True):
+            assert dict(zip(*map(np.ndarray.tolist, hits), strict=True)) == pytest.approx(best)
+            assert (np.diff(hits.cosines) <= 0).all()
 
 
 def queries_of(seed, count):
@@ -33,88 +60,78 @@ def queries_of(seed, count):
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def assert_finds(index, table, k=7, allowed=None):
-    queries = queries_of(99, 9)
-    mask = None if allowed is None else torch.from_numpy(allowed)
-    found = index.search(torch.from_numpy(queries), mask, k)
-    expected = brute_force(table, queries, allowed, k)
-    assert [[row for row, _ in hits] for hits in found] == [
-        [row for row, _ in hits] for hits in expected
-    ]
-    for hits, best in zip(found, expected, strict=True):
-        np.testing.assert_allclose([c for _, c in hits], [c for _, c in best], atol=1e-6)
+@pytest.fixture(autouse=True)
+def small_segments(monkeypatch):
+    """Growth, and searches over several segments, without a million rows."""
+    monkeypatch.setattr(indexes, "SEGMENT_ROWS", 256)
 
 
-def test_equals_brute_force_through_growth_removal_and_return():
-    index, rng = Index(DIMS, "cpu"), random.Random(3)
-    table: dict[Row, tuple[int, np.ndarray]] = {}
-    rows = rows_of(900)
-    descriptors = unit_rows(1, len(rows), DIMS)
-    for begin in range(0, len(rows), 250):
-        some = rows[begin : begin + 250]
-        columns = [rng.randrange(3) for _ in some]
-        values = descriptors[begin : begin + 250]
-        index.add(some, columns, torch.from_numpy(values))
-        table |= dict(zip(some, zip(columns, values, strict=True), strict=True))
-        assert_finds(index, table)
-        gone = rng.sample(sorted(table), 60)
-        removed = index.remove(gone)
-        np.testing.assert_array_equal(removed, np.stack([table.pop(row)[1] for row in gone]))
-        assert_finds(index, table)
-    allowed = np.array([[rng.random() < 0.4 for _ in range(3)] for _ in range(9)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_equals_brute_force_through_growth_and_hiding(dtype):
+    rows, rng = Rows(dtype), np.random.default_rng(3)
+    for seed in range(5):
+        rows.add(unit_rows(seed, 333, DIMS), rng.integers(1, 4, 333))
+        rows.check()
+        some = rng.choice(len(rows.stored), 60, replace=False)
+        rows.assign(some, np.full(60, NOBODYS))
+        rows.check()
+        assert len(rows.index) == np.count_nonzero(rows.columns)
+    rows.check(k=1)
+    rows.check(k=5000)
+    rows.assign(np.arange(len(rows.stored)), rng.integers(0, 4, len(rows.stored)))
+    rows.check(k=40)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_each_query_has_its_own_columns(dtype):
+    rows, rng = Rows(dtype), random.Random(3)
+    rows.add(unit_rows(1, 900, DIMS), np.random.default_rng(1).integers(0, 4, 900))
+    allowed = np.array([[False, *(rng.random() < 0.4 for _ in range(3))] for _ in range(9)])
     allowed[4] = False
-    assert_finds(index, table, allowed=allowed)
-    assert len(index) == len(table)
-    index.remove(sorted(table))
-    assert index.search(torch.from_numpy(queries_of(1, 2)), None, 5) == [[], []]
+    rows.check(allowed=allowed)
+    rows.check(allowed=np.tile(allowed[:1], (9, 1)))
+    assert len(rows.search(queries_of(1, 1), allowed[4:5], 5)[0].numbers) == 0
 
 
-def test_ties_do_not_depend_on_the_order_of_arrival(monkeypatch):
-    """Many copies of few pictures: more equals than places, at any position of the matrix."""
-    monkeypatch.setattr(indexes, "_CANDIDATES_AT_ONCE", 37)
-    rows = rows_of(1003)
-    pictures = unit_rows(2, 2, DIMS)
-    values = {row: pictures[number % 2] for number, row in enumerate(rows)}
-    queries = torch.from_numpy(queries_of(5, 6))
-    results = []
-    for seed in range(4):
-        random.Random(seed).shuffle(rows)
-        index = Index(DIMS, "cpu")
-        index.add(rows, [0] * len(rows), torch.from_numpy(np.stack([values[r] for r in rows])))
-        many = index.search(queries, None, 30)
-        for number, hits in enumerate(many):  # alone, the product rounds differently
-            assert index.search(queries[number : number + 1], None, 1) == [hits[:1]]
-        results.append(many)
-    assert all(result == results[0] for result in results)
-    assert [row for row, _ in results[0][0]] == sorted(row for row, _ in results[0][0])
+def test_a_row_that_was_written_anew_is_found_as_it_is_now():
+    rows = Rows()
+    rows.add(unit_rows(1, 300, DIMS), np.ones(300))
+    rows.stored[250:270] = unit_rows(2, 20, DIMS)
+    rows.index.put(250, rows.stored[250:270])
+    rows.check()
 
 
-def test_a_large_batch_is_searched_in_blocks(monkeypatch):
-    monkeypatch.setattr(indexes, "_CELLS_AT_ONCE", 100)
-    rows = rows_of(20)
-    values = unit_rows(4, len(rows), DIMS)
-    index = Index(DIMS, "cpu")
-    index.add(rows, [0] * len(rows), torch.from_numpy(values))
-    allowed = np.array([[number % 4 != 1] for number in range(9)])
-    table = {row: (0, value) for row, value in zip(rows, values, strict=True)}
-    assert_finds(index, table, allowed=allowed)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_all_that_are_as_good_as_the_last_are_found_in_whatever_company(dtype):
+    """Many copies of few pictures, and some that half precision cannot tell from them."""
+    pictures = np.repeat(unit_rows(2, 2, DIMS), 500, axis=0)
+    nudged = pictures.copy()
+    nudged[::3, 0] = np.nextafter(nudged[::3, 0], np.float16(2))
+    queries = queries_of(5, 70)
+    rows = Rows(dtype)
+    rows.add(nudged[np.random.default_rng(1).permutation(1000)], np.ones(1000))
+    rows.check(k=30, queries=queries)
+    allowed = np.tile([False, True], (70, 1))
+    together = rows.search(queries, allowed, 30)
+    for number in range(0, 70, 9):  # alone, the product rounds differently
+        own = slice(number, number + 1)
+        (alone,) = rows.search(queries[own], allowed[own], 30)
+        np.testing.assert_array_equal(alone.cosines, together[number].cosines)
+        assert set(alone.numbers) == set(together[number].numbers)
 
 
 def test_identical_vectors_have_cosine_one_at_most():
-    values = unit_rows(6, 50, DIMS)
-    index = Index(DIMS, "cpu")
-    index.add(rows_of(25), [0] * 50, torch.from_numpy(values))
-    found = index.search(torch.from_numpy(values.astype(np.float32)), None, 1)
-    assert all(0.998 < hits[0][1] <= 1 for hits in found)
+    rows = Rows()
+    rows.add(unit_rows(6, 50, DIMS), np.ones(50))
+    found = rows.search(rows.stored.astype(np.float32), np.tile([False, True], (50, 1)), 1)
+    assert [hits.numbers[0] for hits in found] == list(range(50))
+    assert all(0.998 < hits.cosines[0] <= 1 for hits in found)
 
 
-def test_a_row_is_added_once_and_removed_once():
-    index, row = Index(DIMS, "cpu"), Row("r1", "plain")
-    index.add([row], [0], torch.from_numpy(unit_rows(7, 1, DIMS)))
-    with pytest.raises(ValueError, match="once"):
-        index.add([row], [0], torch.from_numpy(unit_rows(7, 1, DIMS)))
-    with pytest.raises(ValueError, match="16 dims"):
-        index.add([Row("r2", "plain")], [0], torch.zeros(1, DIMS + 1))
-    index.remove([row])
-    with pytest.raises(KeyError):
-        index.remove([row])
+def test_an_empty_index_finds_nothing():
+    rows = Rows()
+    everything = np.ones((2, 2), dtype=bool)
+    assert [len(one.numbers) for one in rows.search(queries_of(1, 2), everything, 5)] == [0, 0]
+    rows.add(unit_rows(6, 1, DIMS), np.ones(1))
+    assert [len(one.numbers) for one in rows.search(queries_of(1, 2), everything, 0)] == [0, 0]
+    rows.check()

@@ -3,12 +3,20 @@ import json
 import numpy as np
 import pytest
 
-from tests.fixtures.hot_set import MODEL, NOW, OTHER_MODEL, bank, descriptors, reference
+from tests.fixtures.hot_set import (
+    MODEL,
+    NOW,
+    OTHER_MODEL,
+    bank,
+    descriptors,
+    put,
+    put_bank,
+    reference,
+)
 from worker.hotset import layout
 from worker.hotset.layout import Keys, Unusable
 from worker.hotset.types import (
     Accepted,
-    BankPut,
     BankRemoved,
     Calibration,
     CalibrationPut,
@@ -23,7 +31,7 @@ def test_all_keys_share_one_slot():
     keys = Keys("copysieve")
     made = [value for value in vars(keys).values() if value.startswith("{copysieve}:")]
     made += [keys.references(3), keys.descriptors("a" * 64, 3), keys.replica("host-1")]
-    assert len(set(made)) == 12
+    assert len(set(made)) == 13
     assert {key.partition("}")[0] for key in made} == {"{copysieve"}
 
 
@@ -94,9 +102,9 @@ def test_a_row_that_breaks_a_rule_is_named_without_its_content(raw, field):
 @pytest.mark.parametrize(
     "change",
     [
-        ReferencePut(reference(), None),
+        put(reference()),
         ReferenceRemoved("r1"),
-        BankPut(bank()),
+        put_bank(bank()),
         BankRemoved("known-bad"),
         CalibrationPut(Calibration("c1", b"\x00\xff")),
         CalibrationPut(None),
@@ -105,48 +113,44 @@ def test_a_row_that_breaks_a_rule_is_named_without_its_content(raw, field):
 )
 def test_a_change_is_the_same_after_the_stream(change):
     entry = _through_stream(change)
-    assert entry.change == change
+    assert entry.changes == [change]
     assert (entry.version, entry.mark, entry.previous) == (Version(5, 7), "m7", "m6")
     assert entry.at == NOW.timestamp()
 
 
 def test_descriptors_in_the_stream_are_for_their_model_only():
     rows = descriptors()
-    put = _through_stream(ReferencePut(reference(), rows)).change
-    assert isinstance(put.descriptors, Descriptors)
-    np.testing.assert_array_equal(put.descriptors.rows, rows.rows)
-    assert _through_stream(ReferencePut(reference(), rows), OTHER_MODEL).change == ReferencePut(
-        reference(), None
-    )
+    (same,) = _through_stream(put(reference(), rows)).changes
+    assert isinstance(same.descriptors, Descriptors)
+    np.testing.assert_array_equal(same.descriptors.rows, rows.rows)
+    assert _through_stream(put(reference(), rows), OTHER_MODEL).changes == [put(reference())]
 
 
 @pytest.mark.parametrize(
     ("entry_id", "fields"),
     [
         (b"x-1", {}),
-        (b"5-7", {b"kind": b"revolution"}),
+        (b"5-7", {b"0:kind": b"revolution"}),
         (b"5-7", {b"at": b"yesterday"}),
         (b"5-7", {b"at": b"nan"}),
         (b"5-7", {b"at": b"-inf"}),
         (b"5-" + b"9" * 30, {}),
-        (b"5-7", {b"row": b"{}"}),
-        (b"5-7", {b"row": b'{"a":' * 5000}),
-        (b"5-7", {b"row": b"x" * 10_000_000}),
-        (b"5-7", {b"descriptors": b"plain\n" + bytes(10_000_000)}),
-        (b"5-7", {b"kind": b"calibration", b"id": b"c" * 1000, b"blob": b""}),
-        (b"5-7", {b"kind": b"calibration", b"id": b"c\n", b"blob": b""}),
-        (b"5-7", {b"descriptors": b"plain\n12"}),
+        (b"5-7", {b"0:row": b"{}"}),
+        (b"5-7", {b"0:row": b'{"a":' * 5000}),
+        (b"5-7", {b"0:row": b"x" * 10_000_000}),
+        (b"5-7", {b"0:descriptors": b"plain\n" + bytes(10_000_000)}),
+        (b"5-7", {b"0:kind": b"calibration", b"0:id": b"c" * 1000, b"0:blob": b""}),
+        (b"5-7", {b"0:kind": b"calibration", b"0:id": b"c\n", b"0:blob": b""}),
+        (b"5-7", {b"0:descriptors": b"plain\n12"}),
     ],
 )
 def test_an_entry_that_breaks_a_rule_is_unusable(entry_id, fields):
     with pytest.raises(Unusable):
-        layout.read_entry(
-            entry_id, _fields(ReferencePut(reference(), descriptors())) | fields, MODEL
-        )
+        layout.read_entry(entry_id, _fields(put(reference(), descriptors())) | fields, MODEL)
 
 
 def test_an_entry_that_lacks_a_field_is_unusable():
-    fields = _fields(ReferencePut(reference(), descriptors()))
+    fields = _fields(put(reference(), descriptors()))
     for name in fields.keys() - {b"model"}:
         with pytest.raises(Unusable):
             layout.read_entry(b"5-7", {k: v for k, v in fields.items() if k != name}, MODEL)
@@ -166,7 +170,9 @@ def test_a_head_that_breaks_a_rule_is_unusable():
 
 
 def _fields(change):
-    flat = ["mark", "m7", "previous", "m6", *layout.write_change(change, NOW.timestamp(), "a" * 64)]
+    described = isinstance(change, ReferencePut) and change.descriptors is not None
+    model = "a" * 64 if described else ""
+    flat = ["mark", "m7", "previous", "m6", *layout.write_changes([change], NOW.timestamp(), model)]
     raw = [value if isinstance(value, bytes) else value.encode() for value in flat]
     return dict(zip(raw[::2], raw[1::2], strict=True))
 

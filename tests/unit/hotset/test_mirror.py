@@ -1,24 +1,31 @@
 from datetime import timedelta
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.fixtures.hot_set import MODEL, NOW, VIEWS, bank, descriptors, reference
+from tests.fixtures.hot_set import (
+    MODEL,
+    NOW,
+    VIEWS,
+    bank,
+    descriptors,
+    put,
+    put_bank,
+    reference,
+    snapshot,
+)
 from worker.errors import StoreError
-from worker.hotset.mirror import Mirror, Sizes
+from worker.hotset.hot_set import Sizes
+from worker.hotset.mirror import Mirror
 from worker.hotset.types import (
     Accepted,
-    BankPut,
     BankRemoved,
     Calibration,
     CalibrationPut,
     Entry,
     Head,
-    ReferencePut,
     ReferenceRemoved,
-    Snapshot,
 )
 from worker.records import Version
 
@@ -26,25 +33,17 @@ from worker.records import Version
 class Fixture:
     """A mirror with a clock of its own and a store's history to move it along."""
 
-    def __init__(self, banks=(), references=(), **snapshot):
+    def __init__(self, banks=(), references=(), **more):
         self.now = NOW
-        self.mirror = Mirror(MODEL.dims, "cpu", clock=lambda: self.now)
+        self.mirror = Mirror(MODEL, "cpu", clock=lambda: self.now)
         self.seq = 1
-        described = {r.reference_id: descriptors(seed) for seed, r in enumerate(references)}
-        fields: dict[str, Any] = {
-            "head": Head(Version(5, 1), "m1", ""),
-            "banks": {b.name: b for b in banks},
-            "references": {r.reference_id: r for r in references},
-            "descriptors": described,
-            "unusable": frozenset(),
-            "calibration": None,
-        }
-        self.mirror.load(Snapshot(**fields | snapshot))
+        described = [(one, descriptors(seed)) for seed, one in enumerate(references)]
+        self.mirror.load(snapshot(banks, described, **more))
 
     def apply(self, change):
         self.seq += 1
         self.mirror.apply(
-            Entry(Version(5, self.seq), f"m{self.seq}", f"m{self.seq - 1}", 0.0, change)
+            Entry(Version(5, self.seq), f"m{self.seq}", f"m{self.seq - 1}", 0.0, [change])
         )
 
     def search(self, seed=0, tenant=None, k=10, *, canary=False):
@@ -60,8 +59,8 @@ def both(*reference_ids):
 
 
 def test_before_it_is_loaded_there_is_nothing_to_search():
-    mirror = Mirror(MODEL.dims, "cpu")
-    assert (mirror.head, mirror.sizes) == (None, Sizes(0, 0, 0))
+    mirror = Mirror(MODEL, "cpu")
+    assert (mirror.head, mirror.sizes()) == (None, Sizes(0, 0, 0))
     mirror.expire()
     with pytest.raises(StoreError, match="not loaded"):
         mirror.search(torch.zeros(1, MODEL.dims), [None], 5)
@@ -104,20 +103,20 @@ def test_canaries_take_no_place_among_the_best_of_an_ordinary_upload():
 
 def test_a_mirror_knows_its_canaries():
     one = Fixture([bank()], [reference(), reference("c1", canary=True)])
-    one.apply(ReferencePut(reference("c2", canary=True, enabled=False), descriptors(5)))
+    one.apply(put(reference("c2", canary=True, enabled=False), descriptors(5)))
     assert [canary.reference_id for canary in one.mirror.canaries] == ["c1", "c2"]
     one.apply(ReferenceRemoved("c1"))
     assert [canary.reference_id for canary in one.mirror.canaries] == ["c2"]
-    assert Mirror(MODEL.dims, "cpu").canaries == []
+    assert Mirror(MODEL, "cpu").canaries == []
 
 
 @pytest.mark.parametrize(
     ("off", "on"),
     [
-        (ReferencePut(reference(enabled=False), None), ReferencePut(reference(), None)),
-        (BankPut(bank(enabled=False)), BankPut(bank())),
-        (BankRemoved("known-bad"), BankPut(bank())),
-        (ReferenceRemoved("r1"), ReferencePut(reference(), descriptors(0))),
+        (put(reference(enabled=False)), put(reference())),
+        (put_bank(bank(enabled=False)), put_bank(bank())),
+        (BankRemoved("known-bad"), put_bank(bank())),
+        (ReferenceRemoved("r1"), put(reference(), descriptors(0))),
     ],
 )
 def test_what_is_switched_off_is_not_found_until_it_is_on_again(off, on):
@@ -125,7 +124,7 @@ def test_what_is_switched_off_is_not_found_until_it_is_on_again(off, on):
     before = one.search()
     one.apply(off)
     assert one.found() == both("r2")
-    assert one.mirror.sizes.rows == 2
+    assert one.mirror.sizes().rows == 2
     one.apply(on)
     assert one.search() == before
 
@@ -133,15 +132,15 @@ def test_what_is_switched_off_is_not_found_until_it_is_on_again(off, on):
 def test_a_bank_is_searched_by_the_views_that_it_wants():
     one = Fixture([bank(views=("inverted",))], [reference()])
     assert one.found() == {("r1", "inverted")}
-    one.apply(BankPut(bank(views=("plain",))))
+    one.apply(put_bank(bank(views=("plain",))))
     assert one.found() == {("r1", "plain")}
-    one.apply(BankPut(bank()))
+    one.apply(put_bank(bank()))
     assert one.found() == both("r1")
 
 
 def test_new_descriptors_replace_the_old():
     one = Fixture([bank()], [reference()])
-    one.apply(ReferencePut(reference(), descriptors(77, views=("plain",))))
+    one.apply(put(reference(), descriptors(77, views=("plain",))))
     assert one.search(77)[0].cosine == pytest.approx(1, abs=2e-3)
     assert one.found() == {("r1", "plain")}
 
@@ -149,24 +148,24 @@ def test_new_descriptors_replace_the_old():
 def test_expiry_needs_no_redis():
     soon = NOW + timedelta(seconds=10)
     one = Fixture([bank()], [reference(), reference("r2", expires_at=soon)])
-    one.apply(ReferencePut(reference("r3", expires_at=soon), descriptors(9)))
+    one.apply(put(reference("r3", expires_at=soon), descriptors(9)))
     assert one.found() == both("r1", "r2", "r3")
     one.now = soon
     assert one.found() == both("r1")
-    assert one.mirror.sizes == Sizes(references=3, rows=2, unusable=0)
-    one.apply(ReferencePut(reference("r2", expires_at=soon + timedelta(days=1)), None))
+    assert one.mirror.sizes() == Sizes(references=3, rows=2, unusable=0)
+    one.apply(put(reference("r2", expires_at=soon + timedelta(days=1))))
     assert one.found() == both("r1", "r2")
 
 
 def test_what_cannot_match_is_counted():
-    one = Fixture([bank()], [reference(), reference("r2", "gone")], unusable=frozenset({"r9"}))
-    assert one.mirror.sizes == Sizes(references=1, rows=2, unusable=2)
-    one.apply(ReferencePut(reference("r3"), None))  # described by another model only
-    assert one.mirror.sizes == Sizes(references=1, rows=2, unusable=3)
-    one.apply(ReferencePut(reference("r3"), descriptors(3)))
-    one.apply(ReferencePut(reference("r9"), descriptors(4)))
-    one.apply(BankPut(bank("gone")))
-    assert one.mirror.sizes == Sizes(references=4, rows=8, unusable=0)
+    one = Fixture([bank()], [reference(), reference("r2", "gone")], unreadable=["r9"])
+    assert one.mirror.sizes() == Sizes(references=1, rows=2, unusable=2)
+    one.apply(put(reference("r3")))  # described by another model only
+    assert one.mirror.sizes() == Sizes(references=1, rows=2, unusable=3)
+    one.apply(put(reference("r3"), descriptors(3)))
+    one.apply(put(reference("r9"), descriptors(4)))
+    one.apply(put_bank(bank("gone")))
+    assert one.mirror.sizes() == Sizes(references=4, rows=8, unusable=0)
 
 
 def test_the_head_moves_with_the_changes():
@@ -180,15 +179,8 @@ def test_the_head_moves_with_the_changes():
 
 def test_a_snapshot_is_swapped_in_whole_with_what_came_meanwhile():
     one = Fixture([bank()], [reference()])
-    snapshot = Snapshot(
-        Head(Version(8, 3), "x3", ""),
-        {"known-bad": bank()},
-        {"r2": reference("r2")},
-        {"r2": descriptors(2)},
-        frozenset(),
-        None,
-    )
-    entry = Entry(Version(8, 4), "x4", "x3", 0.0, ReferencePut(reference("r3"), descriptors(3)))
-    one.mirror.load(snapshot, [entry])
+    another = snapshot([bank()], [(reference("r2"), descriptors(2))], Head(Version(8, 3), "x3", ""))
+    entry = Entry(Version(8, 4), "x4", "x3", 0.0, [put(reference("r3"), descriptors(3))])
+    one.mirror.load(another, [entry])
     assert one.found() == both("r2", "r3")
     assert one.mirror.head == Head(Version(8, 4), "x4", "")

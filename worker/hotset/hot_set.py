@@ -1,0 +1,504 @@
+"""One version of the hot set, changed in place: policies in memory, descriptors on the device."""
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+
+import numpy as np
+import torch
+from crc32c import crc32c
+from torch import Tensor
+
+from worker.errors import StoreError
+from worker.hotset import layout
+from worker.hotset.index import NOBODYS, SEGMENT_ROWS, Found, Index, Numbers
+from worker.hotset.layout import Unusable, reject
+from worker.hotset.local_copy import LocalCopy, Records
+from worker.hotset.table import CANARY, ENABLED, FIELDS, NO_ROWS, Ids, Runs, Slots, Table, hash_of
+from worker.hotset.types import (
+    Accepted,
+    Bank,
+    BankPut,
+    BankRemoved,
+    Calibration,
+    CalibrationPut,
+    Change,
+    Entry,
+    Head,
+    Hit,
+    Reference,
+    ReferencePut,
+    ReferenceRemoved,
+    Snapshot,
+    Stored,
+    Strict,
+    Tallies,
+    Tally,
+    View,
+    Views,
+)
+from worker.records import Model, Version
+
+_FORM = 1
+"""Of what a copy keeps; another one is loaded anew."""
+_AT_ONCE = 4096
+_NAMED_AT_ONCE = 8192
+_GARBAGE = 1 << 26
+"""Bytes of records that nothing refers to, before they are written anew without them."""
+
+
+class _Kept(Strict):
+    """What a copy's state says, beside its arrays."""
+
+    form: int
+    model: str
+    dims: int
+    version: tuple[int, int]
+    mark: str
+    accepted: str
+    banks: dict[str, str]
+    codes: tuple[str, ...]
+    views: tuple[Views, ...]
+    calibration: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much a mirror holds: usable references, their rows in the index, unusable references.
+
+    Unusable are those that cannot be read, have no descriptors by this model, or no bank.
+    """
+
+    references: int
+    rows: int
+    unusable: int
+
+
+class HotSet:
+    """All of it, as one model sees it.
+
+    A row of the index has a column while it can match: its reference and bank are enabled, it has
+    not expired, and the bank wants its view. So switching anything on or off writes columns, and
+    moves no descriptor. Not thread-safe.
+    """
+
+    def __init__(self, model: Model, index: Index, copy: LocalCopy) -> None:
+        self.model = model
+        self.index = index
+        self.copy = copy
+        self.banks: dict[str, Bank] = {}
+        self.calibration: Calibration | None = None
+        self.unreadable: set[str] = set()
+        self._head = Head(Version(0, 0), "", "")
+        self._bank_rows: dict[str, bytes] = {}
+        self._codes: dict[str, int] = {}  # of banks, those too that references name in vain
+        self._views: list[tuple[View, ...]] = []
+        self._table = Table()
+        self._ids = Ids(self._table)
+        self._runs = Runs()
+        self._described = Counter[int]()  # references that are, by the code of their bank
+        self._row_sum = self._blob_sum = 0
+        self._next_expiry = np.inf
+        self._removed: list[tuple[int, int, int, int]] = []  # runs of rows and records to be erased
+        self._reference_at = lru_cache(_NAMED_AT_ONCE)(self._read_reference)
+
+    # -- what there is --
+
+    @property
+    def head(self) -> Head:
+        """Where in the store's history it stands."""
+        return self._head
+
+    def tallies(self) -> Tallies:
+        """Of all that it holds: those of the store where it has all that this model can see."""
+        banks = [layout.checksum(k.encode(), row) for k, row in self._bank_rows.items()]
+        return Tallies(
+            {
+                "banks": Tally(len(banks), sum(banks)),
+                "references": Tally(len(self._table), self._row_sum),
+                f"descriptors:{self.model.sha256}": Tally(self._described.total(), self._blob_sum),
+            }
+        )
+
+    def sizes(self) -> Sizes:
+        """How much is there now."""
+        usable = sum(self._described[self._codes[name]] for name in self.banks)
+        unreadable = sum(self._find(name) is None for name in self.unreadable)
+        return Sizes(usable, len(self.index), len(self._table) - usable + unreadable)
+
+    def canaries(self) -> list[Reference]:
+        """The references that are canaries, by id."""
+        slots = np.flatnonzero(self._table.rows["flags"] & CANARY)
+        found = [self._reference(slot) for slot in slots.tolist()]
+        return sorted(found, key=lambda one: one.reference_id)
+
+    def search(
+        self, queries: Tensor, tenants: Sequence[str | None], k: int, canaries: Sequence[bool]
+    ) -> list[list[Hit]]:
+        """Search the index and name what was found; ties go by reference, then view."""
+        allowed = self._allowed(tenants, canaries)
+        return [
+            self._hits(found, k)
+            for found in self.index.search(queries, allowed, k, self.copy.read_rows)
+        ]
+
+    # -- changes --
+
+    def fill(self, snapshot: Snapshot, now: datetime) -> None:
+        """Take all of a snapshot in; it was empty before."""
+        head = snapshot.head
+        self._head = Head(head.version, head.mark, head.accepted)
+        self.calibration = snapshot.calibration
+        for bank in snapshot.banks:
+            self._put_bank(bank)
+        for stored in snapshot.buckets:
+            self._extend(stored)
+        self._take_stock(now)
+
+    def apply(self, entry: Entry, now: datetime) -> None:
+        """Make the changes of one entry; twice does no more."""
+        for change in entry.changes:
+            self._change(change, now)
+        accepted = entry.mark if Accepted() in entry.changes else self._head.accepted
+        self._head = Head(entry.version, entry.mark, accepted)
+
+    def expire(self, now: datetime) -> None:
+        """Hide what has expired since."""
+        if now.timestamp() >= self._next_expiry:
+            self._settle(np.flatnonzero(self._table.rows["expires"] <= now.timestamp()), now)
+            self._note_expiry(now)
+
+    def _change(self, change: Change, now: datetime) -> None:
+        match change:
+            case ReferencePut():
+                self._settle(self._put(change), now)
+            case ReferenceRemoved(reference_id):
+                self.unreadable.discard(reference_id)
+                if (slot := self._find(reference_id)) is not None:
+                    self._remove(slot)
+            case BankPut(bank):
+                self._put_bank(change)
+                self._settle(self._slots_of(bank.name), now)
+            case BankRemoved(name):
+                self.banks.pop(name, None)
+                self._bank_rows.pop(name, None)
+                self._settle(self._slots_of(name), now)
+            case CalibrationPut(calibration):
+                self.calibration = calibration
+            case Accepted():
+                self.unreadable.clear()
+
+    def _put_bank(self, change: BankPut) -> None:
+        self.banks[change.bank.name] = change.bank
+        self._bank_rows[change.bank.name] = change.row
+        self._code(change.bank.name)
+
+    def _put(self, change: ReferencePut) -> Slots:
+        reference, descriptors = change.reference, change.descriptors
+        name = reference.reference_id.encode()
+        self.unreadable.discard(reference.reference_id)
+        slot = self._find(reference.reference_id)
+        if slot is None:
+            slot = int(self._table.take()[0])
+            self._table.rows[slot]["hash"] = hash_of(reference.reference_id)
+            self._ids.insert(hash_of(reference.reference_id), slot)
+            self._table.rows[slot]["name"] = len(name)
+            self._table.rows[slot]["first"] = NO_ROWS
+        else:
+            self._count(slot, -1)
+            self._forget(slot, rows=descriptors is not None)
+        row = self._table.rows[slot]
+        (row["offset"],), (row["length"],) = self.copy.records.append([name + b"\0" + change.row])
+        row["row_sum"] = layout.checksum(name, change.row)
+        row["bank"], row["flags"], row["expires"] = self._facts(reference)
+        if descriptors is not None:
+            row["views"] = self._view_code(descriptors.views)
+            row["first"] = first = int(self._runs.take([slot], len(descriptors.views))[0])
+            row["blob_sum"] = layout.checksum(name, layout.write_descriptors(descriptors))
+            self.copy.write_rows(first, descriptors.rows)
+            self.index.put(first, descriptors.rows)
+        self._next_expiry = min(self._next_expiry, float(row["expires"]))
+        self._count(slot, 1)
+        return np.array([slot])
+
+    def _count(self, slot: int, sign: int) -> None:
+        """Add a reference to the tallies, or take it off."""
+        row = self._table.rows[slot]
+        self._row_sum += sign * int(row["row_sum"])
+        if row["first"] != NO_ROWS:
+            self._blob_sum += sign * int(row["blob_sum"])
+            self._described[int(row["bank"])] += sign
+
+    def _take_stock(self, now: datetime) -> None:
+        """Find, count and show what was taken in all at once."""
+        rows = self._table.rows[self._table.taken]
+        self._ids = Ids(self._table)
+        self._row_sum = int(rows["row_sum"].sum(dtype=np.int64))
+        self._blob_sum = int(rows["blob_sum"].sum(dtype=np.int64))
+        self._described = Counter(rows["bank"][rows["first"] != NO_ROWS].tolist())
+        self._settle(self._table.taken, now)
+        self._note_expiry(now)
+
+    def _extend(self, stored: Stored) -> None:
+        """Take many new references in at once; they are not found before `_take_stock`."""
+        self.unreadable |= stored.unreadable
+        names = [reference.reference_id.encode() for reference in stored.references]
+        records = [name + b"\0" + row for name, row in zip(names, stored.rows, strict=True)]
+        if not records:
+            return
+        slots = self._table.take(len(records))
+        rows = self._table.rows
+        rows["hash"][slots] = [hash_of(one.reference_id) for one in stored.references]
+        rows["name"][slots] = [len(name) for name in names]
+        rows["offset"][slots], rows["length"][slots] = self.copy.records.append(records)
+        rows["row_sum"][slots] = [crc32c(record) for record in records]
+        rows["first"][slots] = NO_ROWS
+        facts = np.array([self._facts(one) for one in stored.references])
+        rows["bank"][slots], rows["flags"][slots], rows["expires"][slots] = facts.T
+        alike: dict[tuple[int, bytes], list[int]] = {}
+        for number, blob in enumerate(stored.blobs):
+            if blob is not None:
+                line = blob[: blob.find(b"\n") + 1]
+                alike.setdefault((len(blob), line), []).append(number)
+        for (_, line), numbers in alike.items():
+            blobs = [blob for n in numbers if (blob := stored.blobs[n]) is not None]
+            self._describe(line, [names[n] for n in numbers], blobs, slots[numbers])
+
+    def _describe(
+        self, line: bytes, names: Sequence[bytes], blobs: Sequence[bytes], slots: Slots
+    ) -> None:
+        """Take descriptors of the same views in; those that break the rules are left out."""
+        try:
+            views = layout.read_views(layout.text(names[0]), line.rstrip(b"\n"))
+            if len(blobs[0]) - len(line) != 2 * len(views) * self.model.dims:
+                raise Unusable("descriptors", layout.text(names[0]), "length")
+        except Unusable as error:
+            for name in map(layout.text, names):
+                reject(Unusable("descriptors", name, error.field))
+                self.unreadable.add(name)
+            return
+        raw = np.frombuffer(b"".join(blobs), dtype=np.uint8).reshape(len(blobs), -1)
+        stored = raw[:, len(line) :].copy().view("<f2")
+        stored = stored.reshape(len(blobs), len(views), self.model.dims)
+        wide = torch.from_numpy(stored).float()
+        good = layout.are_unit(wide.square().sum(2).numpy()).all(1)
+        for name in map(layout.text, (names[n] for n in np.flatnonzero(~good).tolist())):
+            reject(Unusable("descriptors", name, "norm"))
+            self.unreadable.add(name)
+        if not good.any():
+            return
+        rows, owners = self._table.rows, slots[good]
+        firsts = self._runs.take(owners, len(views))
+        rows["first"][owners] = firsts
+        rows["views"][owners] = self._view_code(views)
+        sums = [crc32c(b, crc32c(n + b"\0")) for n, b in zip(names, blobs, strict=True)]
+        rows["blob_sum"][owners] = np.array(sums, dtype=np.uint32)[good]
+        flat = stored[good].reshape(-1, self.model.dims)
+        self.copy.write_rows(int(firsts[0]), flat)  # nothing was given back yet: they are a run
+        self.index.put(int(firsts[0]), flat)
+
+    def _remove(self, slot: int) -> None:
+        self._count(slot, -1)
+        self._ids.remove(int(self._table.rows[slot]["hash"]), slot)
+        self._forget(slot, rows=True)
+        self._table.free(slot)
+
+    def _forget(self, slot: int, *, rows: bool) -> None:
+        """Hide the rows of a reference, if they go, and let its record be erased."""
+        row, first, count = self._table.rows[slot], 0, 0
+        if rows and row["first"] != NO_ROWS:
+            first, count = int(row["first"]), len(self._views[row["views"]])
+            self.index.assign(np.arange(first, first + count), np.full(count, NOBODYS))
+            row["first"], row["blob_sum"] = NO_ROWS, 0
+        self._removed.append((first, count, int(row["offset"]), int(row["length"])))
+        if self.copy.folder is None:
+            self._erase()
+
+    def _erase(self) -> None:
+        """Erase what was removed; its rows can be given out again."""
+        for first, count, offset, length in self._removed:
+            self.copy.records.erase(offset, length)
+            if count:
+                blank = np.zeros((count, self.model.dims), dtype=np.float16)
+                self.copy.write_rows(first, blank)
+                self._runs.give_back(first, count)
+        self._removed.clear()
+
+    # -- the copy --
+
+    def restore(self, now: datetime) -> None:
+        """Take what a copy has saved; it was empty before.
+
+        Raises StoreError where that is not whole, of another model, or of another version of this
+        code.
+        """
+        state = self.copy.load()
+        try:
+            kept = _Kept.model_validate_json(state["kept"].tobytes())
+            if (kept.form, kept.model, kept.dims) != (_FORM, self.model.sha256, self.model.dims):
+                raise StoreError("it is of another model or form")
+            self._table = Table(state["table"].astype(FIELDS, casting="equiv"))
+            self._runs = Runs(state["owners"].astype(np.int32, casting="equiv"))
+            calibration = state["calibration"].tobytes()
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"its state is not whole: {type(error).__name__}") from None
+        self._head = Head(Version(*kept.version), kept.mark, kept.accepted)
+        self._views = list(kept.views)
+        self._codes = {name: code for code, name in enumerate(kept.codes)}
+        for name, row in kept.banks.items():
+            self._put_bank(BankPut(layout.read_bank(name, row.encode()), row.encode()))
+        if kept.calibration is not None:
+            self.calibration = Calibration(kept.calibration, calibration)
+        for number in range(-(-len(self._runs.owners) // SEGMENT_ROWS)):
+            self.index.put(number * SEGMENT_ROWS, self.copy.segment(number))
+        self._verify()
+        self._take_stock(now)
+
+    def _verify(self) -> None:
+        """Hold every record and descriptor to its checksum. Raises StoreError."""
+        rows = self._table.rows[self._table.taken]
+        lines = [layout.views_line(views) for views in self._views]
+        count = -(-len(self._runs.owners) // SEGMENT_ROWS)
+        segments = [memoryview(self.copy.segment(n)).cast("B") for n in range(count)]
+        size, records = 2 * self.model.dims, memoryview(self.copy.records.mapped())
+        columns = ("offset", "length", "name", "first", "views", "row_sum", "blob_sum")
+        for offset, length, name, first, views, row_sum, blob_sum in zip(
+            *(rows[column].tolist() for column in columns), strict=True
+        ):
+            whole = crc32c(records[offset : offset + length]) == row_sum
+            if whole and first != NO_ROWS:
+                found = crc32c(lines[views], crc32c(records[offset : offset + name + 1]))
+                for number in range(first, first + len(self._views[views])):
+                    segment, row = divmod(number, SEGMENT_ROWS)
+                    found = crc32c(segments[segment][row * size : (row + 1) * size], found)
+                whole = found == blob_sum
+            if not whole:
+                raise StoreError("a value in it is damaged")
+
+    def save(self, lock: AbstractContextManager[object]) -> None:
+        """Save all of it in the copy, then erase what was removed. Raises OSError.
+
+        Called by the one who makes the changes; `lock` keeps searches out where it has to be.
+        """
+        taken = self._table.taken
+        held = int(self._table.rows["length"].sum(dtype=np.int64))
+        if self.copy.records.end - held > max(held, _GARBAGE):
+            records, moved = self._rewritten(taken)
+            with lock:
+                self._table.rows["offset"][taken] = moved
+                self.copy.records, old = records, self.copy.records
+                self._reference_at.cache_clear()
+            old.close()
+            self._removed = [(first, count, 0, 0) for first, count, _, _ in self._removed]
+        blob = self.calibration.blob if self.calibration else b""
+        kept = _Kept(
+            form=_FORM,
+            model=self.model.sha256,
+            dims=self.model.dims,
+            version=(self._head.version.epoch, self._head.version.seq),
+            mark=self._head.mark,
+            accepted=self._head.accepted,
+            banks={name: row.decode() for name, row in self._bank_rows.items()},
+            codes=tuple(self._codes),
+            views=tuple(self._views),
+            calibration=self.calibration.calibration_id if self.calibration else None,
+        )
+        self.copy.save(
+            {
+                "kept": np.frombuffer(kept.model_dump_json().encode(), dtype=np.uint8),
+                "table": self._table.rows,
+                "owners": self._runs.owners,
+                "calibration": np.frombuffer(blob, dtype=np.uint8),
+            }
+        )
+        self._erase()
+
+    def _rewritten(self, slots: Slots) -> tuple[Records, Numbers]:
+        """Their records, without what nothing refers to any more; and where they are now."""
+        records, rows = self.copy.new_records(), self._table.rows
+        moved = [np.empty(0, dtype=np.int64)]
+        for some in np.array_split(slots, 1 + len(slots) // _AT_ONCE):
+            old = zip(rows["offset"][some].tolist(), rows["length"][some].tolist(), strict=True)
+            moved.append(records.append([self.copy.records.read(o, n) for o, n in old])[0])
+        return records, np.concatenate(moved)
+
+    # -- columns --
+
+    def _settle(self, slots: Slots, now: datetime) -> None:
+        """Give every row of these references the column that it has now."""
+        rows = self._table.rows[slots]
+        live = (rows["flags"] & ENABLED > 0) & (rows["expires"] > now.timestamp())
+        described = (rows["first"] != NO_ROWS) & (rows["length"] > 0)
+        columns = 1 + 2 * rows["bank"].astype(np.int32) + (rows["flags"] & CANARY > 0)
+        for name, code in self._codes.items():
+            bank = self.banks.get(name)
+            of_bank = described & (rows["bank"] == code)
+            for views_code in np.unique(rows["views"][of_bank]):
+                own = of_bank & (rows["views"] == views_code)
+                for number, view in enumerate(self._views[views_code]):
+                    wanted = bank is not None and bank.enabled and view in bank.views
+                    seen = np.where(live[own] & wanted, columns[own], NOBODYS)
+                    self.index.assign(rows["first"][own].astype(np.int64) + number, seen)
+
+    def _allowed(self, tenants: Sequence[str | None], canaries: Sequence[bool]) -> Tensor:
+        """Which columns each query is compared with, [n, columns]."""
+        allowed = np.zeros((len(tenants), 1 + 2 * len(self._codes)), dtype=bool)
+        for name, code in self._codes.items():
+            if (bank := self.banks.get(name)) is None:
+                continue
+            own = [t is None or bank.tenants is None or t in bank.tenants for t in tenants]
+            allowed[:, 1 + 2 * code] = own
+            allowed[:, 2 + 2 * code] = np.logical_and(own, canaries)
+        return torch.from_numpy(allowed).to(self.index.device)
+
+    def _facts(self, reference: Reference) -> tuple[int, int, float]:
+        """Code of its bank, flags, when it expires."""
+        flags = ENABLED * reference.enabled | CANARY * reference.canary
+        expires = reference.expires_at.timestamp() if reference.expires_at else np.inf
+        return self._code(reference.bank), flags, expires
+
+    def _code(self, bank: str) -> int:
+        return self._codes.setdefault(bank, len(self._codes))
+
+    def _view_code(self, views: tuple[View, ...]) -> int:
+        if views not in self._views:
+            self._views.append(views)
+        return self._views.index(views)
+
+    def _slots_of(self, bank: str) -> Slots:
+        rows = self._table.rows
+        return np.flatnonzero((rows["bank"] == self._code(bank)) & (rows["length"] > 0))
+
+    def _note_expiry(self, now: datetime) -> None:
+        times = self._table.rows["expires"]
+        self._next_expiry = times[times > now.timestamp()].min(initial=np.inf)
+
+    # -- names --
+
+    def _hits(self, found: Found, k: int) -> list[Hit]:
+        hits = [self._hit(n, c) for n, c in zip(*(part.tolist() for part in found), strict=True)]
+        hits.sort(key=lambda hit: (-hit.cosine, hit.reference.reference_id, hit.view))
+        return hits[:k]
+
+    def _hit(self, number: int, cosine: float) -> Hit:
+        slot = self._runs.owner(number)
+        row, reference = self._table.rows[slot], self._reference(slot)
+        view = self._views[row["views"]][number - row["first"]]
+        return Hit(reference, self.banks[reference.bank], view, cosine)
+
+    def _find(self, reference_id: str) -> int | None:
+        for slot in self._ids.find(hash_of(reference_id)):
+            if self._reference(slot).reference_id == reference_id:
+                return slot
+        return None
+
+    def _reference(self, slot: int) -> Reference:
+        row = self._table.rows[slot]
+        return self._reference_at(int(row["offset"]), int(row["length"]))
+
+    def _read_reference(self, offset: int, length: int) -> Reference:
+        name, _, row = self.copy.records.read(offset, length).partition(b"\0")
+        return layout.read_reference(layout.text(name), row)
