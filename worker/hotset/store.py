@@ -218,14 +218,11 @@ class Store:
 
     def set_enabled(self, reference_ids: Sequence[str], *, enabled: bool) -> Version:
         """Let references match, or not. Raises StoreError if one is not there."""
+        return self._mark_references(reference_ids, {"enabled": enabled})
 
-        def change(plan: Step, raw: bytes, old: Reference) -> None:
-            new = old.model_copy(update={"enabled": enabled})
-            if new != old:
-                self._write_row(plan, old.reference_id, raw, new.model_dump_json())
-                plan.tell(ReferencePut(new, None))
-
-        return self._change_references(reference_ids, change)
+    def set_confirmed(self, reference_ids: Sequence[str], *, confirmed: bool) -> Version:
+        """Say that a person vouches for references, or not. Raises StoreError as `set_enabled`."""
+        return self._mark_references(reference_ids, {"confirmed": confirmed})
 
     def remove_references(self, reference_ids: Sequence[str]) -> Version:
         """Remove references with their descriptors; a tombstone stays of each.
@@ -330,6 +327,15 @@ class Store:
             self._plan_removing(plan, reference_id, raw or b"", models)
             plan.write(self._keys.removed, reference_id, stone or b"", "")
         return plan
+
+    def _mark_references(self, reference_ids: Sequence[str], marks: Mapping[str, bool]) -> Version:
+        def change(plan: Step, raw: bytes, old: Reference) -> None:
+            new = old.model_copy(update=marks)
+            if new != old:
+                self._write_row(plan, old.reference_id, raw, new.model_dump_json())
+                plan.tell(ReferencePut(new, None))
+
+        return self._change_references(reference_ids, change)
 
     def _change_references(
         self, reference_ids: Sequence[str], change: Callable[[Step, bytes, Reference], None]

@@ -250,6 +250,21 @@ def test_what_is_not_given_of_a_bank_stays(run, told, store):
     assert told("banks", "list") == []
 
 
+def test_a_person_vouches_for_references(run, told, photos, store):
+    run("banks", "set", "known-bad", "--threshold", "0.5")
+    run("refs", "add", photos / "coffee.jpg", "--bank", "known-bad", "--id", "coffee")
+    run("refs", "confirm", "coffee")
+    assert store.reference("coffee").confirmed
+    assert "confirmed, enabled" in run("refs", "list").stdout
+    version = told("hotset", "status")["version"]
+    assert told("refs", "confirm", "coffee")["version"] == version
+    run("refs", "unconfirm", "coffee")
+    assert not store.reference("coffee").confirmed
+    assert "confirmed" not in run("refs", "list").stdout
+    with pytest.raises(StoreError, match="no reference absent"):
+        run("refs", "confirm", "absent")
+
+
 def test_status_and_waiting_name_who_is_late(run, told, replica, redis_server):
     run("banks", "set", "known-bad")
     status = told("hotset", "status")
