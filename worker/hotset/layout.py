@@ -15,6 +15,7 @@ touch them together:
     {ns}:replica:NAME         string  Heartbeat (JSON), expires
     {ns}:canary:key           string  what canaries are signed with: 32 random bytes, in hex
     {ns}:canary:lease         string  token of the replica that publishes canaries, expires
+    {ns}:audit                stream  who changed what when, ids in Unix ms; see audit.py
 
 `B` is one of 256 buckets, by the reference id: about 400 fields each at 100,000 references, so
 that a snapshot is read in a few hundred replies of a comfortable size. Descriptors are the names of
@@ -98,6 +99,7 @@ class Keys:
         self.replicas = f"{self._tag}:replicas"
         self.canary_key = f"{self._tag}:canary:key"
         self.canary_lease = f"{self._tag}:canary:lease"
+        self.audit = f"{self._tag}:audit"
 
     def references(self, bucket: int) -> str:
         """Rows of the references of a bucket."""

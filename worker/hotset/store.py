@@ -9,7 +9,8 @@ from itertools import batched
 
 from worker import settings
 from worker.errors import StoreError
-from worker.hotset import layout
+from worker.hotset import audit, layout
+from worker.hotset.audit import AuditEntry
 from worker.hotset.commits import Commits, Step
 from worker.hotset.connection import Client, as_store_errors, connect
 from worker.hotset.duty import Duty
@@ -133,6 +134,11 @@ class Store:
             except Unusable as error:
                 reject(error)
         return found
+
+    @as_store_errors
+    def audit(self, since: datetime | None, limit: int) -> list[AuditEntry]:
+        """The newest entries of the audit log, newest first; none from before `since`."""
+        return audit.read(self._client, self._keys.audit, since, limit)
 
     @as_store_errors
     def described(self, model_sha256: str) -> int:

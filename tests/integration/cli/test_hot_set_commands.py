@@ -214,6 +214,8 @@ def test_a_linked_picture_is_fetched(run, photos, monkeypatch):
         ("banks", "set", "b", "--threshold", "1", "--max-false-matches-per-million", "1"),
         ("banks", "set", "b", "--view", "sideways"),
         ("banks", "set", "b", "--kind", "allow"),
+        ("hotset", "log", "--since", "soon"),
+        ("hotset", "log", "--limit", "0"),
     ],
 )
 def test_wrong_usage(run, photos, arguments):
@@ -263,6 +265,32 @@ def test_a_person_vouches_for_references(run, told, photos, store):
     assert "confirmed" not in run("refs", "list").stdout
     with pytest.raises(StoreError, match="no reference absent"):
         run("refs", "confirm", "absent")
+
+
+def test_the_log_tells_who_did_what(run, told, redis_server):
+    assert told("hotset", "log") == []
+    entries = [
+        {"by": "ann", "what": "bank_set", "detail": '{"bank":"[red]"}', "version": "5-1"},
+        {"by": "\x1b[2J", "what": "flood_began", "detail": '{"images":9}', "version": ""},
+    ]
+    with redis_server.client() as client:
+        for milliseconds, entry in enumerate(entries, start=1_767_323_045_000):
+            client.xadd("{copysieve}:audit", entry, id=f"{milliseconds}-0")
+    newest, oldest = told("hotset", "log")
+    assert (newest["what"], newest["detail"], newest["version"]) == (
+        "flood_began",
+        {"images": 9},
+        None,
+    )
+    assert (oldest["by"], oldest["at"], oldest["version"]) == ("ann", "2026-01-02T03:04:05Z", "5-1")
+    assert told("hotset", "log", "--limit", "1") == [newest]
+    assert told("hotset", "log", "--since", "2026-01-02T03:04:05.001Z") == [newest]
+    table = run("hotset", "log").stdout
+    assert "\x1b[2J" not in table
+    assert "\\x1b[2J" in table
+    first, second = table.splitlines()[1:3]
+    assert "2026-01-02 03:04:05" in first
+    assert '{"bank":"[red]"}' in second
 
 
 def test_status_and_waiting_name_who_is_late(run, told, replica, redis_server):
