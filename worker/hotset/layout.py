@@ -16,6 +16,9 @@ touch them together:
     {ns}:canary:key           string  what canaries are signed with: 32 random bytes, in hex
     {ns}:canary:lease         string  token of the replica that publishes canaries, expires
     {ns}:audit                stream  who changed what when, ids in Unix ms; see audit.py
+    {ns}:floods               set     what is in flood: `BANK`, or `BANK:REFERENCE`
+    {ns}:flood:SUBJECT:SLICE  hll     distinct images that it matched in ten minutes, expires
+    {ns}:screened:SLICE       string  uploads that were screened in ten minutes, expires
 
 `B` is one of 256 buckets, by the reference id: about 400 fields each at 100,000 references, so
 that a snapshot is read in a few hundred replies of a comfortable size. Descriptors are the names of
@@ -100,6 +103,7 @@ class Keys:
         self.canary_key = f"{self._tag}:canary:key"
         self.canary_lease = f"{self._tag}:canary:lease"
         self.audit = f"{self._tag}:audit"
+        self.floods = f"{self._tag}:floods"
 
     def references(self, bucket: int) -> str:
         """Rows of the references of a bucket."""
@@ -112,6 +116,14 @@ class Keys:
     def replica(self, name: str) -> str:
         """A replica's heartbeat."""
         return f"{self._tag}:replica:{name}"
+
+    def flood(self, subject: str, number: int) -> str:
+        """Images that a `BANK` or a `BANK:REFERENCE` matched in a slice of ten minutes."""
+        return f"{self._tag}:flood:{subject}:{number}"
+
+    def screened(self, number: int) -> str:
+        """How many uploads were screened in a slice of ten minutes."""
+        return f"{self._tag}:screened:{number}"
 
 
 def bucket_of(reference_id: str) -> int:

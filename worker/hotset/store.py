@@ -16,6 +16,7 @@ from worker.hotset.connection import Client, as_store_errors, connect
 from worker.hotset.duty import Duty
 from worker.hotset.layout import Keys, Unusable, bucket_of, reject
 from worker.hotset.reader import Judge, Reader
+from worker.hotset.tally import Tally
 from worker.hotset.types import (
     Accepted,
     Bank,
@@ -70,6 +71,10 @@ class Store:
     def duty(self) -> Duty:
         """What the replicas share about canaries."""
         return Duty(self._client, self._keys)
+
+    def tally(self) -> Tally:
+        """What the replicas count together, for the flood alarm."""
+        return Tally(self._client, self._keys, self._by)
 
     # -- what is there --
 

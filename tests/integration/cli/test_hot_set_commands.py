@@ -214,6 +214,8 @@ def test_a_linked_picture_is_fetched(run, photos, monkeypatch):
         ("banks", "set", "b", "--threshold", "1", "--max-false-matches-per-million", "1"),
         ("banks", "set", "b", "--view", "sideways"),
         ("banks", "set", "b", "--kind", "allow"),
+        ("banks", "set", "b", "--flood-per-hour", "few"),
+        ("banks", "set", "b", "--flood-per-hour", "-1"),
         ("hotset", "log", "--since", "soon"),
         ("hotset", "log", "--limit", "0"),
     ],
@@ -250,6 +252,24 @@ def test_what_is_not_given_of_a_bank_stays(run, told, store):
     assert told("banks", "list") == [bank.model_dump(mode="json") | {"lacking_views": {}}]
     run("banks", "remove", "known-bad")
     assert told("banks", "list") == []
+
+
+def test_when_a_bank_rings_is_set_told_and_cleared(run, told, store):
+    run("banks", "set", "known-bad", "--flood-per-hour", "50", "--flood-demotes")
+    run("banks", "set", "known-bad", "--action", "block")
+    bank = store.banks()["known-bad"]
+    assert (bank.flood_per_hour, bank.flood_demotes) == (50, True)
+    assert "; a flood above 50 an hour, then review\n" in run("banks", "list").stdout
+    for cleared in ("0", "none"):
+        run("banks", "set", "known-bad", "--flood-per-hour", "7", "--no-flood-demotes")
+        assert "; a flood above 7 an hour\n" in run("banks", "list").stdout
+        run("banks", "set", "known-bad", "--flood-per-hour", cleared)
+        assert store.banks()["known-bad"].flood_per_hour is None
+    (listed,) = told("banks", "list")
+    assert (listed["flood_per_hour"], listed["flood_demotes"]) == (None, False)
+    assert "flood" not in run("banks", "list").stdout
+    run("banks", "set", "known-bad", "--max-false-matches-per-million", "5")
+    assert "far above its budget" in run("banks", "list").stdout
 
 
 def test_a_person_vouches_for_references(run, told, photos, store):
