@@ -117,7 +117,8 @@ class Match(Event):
 
     `cosine` and `euclidean` are raw, `score` is after calibration; `threshold` is in scores.
     `match_id` is the same over replays: count strikes by it. `view` is the reference's that the
-    upload is like; `upload_view` and `frame` (from 0) say what of the upload is like it.
+    upload is like; `upload_view` and `frame` (from 0) say what of the upload is like it. `flooded`:
+    its reference or bank matches more than its limit, and `action` may be demoted to `review`.
     """
 
     match_id: str
@@ -134,6 +135,7 @@ class Match(Event):
     view: str
     upload_view: str
     frame: int
+    flooded: bool = False
 
 
 class Suppressed(Match):

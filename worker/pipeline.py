@@ -35,6 +35,7 @@ from worker.descriptor.batcher import Batcher
 from worker.descriptor.embedders import Embedder
 from worker.descriptor.recent import Described, Recent
 from worker.errors import BadEvent, FetchError, Unscreenable, UnscreenedReason
+from worker.hotset.floods import Sightings
 from worker.hotset.mirror import Mirror
 from worker.image.budget import ByteBudget
 from worker.image.decoder import Decoder
@@ -80,10 +81,14 @@ class Pipeline:
         publisher: Publisher,
         embedder: Embedder,
         mirror: Mirror,
+        sightings: Sightings,
         on_failure: Callable[[str, BaseException], None],
         genuine: admission.Genuine = admission.nobodys,
     ) -> None:
-        """`on_failure` is told which stage died of what; `genuine` tells our own canaries."""
+        """`sightings` takes what was matched, to count it, and knows what is in flood.
+
+        `on_failure` is told which stage died of what; `genuine` tells our own canaries.
+        """
         self._limits = settings.limits
         self._ledger = ledger
         self._publisher = publisher
@@ -91,7 +96,7 @@ class Pipeline:
         self._mirror = mirror
         self._on_failure = on_failure
         self._genuine = genuine
-        self._results = Results(settings, embedder.model, embedder.precision)
+        self._results = Results(settings, embedder.model, embedder.precision, sightings)
         self._held = Held()
         self._fetches = FetchQueue(
             settings.fetch,

@@ -21,6 +21,7 @@ from worker.events import (
     match_id,
     verdict_id,
 )
+from worker.hotset.floods import Flooded, Sightings
 from worker.records import ImageInfo, Look, Model, Record, Upload
 from worker.scoring.policy import Decision, Overruled, Scored
 from worker.scoring.similarity import euclidean_of
@@ -54,30 +55,34 @@ class Unscreened:
 class Results:
     """Makes the events of one replica; counts what it makes."""
 
-    def __init__(self, settings: Settings, model: Model, precision: str) -> None:
+    def __init__(
+        self, settings: Settings, model: Model, precision: str, sightings: Sightings
+    ) -> None:
         self._topics = settings.kafka.topics
         self._all_verdicts = settings.verdicts.publish == "all"
         self._model = ModelStamp(**asdict(model), precision=precision)
         self._views = list(settings.views.uploads)
+        self._sightings = sightings
 
     def screened(self, screened: Screened) -> list[Outgoing]:
         """The verdict, and an event for each of the two match topics that has matches."""
         upload, compared = screened.upload, screened.compared
-        decision = compared.decision
+        decision, flooded = compared.decision, self._sightings.flooded
         envelope = self._envelope(upload, screened.info, screened.looks) | {
             "hot_set": HotSetStamp(epoch=compared.version.epoch, seq=compared.version.seq),
             "calibration": compared.calibration,
         }
         overruled = decision.suppressed[:MATCHES_SHOWN]
-        suppressed = [_suppressed(screened, one) for one in overruled]
+        suppressed = [_suppressed(screened, one, flooded) for one in overruled]
         if upload.is_canary:
-            found = _matches(screened, [*decision.shadow, *decision.enforced])
+            found = _matches(screened, [*decision.shadow, *decision.enforced], flooded)
             return [self._canary(MatchEvent(**envelope, **found, suppressed=suppressed))]
         outcome: Outcome = "match" if decision.enforced else "no_match"
         _count_matches(decision)
+        self._sightings.note(screened.info.sha256, (one.hit for one in decision.enforced))
         metrics.UPLOADS.labels(outcome).inc()
-        enforced = _matches(screened, decision.enforced) | {"suppressed": suppressed}
-        shadow = _matches(screened, decision.shadow) | {"suppressed": suppressed}
+        enforced = _matches(screened, decision.enforced, flooded) | {"suppressed": suppressed}
+        shadow = _matches(screened, decision.shadow, flooded) | {"suppressed": suppressed}
         events: list[Outgoing] = []
         if self._all_verdicts or decision.enforced:
             verdict = Verdict(**envelope, **enforced, outcome=outcome)
@@ -142,23 +147,23 @@ class Results:
         }
 
 
-def _matches(screened: Screened, found: Sequence[Scored]) -> dict[str, Any]:
+def _matches(screened: Screened, found: Sequence[Scored], flooded: Flooded) -> dict[str, Any]:
     return {
-        "matches": [Match(**_fields(screened, one)) for one in found[:MATCHES_SHOWN]],
+        "matches": [Match(**_fields(screened, one, flooded)) for one in found[:MATCHES_SHOWN]],
         "matches_total": len(found),
     }
 
 
-def _suppressed(screened: Screened, one: Overruled) -> Suppressed:
+def _suppressed(screened: Screened, one: Overruled, flooded: Flooded) -> Suppressed:
     return Suppressed(
-        **_fields(screened, one.match),
+        **_fields(screened, one.match, flooded),
         suppressed_by=one.by.reference.reference_id,
         suppressed_by_bank=one.by.bank.name,
         suppressed_by_score=round(one.by.score, 6),
     )
 
 
-def _fields(screened: Screened, one: Scored) -> dict[str, Any]:
+def _fields(screened: Screened, one: Scored, flooded: Flooded) -> dict[str, Any]:
     reference, bank, look = one.reference, one.bank, screened.looks[one.look]
     return {
         "match_id": match_id(screened.upload.upload_id, reference.reference_id),
@@ -171,10 +176,11 @@ def _fields(screened: Screened, one: Scored) -> dict[str, Any]:
         "score": round(one.score, 6),
         "threshold": one.threshold,
         "false_matches_per_million": one.false_matches_per_million,
-        "action": bank.action,
+        "action": flooded.action(one.hit),
         "view": one.hit.view,
         "upload_view": look.view,
         "frame": look.frame,
+        "flooded": flooded.has(one.hit),
     }
 
 

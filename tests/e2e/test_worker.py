@@ -153,6 +153,34 @@ def test_the_verdict_names_the_look_that_matched(screening):
     }
 
 
+def test_a_flood_is_told_once_and_its_matches_are_reviewed_on_every_replica(screening):
+    bank = screening.store.banks()["known-bad"]
+    screening.store.set_bank(bank.model_copy(update={"flood_per_hour": 3, "flood_demotes": True}))
+    workers = [screening.start(), screening.start()]
+    known = opened(picture(0))
+    copies = [
+        raw(f"u{quality}", saved(known, "JPEG", quality=quality)) for quality in range(90, 95)
+    ]
+    screening.stream.produce(copies)
+    eventually(lambda: all(worker.total("copysieve_floods{") == 2 for worker in workers))
+    screening.stream.produce([raw(f"late-{n}", picture(0)) for n in range(8)])
+    eventually(lambda: len(screening.verdicts()) == 13)
+    late = [one for one in screening.verdicts() if one["upload_id"].startswith("late")]
+    assert [
+        (one["outcome"], match["flooded"], match["action"])
+        for one in late
+        for match in one["matches"]
+    ] == [("match", True, "review")] * 8
+    told = [one for worker in workers for one in worker.events() if one["event"] == "flood_began"]
+    assert sorted((one["reference"] or "", one["level"]) for one in told) == [
+        ("", "error"),
+        ("ref-0", "error"),
+    ]
+    entries = screening.store.audit(None, 10)
+    assert [entry.what for entry in entries].count("flood_began") == 2
+    assert [worker.terminate() for worker in workers] == [0, 0]
+
+
 def test_what_is_published_fits_the_schemas(screening):
     topics = screening.stream.topics
     screening.stream.produce([raw("a", picture(0)), raw("b", b"no picture"), (b"c", b"[]", ())])

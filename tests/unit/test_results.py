@@ -10,6 +10,8 @@ from prometheus_client import REGISTRY
 from worker.compare import Compared
 from worker.errors import BadEvent, DeadLetterReason, Unscreenable, UnscreenedReason
 from worker.events import MATCHES_SHOWN, Event, MatchEvent, Verdict, schema
+from worker.hotset.census import Subject
+from worker.hotset.floods import Flooded, Sightings
 from worker.hotset.types import Bank, Hit, Reference
 from worker.records import ImageInfo, Look, Model, Position, Record, Upload, Version
 from worker.results import Results, Screened, Unscreened
@@ -43,8 +45,8 @@ def screened(*hits, of=None):
     return Screened(of or upload(), INFO, LOOKS, compared)
 
 
-def results(**verdicts):
-    return Results(Settings(verdicts=verdicts), MODEL, "fp32")
+def results(sightings=None, **verdicts):
+    return Results(Settings(verdicts=verdicts), MODEL, "fp32", sightings or Sightings())
 
 
 def by_kind(events):
@@ -118,6 +120,37 @@ def test_a_canary_has_one_event_on_the_shadow_topic_whatever_came_of_it():
     assert found == [{"r1", "r2"}, set(), set(), set()]
     assert [event["hot_set"] is None for event in told] == [False, False, False, True]
     assert before == [REGISTRY.get_sample_value(*one) for one in (counted, TOP_SCORES)]
+
+
+@pytest.mark.parametrize("subject", [Subject("bad"), Subject("bad", "r1")])
+@pytest.mark.parametrize(("demotes", "action"), [(True, "review"), (False, "block")])
+def test_matches_in_a_flood_say_so_and_are_demoted_to_review(subject, demotes, action):
+    rule = BLOCK.model_copy(update={"flood_demotes": demotes, "flood_per_hour": 3})
+    sightings = Sightings()
+    sightings.flooded = Flooded(frozenset({subject}))
+    other = SHADOW.model_copy(update={"action": "hold", "flood_demotes": True})
+    found = screened(hit(rule, 0.9), hit(other, 0.8, "r2"))
+    told = by_kind(results(sightings).screened(found))
+    assert told["verdict"]["outcome"] == "match"
+    (match,) = told["verdict"]["matches"]
+    assert (match["flooded"], match["action"]) == (True, action)
+    (match,) = told["shadow"]["matches"]
+    assert (match["flooded"], match["action"]) == (False, "hold")
+    assert sightings.take() == (
+        {Subject("bad"): {INFO.sha256}, Subject("bad", "r1"): {INFO.sha256}},
+        1,
+    )
+
+
+def test_canaries_and_what_is_not_enforced_count_for_no_flood():
+    limited = {"flood_per_hour": 3}
+    block, shadow = (one.model_copy(update=limited) for one in (BLOCK, SHADOW))
+    sightings = Sightings()
+    made = results(sightings)
+    made.screened(screened(hit(block, 0.9), of=upload("canary:1")))
+    made.screened(screened(hit(shadow, 0.9)))
+    made.screened(screened(hit(block, 0.7), hit(ALLOW, 0.8, "ok")))
+    assert sightings.take() == ({}, 2)
 
 
 def test_ids_are_the_same_over_repeats_and_differ_between_uploads():

@@ -68,6 +68,22 @@ def set_bank(
         typer.Option("--suppresses", help="An allow bank overrules this bank; repeatable."),
     ] = None,
     enabled: Annotated[bool | None, typer.Option("--enable/--disable")] = None,
+    flood_per_hour: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|none",
+            help="Alarm when one reference, or all together, match more distinct images than this "
+            "in an hour. If unset, ten times the budget and 20 at least; without a budget never.",
+        ),
+    ] = None,
+    flood_demotes: Annotated[
+        bool | None,
+        typer.Option(
+            "--flood-demotes/--no-flood-demotes",
+            help="In a flood review what would be held or blocked, but never what is critical or "
+            "confirmed (`refs confirm`). Off if unset.",
+        ),
+    ] = None,
     by: ByOption = None,
     wait: WaitOption = True,
     timeout: TimeoutOption = 60.0,
@@ -87,10 +103,13 @@ def set_bank(
         "views": tuple(views) if views else None,
         "suppresses": tuple(suppresses) if suppresses else None,
         "enabled": enabled,
+        "flood_demotes": flood_demotes,
     }
     given = {field: value for field, value in given.items() if value is not None}
     if all_tenants:
         given["tenants"] = None
+    if flood_per_hour is not None:
+        given["flood_per_hour"] = _count_or_none(flood_per_hour)
 
     def change(store: Store) -> Version:
         old = store.banks().get(name)
@@ -133,7 +152,8 @@ def list_banks(config: ConfigOption = None, as_json: JsonOption = False) -> None
         )
     stdout.print(table)
     for bank in banks:
-        stdout.print(f"\n{bank.name}: views {', '.join(bank.views)}", markup=False, highlight=False)
+        line = f"\n{bank.name}: views {', '.join(bank.views)}{_flood(bank)}"
+        stdout.print(line, markup=False, highlight=False)
         for model, count in sorted(lacking.get(bank.name, {}).items()):
             line = f"  {count} references lack one of them (by {model}): add them again"
             stdout.print(line, markup=False, highlight=False)
@@ -196,6 +216,25 @@ def _warnings(old: Bank | None, bank: Bank) -> list[str]:
     if old is not None and set(bank.views) - set(old.views):
         warnings.append("references added before lack the new views until they are added again")
     return warnings
+
+
+def _count_or_none(text: str) -> int | None:
+    if text in ("none", "0"):
+        return None
+    if not text.isdecimal():
+        raise typer.BadParameter("expected a number, or none", param_hint="--flood-per-hour")
+    return int(text)
+
+
+def _flood(bank: Bank) -> str:
+    """When it rings, and what becomes of its matches then."""
+    if bank.flood_per_hour is not None:
+        limit = f"; a flood above {bank.flood_per_hour} an hour"
+    elif bank.max_false_matches_per_million is not None:
+        limit = "; a flood far above its budget"
+    else:
+        return ""
+    return f"{limit}, then review" if bank.flood_demotes else limit
 
 
 def _rule(bank: Bank) -> str:

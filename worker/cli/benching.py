@@ -167,6 +167,7 @@ def stream(
     side: str = "stream",
 ) -> Run:
     """The worker's stages as a member of a new group, from the first record to the last verdict."""
+    from worker.hotset.floods import Sightings  # noqa: PLC0415
     from worker.pipeline import Pipeline  # noqa: PLC0415
     from worker.stream.consumer import UploadConsumer  # noqa: PLC0415
     from worker.stream.ledger import Ledger  # noqa: PLC0415
@@ -186,7 +187,13 @@ def stream(
             failures.append(error)
 
     stages = Pipeline(
-        settings, ledger, publisher, embedder, mirror, lambda _name, error: failures.append(error)
+        settings,
+        ledger,
+        publisher,
+        embedder,
+        mirror,
+        Sightings(),
+        on_failure=lambda _name, error: failures.append(error),
     )
 
     def admit(record: Record) -> None:

@@ -1,6 +1,8 @@
 """What all commands share: options, output, and the way from an error to an exit code."""
 
 import json
+import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,10 +25,20 @@ ConfigOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="End stdout with one line of JSON, for machines.")
 ]
+SinceOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="From here on: ISO 8601 (UTC unless it says), or how long ago: 90s, 30m, 2h, 7d.",
+    ),
+]
 ModelOption = Annotated[
     str | None,
     typer.Option("--model", metavar="FILE|NAME", help="A model file, or a name of `models list`."),
 ]
+
+_AGO = re.compile(r"(\d+)([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def load_settings(config: Path | None) -> Settings:
@@ -52,6 +64,30 @@ def with_model(settings: ModelSettings, model: str | None) -> ModelSettings:
         known = (entry.name for entry in zoo.CATALOGUE.values() if entry.file == path.name)
         name = next(known, name)
     return settings.model_copy(update={"name": name, "path": path})
+
+
+def parse_time(text: str, now: datetime) -> datetime:
+    """Read ISO 8601 (UTC unless it says otherwise), or how long ago: 90s, 30m, 2h, 7d.
+
+    Raises ValueError for anything else.
+    """
+    if ago := _AGO.fullmatch(text):
+        try:
+            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        except OverflowError:
+            raise ValueError("too long ago") from None
+    found = datetime.fromisoformat(text)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def time_of(text: str | None, option: str) -> datetime | None:
+    """Read a time that an option gives. Raises BadParameter."""
+    try:
+        return parse_time(text, datetime.now(UTC)) if text else None
+    except ValueError:
+        raise typer.BadParameter(
+            "expected ISO 8601, or 90s, 30m, 2h, 7d", param_hint=option
+        ) from None
 
 
 def emit(document: Any) -> None:

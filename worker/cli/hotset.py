@@ -1,14 +1,24 @@
 """`copysieve hotset`: what the replicas have of the hot set."""
 
+import json
 from contextlib import closing
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.table import Column, Table
+from rich.text import Text
 
 from worker.cli import waiting
-from worker.cli.common import ConfigOption, JsonOption, emit, load_settings, stdout
+from worker.cli.common import (
+    ConfigOption,
+    JsonOption,
+    SinceOption,
+    emit,
+    load_settings,
+    stdout,
+    time_of,
+)
 from worker.cli.waiting import ByOption, TimeoutOption, WaitOption
 from worker.hotset.store import Store, open_store
 from worker.hotset.types import Head, Heartbeat
@@ -73,6 +83,39 @@ def accept(
         return accepted.version
 
     waiting.make(change, config, by=by, wait=wait, timeout=timeout, as_json=as_json)
+
+
+@app.command("log")
+def audit_log(
+    since: SinceOption = None,
+    limit: Annotated[
+        int, typer.Option(min=1, metavar="COUNT", help="The newest, no more than these.")
+    ] = 50,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell who changed what when, and when floods began and ended; newest first."""
+    first = time_of(since, "--since")
+    with closing(open_store(load_settings(config).redis)) as store:
+        entries = store.audit(first, limit)
+    if as_json:
+        emit([entry.model_dump(mode="json") for entry in entries])
+        return
+    table = Table(Column("when", no_wrap=True), "who", "what", "detail", "version", box=None)
+    for entry in entries:
+        table.add_row(
+            f"{entry.at:%Y-%m-%d %H:%M:%S}",
+            _plain(entry.by),
+            entry.what,
+            Text(json.dumps(entry.detail, separators=(",", ":"))),
+            entry.version or "",
+        )
+    stdout.print(table)
+
+
+def _plain(text: str) -> Text:
+    """No markup, and nothing that a terminal obeys."""
+    return Text("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))
 
 
 def _told(beat: Heartbeat, head: Head | None) -> dict[str, Any]:

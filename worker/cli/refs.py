@@ -223,6 +223,34 @@ def disable(
     waiting.make(change, config, by=by, wait=wait, timeout=timeout, as_json=as_json)
 
 
+@app.command()
+def confirm(
+    reference_ids: Ids,
+    by: ByOption = None,
+    wait: WaitOption = True,
+    timeout: TimeoutOption = 60.0,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Vouch for references: however much they match, it is no flood, and their action stays."""
+    change = _confirming(reference_ids, confirmed=True)
+    waiting.make(change, config, by=by, wait=wait, timeout=timeout, as_json=as_json)
+
+
+@app.command()
+def unconfirm(
+    reference_ids: Ids,
+    by: ByOption = None,
+    wait: WaitOption = True,
+    timeout: TimeoutOption = 60.0,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Vouch for references no more."""
+    change = _confirming(reference_ids, confirmed=False)
+    waiting.make(change, config, by=by, wait=wait, timeout=timeout, as_json=as_json)
+
+
 @app.command("wait")
 def wait_for(
     version: Annotated[str, typer.Argument(metavar="VERSION", help="EPOCH-SEQ")],
@@ -240,6 +268,10 @@ def wait_for(
 
 def _switching(reference_ids: list[str], *, enabled: bool) -> Callable[[Store], Version]:
     return lambda store: store.set_enabled(reference_ids, enabled=enabled)
+
+
+def _confirming(reference_ids: list[str], *, confirmed: bool) -> Callable[[Store], Version]:
+    return lambda store: store.set_confirmed(reference_ids, confirmed=confirmed)
 
 
 def _sources(pictures: list[str]) -> list[Path | str]:
@@ -276,4 +308,5 @@ def _state(reference: Reference) -> str:
         state = "expired"
     else:
         state = f"until {reference.expires_at:%Y-%m-%d %H:%M}"
-    return f"canary, {state}" if reference.canary else state
+    marks = [mark for mark in ("canary", "confirmed") if getattr(reference, mark)]
+    return ", ".join([*marks, state])

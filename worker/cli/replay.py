@@ -1,36 +1,34 @@
 """`copysieve replay`: send dead letters again, or uploads to another topic."""
 
-import re
 import shlex
 import signal
 from collections.abc import Callable
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from worker.cli.common import ConfigOption, JsonOption, emit, load_settings, stderr, stdout
+from worker.cli.common import (
+    ConfigOption,
+    JsonOption,
+    SinceOption,
+    emit,
+    load_settings,
+    stderr,
+    stdout,
+    time_of,
+)
 from worker.errors import DeadLetterReason, StreamError
 from worker.settings import Settings
 from worker.stream.replay import Choice, LettersReplay, LettersReport, Part, UploadsReplay
 
 app = typer.Typer(name="replay", no_args_is_help=True, help="Send records again.")
 
-SinceOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TIME",
-        help="From here on: ISO 8601 (UTC unless it says), or how long ago: 90s, 30m, 2h, 7d.",
-    ),
-]
 UntilOption = Annotated[str | None, typer.Option(metavar="TIME", help="To before here.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Tell, and send nothing.")]
-
-_AGO = re.compile(r"(\d+)([smhd])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 @app.command("dead-letters")
@@ -133,30 +131,8 @@ def uploads(
     _exit(ended, fine=not lost)
 
 
-def parse_time(text: str, now: datetime) -> datetime:
-    """Read ISO 8601 (UTC unless it says otherwise), or how long ago: 90s, 30m, 2h, 7d.
-
-    Raises ValueError for anything else.
-    """
-    if ago := _AGO.fullmatch(text):
-        try:
-            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-        except OverflowError:
-            raise ValueError("too long ago") from None
-    moment = datetime.fromisoformat(text)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
 def _range(since: str | None, until: str | None) -> tuple[datetime | None, datetime | None]:
-    now, moments = datetime.now(UTC), []
-    for name, text in (("--since", since), ("--until", until)):
-        try:
-            moments.append(parse_time(text, now) if text else None)
-        except ValueError:
-            raise typer.BadParameter(
-                "expected ISO 8601, or 90s, 30m, 2h, 7d", param_hint=name
-            ) from None
-    first, last = moments
+    first, last = time_of(since, "--since"), time_of(until, "--until")
     if first and last and first >= last:
         raise typer.BadParameter("must be before --until", param_hint="--since")
     return first, last

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from worker.canary.publisher import CanaryPublisher
 from worker.descriptor.embedders import Embedder
 from worker.errors import StageDied
+from worker.hotset.floods import Floods, Sightings
 from worker.hotset.mirror import Mirror
 from worker.hotset.store import Store
 from worker.hotset.sync import HotSetSync
@@ -27,6 +28,8 @@ LAST_SECONDS = 8.0
 """For the last commit and for leaving the group, after the deadline of the uploads."""
 CANARY_SECONDS = 2.0
 """For giving up the lease; else it expires."""
+FLOODS_SECONDS = 2.0
+"""For the last look at floods, which Redis may not answer."""
 
 logger = log.get(__name__)
 
@@ -49,6 +52,8 @@ class Replica:
         )
         self._ledger = Ledger()
         self._canaries = CanaryPublisher(settings, store.duty(), lambda: self._mirror.canaries)
+        self._sightings = Sightings()
+        self._floods = Floods(store.census(), self._sightings)
         self._consumer: UploadConsumer | None = None
         self._pipeline: Pipeline | None = None
         self._publisher: Publisher | None = None
@@ -84,6 +89,7 @@ class Replica:
             publisher,
             self._embedder,
             self._mirror,
+            self._sightings,
             on_failure=self._died,
             genuine=self._canaries.is_genuine,
         )
@@ -96,13 +102,16 @@ class Replica:
             threading.Thread(target=self._stage("publisher", publisher.run), name="publisher"),
             threading.Thread(target=self._stage("consumer", consumer.run), name="consumer"),
         ]
+        self._floods.start()
         pipeline.start()
         for thread in threads:
             thread.start()
         self._stop.wait()
         self._canaries.stop()
         self._drain(publisher, consumer, pipeline, threads)
+        self._floods.stop()
         self._canaries.join(CANARY_SECONDS)
+        self._floods.join(FLOODS_SECONDS)
 
     def _drain(
         self,

@@ -5,7 +5,6 @@ never overwrite each other, a repeated call changes nothing, and the stream has 
 what was written.
 """
 
-import json
 import time
 import uuid
 from collections import Counter
@@ -15,7 +14,7 @@ from importlib import resources
 from typing import Any, Literal
 
 from worker.errors import StoreError
-from worker.hotset import layout
+from worker.hotset import audit, layout
 from worker.hotset.connection import Client, as_store_errors
 from worker.hotset.layout import Keys
 from worker.hotset.types import Change
@@ -23,12 +22,10 @@ from worker.records import Version
 
 STREAM_LENGTH = 20_000
 """Changes that the stream keeps. Whoever is further behind loads a snapshot."""
-AUDIT_DAYS = 400
 NAMED = 100
 """References that one note of the audit log names; it counts them all."""
 
 _ATTEMPTS = 20
-_DAY_MS = 86_400_000
 _NO_MODEL = ""
 
 type What = Literal[
@@ -126,13 +123,12 @@ class Commits:
         now = time.time()
         now_ms = int(now * 1000)
         told = layout.write_changes(step.changes, now, step.model_sha256)
-        detail = json.dumps(step.detail, separators=(",", ":"))
-        noted = ["by", self._by, "what", step.what, "detail", detail]
+        noted = audit.write(self._by, step.what, step.detail)
         arguments: list[bytes | str | int] = [
             now_ms,
             int(may_begin),
             STREAM_LENGTH if keep_entries else 0,
-            now_ms - AUDIT_DAYS * _DAY_MS,
+            audit.oldest_kept(now),
             len(step.writes),
             len(step.tallies),
             len(noted),

@@ -131,7 +131,7 @@ class Index:
         )
         for matrix, columns, part, best in parts:
             torch.mm(matrix, turned, out=part)
-            part += penalties[columns]
+            part.add_(penalties[columns])
             torch.amax(part.float().view(-1, _GROUP, len(queries)), dim=1, out=best)
         return scores, bests
 

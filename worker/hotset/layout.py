@@ -17,6 +17,10 @@ touch them together:
     {ns}:replica:NAME         string  Heartbeat (JSON), expires
     {ns}:canary:key           string  what canaries are signed with: 32 random bytes, in hex
     {ns}:canary:lease         string  token of the replica that publishes canaries, expires
+    {ns}:audit                stream  who changed what when, ids in Unix ms; see audit.py
+    {ns}:floods               set     what is in flood: `BANK`, or `BANK:REFERENCE`
+    {ns}:flood:SUBJECT:SLICE  hll     distinct images that it matched in ten minutes, expires
+    {ns}:screened:SLICE       string  uploads that were screened in ten minutes, expires
 
 `B` is one of 256 buckets, by the reference id: about 400 fields each at 100,000 references, so
 that a snapshot is read in a few hundred replies of a comfortable size. Descriptors are the names of
@@ -29,8 +33,8 @@ above the one before it. It has `at` (the writer's clock, Unix seconds), `mark` 
 numbered from 0: `0:kind`, and by kind `0:row` (reference, bank), `0:descriptors` (reference, if
 they changed), `0:id` (removed, bank_removed, calibration), `0:blob` (calibration).
 
-The kinds that are tallied are `banks`, `references` and `descriptors:SHA`. `sum` adds up the CRC-32C
-of field, a zero byte and value: whoever holds the same values has the same sum.
+The kinds that are tallied are `banks`, `references` and `descriptors:SHA`. `sum` adds up the
+CRC-32C of field, a zero byte and value: whoever holds the same values has the same sum.
 
 What is read back is held to the same rules as what comes in from outside. A value that breaks them
 is `Unusable`: it is left out and told of, by key and field, never by content.
@@ -111,6 +115,8 @@ class Keys:
         self.replicas = f"{self._tag}:replicas"
         self.canary_key = f"{self._tag}:canary:key"
         self.canary_lease = f"{self._tag}:canary:lease"
+        self.audit = f"{self._tag}:audit"
+        self.floods = f"{self._tag}:floods"
 
     def references(self, bucket: int) -> str:
         """Rows of the references of a bucket."""
@@ -123,6 +129,14 @@ class Keys:
     def replica(self, name: str) -> str:
         """A replica's heartbeat."""
         return f"{self._tag}:replica:{name}"
+
+    def flood(self, subject: str, number: int) -> str:
+        """Images that a `BANK` or a `BANK:REFERENCE` matched in a slice of ten minutes."""
+        return f"{self._tag}:flood:{subject}:{number}"
+
+    def screened(self, number: int) -> str:
+        """How many uploads were screened in a slice of ten minutes."""
+        return f"{self._tag}:screened:{number}"
 
 
 def bucket_of(reference_id: str) -> int:
@@ -256,27 +270,31 @@ def write_changes(changes: Sequence[Change], at: float, model_sha256: str = "") 
     """Return an entry's fields but its marks; `model_sha256` goes with the puts' descriptors."""
     fields: Fields = ["at", f"{at:.3f}", "changes", str(len(changes)), "model", model_sha256]
     for number, change in enumerate(changes):
-        told: dict[str, bytes | str]
-        match change:
-            case ReferencePut(_, row, descriptors):
-                told = {"kind": "reference", "row": row}
-                if descriptors is not None:
-                    told["descriptors"] = write_descriptors(descriptors)
-            case ReferenceRemoved(reference_id):
-                told = {"kind": "removed", "id": reference_id}
-            case BankPut(_, row):
-                told = {"kind": "bank", "row": row}
-            case BankRemoved(name):
-                told = {"kind": "bank_removed", "id": name}
-            case CalibrationPut(None):
-                told = {"kind": "calibration"}
-            case CalibrationPut(Calibration(calibration_id, blob)):
-                told = {"kind": "calibration", "id": calibration_id, "blob": blob}
-            case Accepted():
-                told = {"kind": "accepted"}
-        for name, value in told.items():
+        for name, value in _write_change(change).items():
             fields += [f"{number}:{name}", value]
     return fields
+
+
+def _write_change(change: Change) -> Mapping[str, bytes | str]:
+    told: dict[str, bytes | str]
+    match change:
+        case ReferencePut(_, row, descriptors):
+            told = {"kind": "reference", "row": row}
+            if descriptors is not None:
+                told["descriptors"] = write_descriptors(descriptors)
+        case ReferenceRemoved(reference_id):
+            told = {"kind": "removed", "id": reference_id}
+        case BankPut(_, row):
+            told = {"kind": "bank", "row": row}
+        case BankRemoved(name):
+            told = {"kind": "bank_removed", "id": name}
+        case CalibrationPut(calibration):
+            told = {"kind": "calibration"}
+            if calibration is not None:
+                told |= {"id": calibration.calibration_id, "blob": calibration.blob}
+        case Accepted():
+            told = {"kind": "accepted"}
+    return told
 
 
 def read_entry(entry_id: bytes, raw: Mapping[bytes, bytes], model: Model) -> Entry:

@@ -9,8 +9,10 @@ from itertools import batched
 
 from worker import settings
 from worker.errors import StoreError
-from worker.hotset import layout
+from worker.hotset import audit, layout
 from worker.hotset.accepting import Recount
+from worker.hotset.audit import AuditEntry
+from worker.hotset.census import Census
 from worker.hotset.commits import NAMED, Commits, Step, What
 from worker.hotset.connection import Client, as_store_errors, connect
 from worker.hotset.duty import Duty
@@ -36,6 +38,7 @@ from worker.records import Model, Version
 CHUNK = 64
 """References that are added, changed or removed as one change."""
 _ANY = b"*"
+_NAME_LENGTH = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,10 @@ class Store:
     def duty(self) -> Duty:
         """What the replicas share about canaries."""
         return Duty(self._client, self._keys)
+
+    def census(self) -> Census:
+        """What the replicas count together, for the flood alarm."""
+        return Census(self._client, self._keys, self._by)
 
     # -- what is there --
 
@@ -133,6 +140,11 @@ class Store:
     def heartbeats(self) -> list[Heartbeat]:
         """What the live replicas tell, by name."""
         return self._replicas.live()
+
+    @as_store_errors
+    def audit(self, since: datetime | None, limit: int) -> list[AuditEntry]:
+        """The newest entries of the audit log, newest first; none from before `since`."""
+        return audit.read(self._client, self._keys.audit, since, limit)
 
     @as_store_errors
     def described(self, model_sha256: str) -> int:
@@ -217,14 +229,11 @@ class Store:
 
     def set_enabled(self, reference_ids: Sequence[str], *, enabled: bool) -> Version:
         """Let references match, or not. Raises StoreError if one is not there."""
+        return self._mark_references(reference_ids, {"enabled": enabled})
 
-        def change(step: Step, raw: bytes, old: Reference) -> None:
-            new = old.model_copy(update={"enabled": enabled})
-            if new != old:
-                self._put(step, new, raw)
-                step.detail["enabled"] = enabled
-
-        return self._change_references("references_changed", reference_ids, change)
+    def set_confirmed(self, reference_ids: Sequence[str], *, confirmed: bool) -> Version:
+        """Say that a person vouches for references, or not. Raises StoreError as `set_enabled`."""
+        return self._mark_references(reference_ids, {"confirmed": confirmed})
 
     def remove_references(self, reference_ids: Sequence[str]) -> Version:
         """Remove references with their descriptors; a tombstone stays of each.
@@ -339,6 +348,15 @@ class Store:
         step.named(reference_ids)
         return step
 
+    def _mark_references(self, reference_ids: Sequence[str], marks: Mapping[str, bool]) -> Version:
+        def change(step: Step, raw: bytes, old: Reference) -> None:
+            new = old.model_copy(update=marks)
+            if new != old:
+                self._put(step, new, raw)
+                step.detail |= marks
+
+        return self._change_references("references_changed", reference_ids, change)
+
     def _change_references(
         self,
         what: What,
@@ -399,6 +417,8 @@ def open_store(config: settings.Redis, by: str = "copysieve") -> Store:
 
     Raises StoreError in one line, without the password, if Redis is away.
     """
+    if not 0 < len(by) <= _NAME_LENGTH:
+        raise StoreError(f"who makes the changes is told in 1 to {_NAME_LENGTH} characters")
     # A blocking read must end well before the socket's timeout does.
     return Store(connect(config), config.namespace, min(0.5, config.timeout_seconds / 2), by)
 

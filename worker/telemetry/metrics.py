@@ -75,6 +75,18 @@ DECODERS_REPLACED = Counter(
 )
 MATCHES = Counter("copysieve_matches_total", "Matches by bank", ["bank", "mode"])
 SUPPRESSED = Counter("copysieve_suppressed_total", "Matches overruled by an allow bank", ["bank"])
+FLOODS = Gauge("copysieve_floods", "Banks and references in flood, by bank", ["bank", "scope"])
+FLOODS_BEGUN = Counter(
+    "copysieve_floods_begun_total",
+    "Floods that this replica saw first",
+    ["bank", "scope"],
+)
+FLOOD_DROPPED = Counter(
+    "copysieve_flood_dropped_total", "Matched images that the flood alarm had no room to count"
+)
+FLOOD_FAILURES = Counter(
+    "copysieve_flood_failures_total", "Times that floods could not be told; they stay as they were"
+)
 TOP_SCORE = Histogram("copysieve_top_score", "Best score of each screened upload", buckets=_SCORES)
 
 # -- canaries --

@@ -214,6 +214,10 @@ def test_a_linked_picture_is_fetched(run, photos, monkeypatch):
         ("banks", "set", "b", "--threshold", "1", "--max-false-matches-per-million", "1"),
         ("banks", "set", "b", "--view", "sideways"),
         ("banks", "set", "b", "--kind", "allow"),
+        ("banks", "set", "b", "--flood-per-hour", "few"),
+        ("banks", "set", "b", "--flood-per-hour", "-1"),
+        ("hotset", "log", "--since", "soon"),
+        ("hotset", "log", "--limit", "0"),
     ],
 )
 def test_wrong_usage(run, photos, arguments):
@@ -248,6 +252,65 @@ def test_what_is_not_given_of_a_bank_stays(run, told, store):
     assert told("banks", "list") == [bank.model_dump(mode="json") | {"lacking_views": {}}]
     run("banks", "remove", "known-bad")
     assert told("banks", "list") == []
+
+
+def test_when_a_bank_rings_is_set_told_and_cleared(run, told, store):
+    run("banks", "set", "known-bad", "--flood-per-hour", "50", "--flood-demotes")
+    run("banks", "set", "known-bad", "--action", "block")
+    bank = store.banks()["known-bad"]
+    assert (bank.flood_per_hour, bank.flood_demotes) == (50, True)
+    assert "; a flood above 50 an hour, then review\n" in run("banks", "list").stdout
+    for cleared in ("0", "none"):
+        run("banks", "set", "known-bad", "--flood-per-hour", "7", "--no-flood-demotes")
+        assert "; a flood above 7 an hour\n" in run("banks", "list").stdout
+        run("banks", "set", "known-bad", "--flood-per-hour", cleared)
+        assert store.banks()["known-bad"].flood_per_hour is None
+    (listed,) = told("banks", "list")
+    assert (listed["flood_per_hour"], listed["flood_demotes"]) == (None, False)
+    assert "flood" not in run("banks", "list").stdout
+    run("banks", "set", "known-bad", "--max-false-matches-per-million", "5")
+    assert "far above its budget" in run("banks", "list").stdout
+
+
+def test_a_person_vouches_for_references(run, told, photos, store):
+    run("banks", "set", "known-bad", "--threshold", "0.5")
+    run("refs", "add", photos / "coffee.jpg", "--bank", "known-bad", "--id", "coffee")
+    run("refs", "confirm", "coffee")
+    assert store.reference("coffee").confirmed
+    assert "confirmed, enabled" in run("refs", "list").stdout
+    version = told("hotset", "status")["version"]
+    assert told("refs", "confirm", "coffee")["version"] == version
+    run("refs", "unconfirm", "coffee")
+    assert not store.reference("coffee").confirmed
+    assert "confirmed" not in run("refs", "list").stdout
+    with pytest.raises(StoreError, match="no reference absent"):
+        run("refs", "confirm", "absent")
+
+
+def test_the_log_tells_who_did_what(run, told, redis_server):
+    assert told("hotset", "log") == []
+    entries = [
+        {"by": "ann", "what": "bank_set", "detail": '{"bank":"[red]"}', "version": "5-1"},
+        {"by": "\x1b[2J", "what": "flood_began", "detail": '{"images":9}', "version": ""},
+    ]
+    with redis_server.client() as client:
+        for milliseconds, entry in enumerate(entries, start=1_767_323_045_000):
+            client.xadd("{copysieve}:audit", entry, id=f"{milliseconds}-0")
+    newest, oldest = told("hotset", "log")
+    assert (newest["what"], newest["detail"], newest["version"]) == (
+        "flood_began",
+        {"images": 9},
+        None,
+    )
+    assert (oldest["by"], oldest["at"], oldest["version"]) == ("ann", "2026-01-02T03:04:05Z", "5-1")
+    assert told("hotset", "log", "--limit", "1") == [newest]
+    assert told("hotset", "log", "--since", "2026-01-02T03:04:05.001Z") == [newest]
+    table = run("hotset", "log").stdout
+    assert "\x1b[2J" not in table
+    assert "\\x1b[2J" in table
+    first, second = table.splitlines()[1:3]
+    assert "2026-01-02 03:04:05" in first
+    assert '{"bank":"[red]"}' in second
 
 
 def test_status_and_waiting_name_who_is_late(run, told, replica, redis_server):

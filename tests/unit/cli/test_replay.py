@@ -3,8 +3,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from typer.testing import CliRunner
 
+from worker.cli.common import parse_time
 from worker.cli.main import app
-from worker.cli.replay import parse_time
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

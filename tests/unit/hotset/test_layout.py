@@ -31,7 +31,8 @@ def test_all_keys_share_one_slot():
     keys = Keys("copysieve")
     made = [value for value in vars(keys).values() if value.startswith("{copysieve}:")]
     made += [keys.references(3), keys.descriptors("a" * 64, 3), keys.replica("host-1")]
-    assert len(set(made)) == 13
+    made += [keys.flood("b", 1), keys.flood("b:r", 1), keys.screened(1)]
+    assert len(set(made)) == 17
     assert {key.partition("}")[0] for key in made} == {"{copysieve"}
 
 
