@@ -7,12 +7,13 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.progress import Progress
 
-from worker.cli import benching
+from worker.cli import benching, scaling
 from worker.cli.benching import REFERENCES, Run
 from worker.cli.common import (
     ConfigOption,
@@ -205,6 +206,50 @@ def describe(
         emit(report)
     else:
         _show_describe(report)
+
+
+@app.command()
+def hotset(
+    references: Annotated[int, typer.Option(min=1000, help="References in it.")] = 100_000,
+    dims: Annotated[int, typer.Option(min=64, help="Of a descriptor.")] = 1024,
+    rounds: Annotated[int, typer.Option(min=1, help="Searches on each side.")] = 10,
+    folder: Annotated[
+        Path | None, typer.Option(file_okay=False, help="For the copy; else a temporary one.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a large hot set: import, memory, starts, search, and additions meanwhile.
+
+    A real Redis, random descriptors, one row a reference. Each start is a new process: first from
+    Redis, then with the copy that the first has left. Searches are of 32 queries, in turns with
+    faiss' exact index of the same descriptors. `bytes_per_dimension` is the mirror's memory that no
+    file is behind, for each dimension of a row.
+    """
+    from worker.embedded.redis import redis_server  # noqa: PLC0415 - needs the extra
+
+    with ExitStack() as stack:
+        home = folder or Path(stack.enter_context(TemporaryDirectory(prefix="copysieve-bench-")))
+        server = stack.enter_context(redis_server("any"))
+        plan = scaling.Plan(server.url, home, references, dims, rounds)
+        progress = stack.enter_context(Progress(console=stderr, transient=True))
+        task = progress.add_task("import", total=references)
+        report: dict[str, Any] = {
+            "references": references,
+            "dims": dims,
+            "redis": server.version,
+            **scaling.fill(plan, lambda count: progress.advance(task, count)),
+        }
+        for what, work in (
+            ("start from Redis", scaling.start_from_redis),
+            ("start from the copy, searches, additions", scaling.start_from_copy),
+        ):
+            progress.update(task, description=what, total=None)
+            report |= scaling.in_a_process(work, plan)
+    if as_json:
+        emit(report)
+        return
+    for name, value in report.items():
+        stdout.print(f"{name:28} {value}", highlight=False)
 
 
 def _delivering(settings: Settings, delivery: str) -> Settings:

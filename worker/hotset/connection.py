@@ -24,6 +24,9 @@ logger = log.get(__name__)
 
 _ERRORS = (RedisError, RedisClusterException, OSError)
 
+_READ_BYTES = 1 << 20
+"""At a time: a snapshot is gigabytes."""
+
 type Client = Any
 """A `Redis` or `RedisCluster` that replies in bytes; redis-py's own types leave that open."""
 
@@ -67,6 +70,7 @@ def _client(config: settings.Redis) -> Client:
         "socket_timeout": config.timeout_seconds,
         "socket_connect_timeout": config.timeout_seconds,
         "retry": Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=2),
+        "socket_read_size": _READ_BYTES,
         "protocol": 2,  # one shape of replies, whatever the server prefers
     }
     options = behaviour | (_tls(config.ssl) if url.startswith("rediss://") else {})

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -45,6 +46,7 @@ from worker.records import Model, Version
 _FORM = 1
 """Of what a copy keeps; another one is loaded anew."""
 _AT_ONCE = 4096
+_NORMS_AT_ONCE = 512  # as many as the caches hold
 _NAMED_AT_ONCE = 8192
 _GARBAGE = 1 << 26
 """Bytes of records that nothing refers to, before they are written anew without them."""
@@ -160,8 +162,12 @@ class HotSet:
 
     def apply(self, entry: Entry, now: datetime) -> None:
         """Make the changes of one entry; twice does no more."""
-        for change in entry.changes:
-            self._change(change, now)
+        for new, changes in groupby(entry.changes, self._is_new):
+            if new:
+                self._add([change for change in changes if isinstance(change, ReferencePut)], now)
+            else:
+                for change in changes:
+                    self._change(change, now)
         accepted = entry.mark if Accepted() in entry.changes else self._head.accepted
         self._head = Head(entry.version, entry.mark, accepted)
 
@@ -171,10 +177,33 @@ class HotSet:
             self._settle(np.flatnonzero(self._table.rows["expires"] <= now.timestamp()), now)
             self._note_expiry(now)
 
+    def _is_new(self, change: Change) -> bool:
+        return (
+            isinstance(change, ReferencePut) and self._find(change.reference.reference_id) is None
+        )
+
+    def _add(self, puts: Sequence[ReferencePut], now: datetime) -> None:
+        """Add new references at once; of one that comes twice the last counts."""
+        latest = list({put.reference.reference_id: put for put in puts}.values())
+        blobs = [
+            layout.write_descriptors(put.descriptors) if put.descriptors is not None else None
+            for put in latest
+        ]
+        slots = self._extend(
+            Stored([put.reference for put in latest], [put.row for put in latest], blobs)
+        )
+        for slot in slots.tolist():
+            self._ids.insert(int(self._table.rows["hash"][slot]), slot)
+            self._count(slot, 1)
+        self.unreadable -= {put.reference.reference_id for put in latest}
+        self._next_expiry = min(self._next_expiry, self._table.rows["expires"][slots].min())
+        self._settle(slots, now)
+
     def _change(self, change: Change, now: datetime) -> None:
         match change:
-            case ReferencePut():
-                self._settle(self._put(change), now)
+            case ReferencePut(reference):
+                if (slot := self._find(reference.reference_id)) is not None:
+                    self._settle(self._replace(slot, change), now)
             case ReferenceRemoved(reference_id):
                 self.unreadable.discard(reference_id)
                 if (slot := self._find(reference_id)) is not None:
@@ -196,20 +225,12 @@ class HotSet:
         self._bank_rows[change.bank.name] = change.row
         self._code(change.bank.name)
 
-    def _put(self, change: ReferencePut) -> Slots:
+    def _replace(self, slot: int, change: ReferencePut) -> Slots:
         reference, descriptors = change.reference, change.descriptors
         name = reference.reference_id.encode()
         self.unreadable.discard(reference.reference_id)
-        slot = self._find(reference.reference_id)
-        if slot is None:
-            slot = int(self._table.take()[0])
-            self._table.rows[slot]["hash"] = hash_of(reference.reference_id)
-            self._ids.insert(hash_of(reference.reference_id), slot)
-            self._table.rows[slot]["name"] = len(name)
-            self._table.rows[slot]["first"] = NO_ROWS
-        else:
-            self._count(slot, -1)
-            self._forget(slot, rows=descriptors is not None)
+        self._count(slot, -1)
+        self._forget(slot, rows=descriptors is not None)
         row = self._table.rows[slot]
         (row["offset"],), (row["length"],) = self.copy.records.append([name + b"\0" + change.row])
         row["row_sum"] = layout.checksum(name, change.row)
@@ -242,13 +263,13 @@ class HotSet:
         self._settle(self._table.taken, now)
         self._note_expiry(now)
 
-    def _extend(self, stored: Stored) -> None:
-        """Take many new references in at once; they are not found before `_take_stock`."""
+    def _extend(self, stored: Stored) -> Slots:
+        """Take many new references in at once; they are neither found nor counted yet."""
         self.unreadable |= stored.unreadable
         names = [reference.reference_id.encode() for reference in stored.references]
         records = [name + b"\0" + row for name, row in zip(names, stored.rows, strict=True)]
         if not records:
-            return
+            return np.empty(0, dtype=np.int64)
         slots = self._table.take(len(records))
         rows = self._table.rows
         rows["hash"][slots] = [hash_of(one.reference_id) for one in stored.references]
@@ -266,6 +287,7 @@ class HotSet:
         for (_, line), numbers in alike.items():
             blobs = [blob for n in numbers if (blob := stored.blobs[n]) is not None]
             self._describe(line, [names[n] for n in numbers], blobs, slots[numbers])
+        return slots
 
     def _describe(
         self, line: bytes, names: Sequence[bytes], blobs: Sequence[bytes], slots: Slots
@@ -283,8 +305,11 @@ class HotSet:
         raw = np.frombuffer(b"".join(blobs), dtype=np.uint8).reshape(len(blobs), -1)
         stored = raw[:, len(line) :].copy().view("<f2")
         stored = stored.reshape(len(blobs), len(views), self.model.dims)
-        wide = torch.from_numpy(stored).float()
-        good = layout.are_unit(wide.square().sum(2).numpy()).all(1)
+        norms = [
+            torch.linalg.vector_norm(some.float(), dim=2)
+            for some in torch.split(torch.from_numpy(stored), _NORMS_AT_ONCE)
+        ]
+        good = layout.are_unit(torch.cat(norms).numpy()).all(1)
         for name in map(layout.text, (names[n] for n in np.flatnonzero(~good).tolist())):
             reject(Unusable("descriptors", name, "norm"))
             self.unreadable.add(name)
@@ -296,13 +321,16 @@ class HotSet:
         rows["views"][owners] = self._view_code(views)
         sums = [crc32c(b, crc32c(n + b"\0")) for n, b in zip(names, blobs, strict=True)]
         rows["blob_sum"][owners] = np.array(sums, dtype=np.uint32)[good]
-        flat = stored[good].reshape(-1, self.model.dims)
-        self.copy.write_rows(int(firsts[0]), flat)  # nothing was given back yet: they are a run
-        self.index.put(int(firsts[0]), flat)
+        # Mostly they are one run; where rows are used again they are several.
+        cuts = 1 + np.flatnonzero(np.diff(firsts) != len(views))
+        runs = zip(np.split(firsts, cuts), np.split(stored[good], cuts), strict=True)
+        for numbers, rows_of in runs:
+            flat = rows_of.reshape(-1, self.model.dims)
+            self.copy.write_rows(int(numbers[0]), flat)
+            self.index.put(int(numbers[0]), flat)
 
     def _remove(self, slot: int) -> None:
         self._count(slot, -1)
-        self._ids.remove(int(self._table.rows[slot]["hash"]), slot)
         self._forget(slot, rows=True)
         self._table.free(slot)
 
@@ -383,6 +411,8 @@ class HotSet:
 
         Called by the one who makes the changes; `lock` keeps searches out where it has to be.
         """
+        if self._ids.fresh > _AT_ONCE:
+            self._ids = Ids(self._table)
         taken = self._table.taken
         held = int(self._table.rows["length"].sum(dtype=np.int64))
         if self.copy.records.end - held > max(held, _GARBAGE):
@@ -490,8 +520,10 @@ class HotSet:
         return Hit(reference, self.banks[reference.bank], view, cosine)
 
     def _find(self, reference_id: str) -> int | None:
-        for slot in self._ids.find(hash_of(reference_id)):
-            if self._reference(slot).reference_id == reference_id:
+        hashed = hash_of(reference_id)
+        for slot in self._ids.find(hashed):
+            is_its = self._table.rows["hash"][slot] == hashed
+            if is_its and self._reference(slot).reference_id == reference_id:
                 return slot
         return None
 

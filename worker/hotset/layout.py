@@ -217,14 +217,14 @@ def read_descriptors(reference_id: str, raw: bytes, dims: int) -> Descriptors:
         raise Unusable("descriptors", reference_id, "length")
     rows = np.frombuffer(data, dtype="<f2").reshape(len(views), dims)
     wide = rows.astype(np.float32)
-    if not are_unit(np.einsum("vd,vd->v", wide, wide)).all():
+    if not are_unit(np.sqrt(np.einsum("vd,vd->v", wide, wide))).all():
         raise Unusable("descriptors", reference_id, "norm")
     return Descriptors(views, rows)
 
 
-def are_unit(squares: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-    """Whether rows have norm 1, by their squared norms; what is not finite has not."""
-    close: npt.NDArray[np.bool_] = np.abs(np.sqrt(squares) - 1) <= _NORM_TOLERANCE
+def are_unit(norms: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Whether norms are 1, but for the rounding; what is not finite is not."""
+    close: npt.NDArray[np.bool_] = np.abs(norms - 1) <= _NORM_TOLERANCE
     return close
 
 

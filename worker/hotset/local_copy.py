@@ -18,7 +18,8 @@ import tempfile
 import time
 import weakref
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -46,7 +47,8 @@ class Records:
         """Write records; returns their offsets and lengths."""
         lengths = np.fromiter(map(len, records), np.int64, len(records))
         offsets = self.end + np.cumsum(lengths) - lengths
-        os.pwrite(self._file, b"".join(records), self.end)
+        with _told(None):
+            os.pwrite(self._file, b"".join(records), self.end)
         self.end += int(lengths.sum())
         return offsets, lengths
 
@@ -113,8 +115,8 @@ class LocalCopy:
         size = 2 * SEGMENT_ROWS * self.dims
         while number >= len(self._segments):
             begin = size * len(self._segments)
-            if os.fstat(self._descriptors).st_size < begin + size:
-                os.ftruncate(self._descriptors, begin + size)
+            with _told(self.folder):  # reserved here: a full disk must not show in a mapping
+                os.posix_fallocate(self._descriptors, begin, size)
             mapped = mmap.mmap(self._descriptors, size, offset=begin)
             self._segments.append(np.frombuffer(mapped, dtype="<f2").reshape(shape))
         return self._segments[number]
@@ -157,6 +159,16 @@ class LocalCopy:
         return os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
+@contextmanager
+def _told(folder: Path | None) -> Iterator[None]:
+    """Make an error of the disk a StoreError."""
+    try:
+        yield
+    except OSError as error:
+        where = f"hotset.folder {folder}" if folder else "the hot set's copy"
+        raise StoreError(f"{where}: {error.strerror or error}") from None
+
+
 class LocalCopies:
     """Where a replica's copies are kept: `root/NAME/N`, N being its own while it lives.
 
@@ -166,30 +178,25 @@ class LocalCopies:
 
     def __init__(self, root: Path | None, name: str) -> None:
         self._own: Path | None = None
-        self._count = 0
         if root is None:
             return
-        try:
+        with _told(root):
             for number in count():
                 own = root / name / str(number)
                 own.mkdir(mode=0o700, parents=True, exist_ok=True)
                 if self._claim(own):
                     self._own = own
                     break
-        except OSError as error:
-            raise StoreError(f"hotset.folder {root}: {error.strerror or error}") from None
 
     def fresh(self, dims: int) -> LocalCopy:
         """An empty copy, beside what there is. Raises StoreError where it cannot be written."""
-        folder = None
-        try:
+        with _told(self._own):
+            folder = None
             if self._own is not None:
-                self._count = 1 + max((int(one.name) for one in self._folders()), default=0)
-                folder = self._own / str(self._count)
+                latest = max((int(one.name) for one in self._folders()), default=0)
+                folder = self._own / str(latest + 1)
                 folder.mkdir(mode=0o700)
             return LocalCopy(folder, dims)
-        except OSError as error:
-            raise StoreError(f"hotset.folder {folder}: {error.strerror or error}") from None
 
     def newest(self, dims: int) -> LocalCopy | None:
         """What an earlier process has left, if it saved a state."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from worker.errors import StoreError
-from worker.hardware import cpu_computes
+from worker.hardware import cpu_computes, release_memory
 from worker.hotset.hot_set import HotSet, Sizes
 from worker.hotset.index import Index
 from worker.hotset.local_copy import LocalCopies, LocalCopy
@@ -99,6 +99,7 @@ class Mirror:
         if old is not None:
             old.copy.close()
         self._copies.keep_only(fresh.copy)
+        release_memory()
 
     def restore(self) -> float | None:
         """Begin with the copy that an earlier process has kept, and tell how old it is in seconds.

@@ -1,7 +1,8 @@
 """What a mirror keeps of each reference in memory: some fifty bytes, and where the rest is."""
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,8 @@ FIELDS = np.dtype(
     ]
 )
 
+_SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
+
 type Slots = npt.NDArray[np.int64]
 
 
@@ -40,44 +43,32 @@ def hash_of(reference_id: str) -> int:
 
 
 class Ids:
-    """Slots by the hash of an id, 12 bytes each: sorted, in parts small enough to insert into."""
+    """Slots by the hash of an id: sorted, 12 bytes each, and those added since in a dictionary.
 
-    _PARTS = 256
+    What is found may be another id with the same hash, or a slot that was given to another one.
+    """
 
     def __init__(self, table: "Table") -> None:
         slots = table.taken.astype(np.int32)
         hashes = table.rows["hash"][slots]
         order = np.argsort(hashes)
-        hashes, slots = hashes[order], slots[order]
-        bounds = [part << 56 for part in range(1, self._PARTS)]
-        cuts = np.searchsorted(hashes, np.array(bounds, dtype=np.uint64))
-        self._hashes = np.split(hashes, cuts)
-        self._slots = np.split(slots, cuts)
+        self._hashes, self._slots = hashes[order], slots[order]
+        self._fresh: dict[int, list[int]] = {}
 
-    def find(self, hashed: int) -> Iterator[int]:
-        """The slots of ids with this hash, mostly none or one."""
-        part, begin, end = self._range(hashed)
-        return iter(self._slots[part][begin:end].tolist())
+    @property
+    def fresh(self) -> int:
+        """How many were added since: time for another one when they are many."""
+        return len(self._fresh)
+
+    def find(self, hashed: int) -> list[int]:
+        """The slots that ids with this hash have, or had."""
+        wanted = np.uint64(hashed)
+        begin, end = (int(np.searchsorted(self._hashes, wanted, side)) for side in _SIDES)
+        return [*self._slots[begin:end].tolist(), *self._fresh.get(hashed, [])]
 
     def insert(self, hashed: int, slot: int) -> None:
         """Add an id."""
-        part, begin, _ = self._range(hashed)
-        self._hashes[part] = np.insert(self._hashes[part], begin, np.uint64(hashed))
-        self._slots[part] = np.insert(self._slots[part], begin, slot)
-
-    def remove(self, hashed: int, slot: int) -> None:
-        """Take an id out that is there."""
-        part, begin, end = self._range(hashed)
-        at = begin + self._slots[part][begin:end].tolist().index(slot)
-        self._hashes[part] = np.delete(self._hashes[part], at)
-        self._slots[part] = np.delete(self._slots[part], at)
-
-    def _range(self, hashed: int) -> tuple[int, int, int]:
-        part, wanted = hashed >> 56, np.uint64(hashed)
-        begin, end = (
-            int(np.searchsorted(self._hashes[part], wanted, side)) for side in ("left", "right")
-        )
-        return part, begin, end
+        self._fresh.setdefault(hashed, []).append(slot)
 
 
 class Table:
