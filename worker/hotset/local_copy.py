@@ -18,7 +18,7 @@ import tempfile
 import time
 import weakref
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -61,9 +61,11 @@ class Records:
         os.pwrite(self._file, bytes(length), offset)
 
     def mapped(self) -> mmap.mmap | bytes:
-        """All of them, to read."""
+        """All of them, to read. Raises StoreError where the file is shorter."""
         if not self.end:
             return b""  # which cannot be mapped
+        if os.fstat(self._file).st_size < self.end:
+            raise StoreError("its records are cut off")
         return mmap.mmap(self._file, self.end, prot=mmap.PROT_READ)
 
 
@@ -143,7 +145,10 @@ class LocalCopy:
         if self.folder is None:
             raise StoreError("a copy without a folder has no state")
         try:
-            with np.load(self.folder / _STATE, allow_pickle=False) as stored:
+            with (
+                (self.folder / _STATE).open("rb") as file,
+                np.load(file, allow_pickle=False) as stored,
+            ):
                 state = {name: stored[name] for name in stored.files}
             number, end = map(int, state["records"])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -178,6 +183,7 @@ class LocalCopies:
 
     def __init__(self, root: Path | None, name: str) -> None:
         self._own: Path | None = None
+        self.close: Callable[[], object] = lambda: None
         if root is None:
             return
         with _told(root):
@@ -222,5 +228,5 @@ class LocalCopies:
         except BlockingIOError:
             os.close(lock)
             return False
-        weakref.finalize(self, os.close, lock)
+        self.close = weakref.finalize(self, os.close, lock)
         return True

@@ -114,6 +114,14 @@ class Mirror:
         self.swap(kept)
         return copy.age
 
+    def close(self) -> None:
+        """Leave the folder to another process; nothing can be searched any more."""
+        with self._turns.change():
+            if self._set is not None:
+                self._set.copy.close()
+            self._set = None
+        self._copies.close()
+
     def save(self) -> None:
         """Bring the copy up to date. Raises OSError."""
         self._loaded().save(self._turns.change())
