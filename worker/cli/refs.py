@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from rich.progress import Progress
 from rich.table import Column, Table
 
-from worker.cli import waiting
+from worker.cli import exchanging, waiting
 from worker.cli.common import (
     ConfigOption,
     JsonOption,
@@ -31,6 +31,7 @@ from worker.hotset.types import Reference
 from worker.records import Version
 
 app = typer.Typer(name="refs", no_args_is_help=True, help="The references of the hot set.")
+exchanging.register(app)
 
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Reference ids.")]
 

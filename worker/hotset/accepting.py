@@ -76,6 +76,4 @@ def _read_descriptors(rows: set[str], name: str, raw: bytes) -> None:
     """Raises Unusable for descriptors that break the rules, or are nobody's."""
     if name not in rows:
         raise Unusable("descriptors", name, "reference")
-    views = layout.read_views(name, raw.partition(b"\n")[0])
-    length = len(raw) - len(layout.views_line(views))
-    layout.read_descriptors(name, raw, dims=max(1, length // (2 * len(views))))
+    layout.describe(name, raw)

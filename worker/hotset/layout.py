@@ -222,6 +222,13 @@ def read_descriptors(reference_id: str, raw: bytes, dims: int) -> Descriptors:
     return Descriptors(views, rows)
 
 
+def describe(reference_id: str, raw: bytes) -> Descriptors:
+    """Read descriptors of a model whose dims are told by the length alone. Raises Unusable."""
+    views = read_views(reference_id, raw.partition(b"\n")[0])
+    length = len(raw) - len(views_line(views))
+    return read_descriptors(reference_id, raw, dims=max(1, length // (2 * len(views))))
+
+
 def are_unit(norms: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     """Whether norms are 1, but for the rounding; what is not finite is not."""
     close: npt.NDArray[np.bool_] = np.abs(norms - 1) <= _NORM_TOLERANCE

@@ -1,24 +1,22 @@
-"""The hot set in Redis, as commands see it: what is there, and every change of it."""
+"""The hot set in Redis, as commands see it: every change of it, and what is there."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from importlib import resources
 from itertools import batched
 
 from worker import settings
 from worker.errors import StoreError
-from worker.hotset import audit, layout
+from worker.hotset import layout
 from worker.hotset.accepting import Recount
-from worker.hotset.audit import AuditEntry
 from worker.hotset.census import Census
 from worker.hotset.commits import NAMED, Commits, Step, What
 from worker.hotset.connection import Client, as_store_errors, connect
+from worker.hotset.contents import Contents
 from worker.hotset.duty import Duty
-from worker.hotset.layout import Keys, Unusable, bucket_of, reject
+from worker.hotset.layout import Keys, bucket_of
 from worker.hotset.reader import Judge, Reader
-from worker.hotset.replicas import Replicas
 from worker.hotset.types import (
     Bank,
     BankPut,
@@ -26,8 +24,6 @@ from worker.hotset.types import (
     Calibration,
     CalibrationPut,
     Descriptors,
-    Head,
-    Heartbeat,
     Reference,
     ReferencePut,
     ReferenceRemoved,
@@ -60,18 +56,17 @@ class Added:
     unchanged: int
 
 
-class Store:
-    """The hot set of one namespace; `by` is who changes it. All raise StoreError (Redis away)."""
+class Store(Contents):
+    """The hot set of one namespace: what is there, and every change of it, made by `by`.
+
+    All methods raise StoreError where Redis is away.
+    """
 
     def __init__(self, client: Client, namespace: str, block_seconds: float, by: str) -> None:
+        super().__init__(client, Keys(namespace))
         self._by = by
-        self._client = client
-        self._keys = Keys(namespace)
         self._block_seconds = block_seconds
         self._commits = Commits(client, self._keys, by)
-        self._replicas = Replicas(client, self._keys)
-        script = resources.files(__package__).joinpath("lacking.lua").read_bytes()
-        self._lacking = client.register_script(script)
 
     def close(self) -> None:
         """Close the connections."""
@@ -89,88 +84,9 @@ class Store:
         """What the replicas count together, for the flood alarm."""
         return Census(self._client, self._keys, self._by)
 
-    # -- what is there --
-
-    @as_store_errors
-    def head(self) -> Head | None:
-        """Where the history stands; None before the first change."""
-        return layout.read_head(self._client.hgetall(self._keys.head))
-
-    @as_store_errors
-    def banks(self) -> dict[str, Bank]:
-        """All banks that can be read, by name."""
-        found: dict[str, Bank] = {}
-        for name, raw in self._client.hgetall(self._keys.banks).items():
-            try:
-                found[layout.text(name)] = layout.read_bank(layout.text(name), raw)
-            except Unusable as error:
-                reject(error)
-        return dict(sorted(found.items()))
-
-    @as_store_errors
-    def references(self, bank: str | None = None) -> list[Reference]:
-        """All references that can be read, of one bank or of all, sorted by id."""
-        found: list[Reference] = []
-        for bucket in range(layout.BUCKETS):
-            for name, raw in self._client.hgetall(self._keys.references(bucket)).items():
-                try:
-                    found.append(layout.read_reference(layout.text(name), raw))
-                except Unusable as error:
-                    reject(error)
-        wanted = (one for one in found if bank in (None, one.bank))
-        return sorted(wanted, key=lambda one: one.reference_id)
-
-    @as_store_errors
-    def reference(self, reference_id: str) -> Reference | None:
-        """One reference. Raises Unusable (a StoreError) if its row is."""
-        raw = self._client.hget(self._keys.references(bucket_of(reference_id)), reference_id)
-        return layout.read_reference(reference_id, raw) if raw else None
-
-    @as_store_errors
-    def tombstone(self, reference_id: str) -> Tombstone | None:
-        """What is kept of a reference that was removed. Raises Unusable if its row is."""
-        raw = self._client.hget(self._keys.removed, reference_id)
-        return layout.read_row(Tombstone, reference_id, raw) if raw else None
-
-    @as_store_errors
-    def calibration(self) -> Calibration | None:
-        """The current calibration."""
-        return layout.read_calibration(self._client.hgetall(self._keys.calibration))
-
-    def heartbeats(self) -> list[Heartbeat]:
-        """What the live replicas tell, by name."""
-        return self._replicas.live()
-
-    @as_store_errors
-    def audit(self, since: datetime | None, limit: int) -> list[AuditEntry]:
-        """The newest entries of the audit log, newest first; none from before `since`."""
-        return audit.read(self._client, self._keys.audit, since, limit)
-
-    @as_store_errors
-    def described(self, model_sha256: str) -> int:
-        """How many references have descriptors by a model."""
-        pipeline = self._client.pipeline(transaction=False)
-        for bucket in range(layout.BUCKETS):
-            pipeline.hlen(self._keys.descriptors(model_sha256, bucket))
-        return sum(pipeline.execute())
-
-    @as_store_errors
-    def lacking_views(self) -> dict[str, dict[str, int]]:
-        """How many references lack a view that their bank wants: by bank, and by model's name.
-
-        They were added before the bank wanted it. Only banks and models that have some are told.
-        """
-        banks = self.banks().values()
-        policies = [part for bank in banks for part in (bank.name, ",".join(bank.views))]
-        found: dict[str, dict[str, int]] = {}
-        for digest, name in self._client.hgetall(self._keys.models).items():
-            sha256, model = layout.text(digest), layout.text(name)
-            for bucket in range(layout.BUCKETS):
-                keys = [self._keys.references(bucket), self._keys.descriptors(sha256, bucket)]
-                for bank_name, count in batched(self._lacking(keys=keys, args=policies), 2):
-                    of_bank = found.setdefault(layout.text(bank_name), {})
-                    of_bank[model] = of_bank.get(model, 0) + count
-        return found
+    def version(self) -> Version:
+        """Where the history stands. Raises StoreError before the first change."""
+        return self._commits.version()
 
     # -- changes --
 
@@ -226,6 +142,18 @@ class Store:
             replaced += len(step.changes) - step.new
             unchanged += len(latest) - len(step.changes)
         return Added(version or self._commits.version(), added, replaced, unchanged)
+
+    @as_store_errors
+    def would_add(
+        self, described: Iterable[tuple[Reference, Descriptors]], model: Model
+    ) -> tuple[int, int, int]:
+        """How many `add_references` would add, replace, leave unchanged. Raises as it does."""
+        new = changed = count = 0
+        for chunk in batched(described, CHUNK):
+            latest = {one[0].reference_id: one for one in chunk}
+            step = self._plan_adding(latest, model)
+            new, changed, count = new + step.new, changed + len(step.changes), count + len(latest)
+        return new, changed - new, count - changed
 
     def set_enabled(self, reference_ids: Sequence[str], *, enabled: bool) -> Version:
         """Let references match, or not. Raises StoreError if one is not there."""
@@ -389,7 +317,7 @@ class Store:
     def _remove(self, step: Step, reference_id: str, old: bytes) -> None:
         bucket = bucket_of(reference_id)
         step.write(self._keys.references(bucket), reference_id, old, b"", "references")
-        for sha256 in self._models():
+        for sha256 in self.models():
             key = self._keys.descriptors(sha256, bucket)
             blob = self._client.hget(key, reference_id) or b""
             step.write(key, reference_id, blob, b"", f"descriptors:{sha256}")
@@ -406,10 +334,6 @@ class Store:
 
     def _raw_banks(self) -> dict[str, bytes]:
         return {layout.text(k): raw for k, raw in self._client.hgetall(self._keys.banks).items()}
-
-    @as_store_errors
-    def _models(self) -> list[str]:
-        return sorted(layout.text(sha256) for sha256 in self._client.hkeys(self._keys.models))
 
 
 def open_store(config: settings.Redis, by: str = "copysieve") -> Store:
