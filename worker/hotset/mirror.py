@@ -1,6 +1,8 @@
 """A replica's copy of the hot set: what the pipeline searches while changes come in."""
 
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,9 @@ from worker.hotset.index import Index
 from worker.hotset.local_copy import LocalCopies, LocalCopy
 from worker.hotset.types import Bank, Entry, Head, Hit, Reference, Snapshot, Tallies
 from worker.records import Model, Version
+
+_TURN_SECONDS = 0.01
+"""A search waits so long, at most, for changes that come in a crowd."""
 
 type Clock = Callable[[], datetime]
 
@@ -126,10 +131,17 @@ class Mirror:
         """Bring the copy up to date. Raises OSError."""
         self._loaded().save(self._turns.change())
 
-    def apply(self, entry: Entry) -> None:
-        """Go on by one entry; applying it twice does no more. Raises StoreError before `load`."""
-        with self._turns.change():
-            self._loaded().apply(entry, self._clock())
+    def apply(self, *entries: Entry) -> None:
+        """Go on by entries, oldest first; applying one twice does no more.
+
+        Searches have their turn in between. Raises StoreError before `load`.
+        """
+        coming = deque(entries)
+        while coming:
+            with self._turns.change():
+                until = time.monotonic() + _TURN_SECONDS
+                while coming and time.monotonic() < until:
+                    self._loaded().apply(coming.popleft(), self._clock())
 
     def expire(self) -> None:
         """Hide the rows of references that have expired."""

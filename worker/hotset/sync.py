@@ -167,8 +167,8 @@ class HotSetSync:
             return
         self._shrunk = False
         self._go_on()
+        self._mirror.apply(*entries)
         for entry in entries:
-            self._mirror.apply(entry)
             metrics.CHANGE_SECONDS.observe(max(0.0, time.time() - entry.at))
         if entries:
             self._tell()

@@ -425,7 +425,7 @@ def test_a_crash_of_the_thread_is_told(replicas, store):
     one.sync.wait_ready(PATIENCE, lambda: False)
     error = RuntimeError("the device is gone")
 
-    def crash(_):
+    def crash(*_):
         raise error
 
     one.mirror.apply = crash
