@@ -6,7 +6,6 @@ touch them together:
     {ns}:head                 hash    epoch (Unix ms), seq, mark of the last change, accepted;
                                       count:KIND and sum:KIND of the values of each kind
     {ns}:changes              stream  what changed, ids `epoch-seq` without gaps
-    {ns}:audit                stream  who changed what and when, kept for 400 days
     {ns}:banks                hash    name -> Bank (JSON)
     {ns}:references:B         hash    reference id -> Reference (JSON)
     {ns}:descriptors:SHA:B    hash    reference id -> descriptors by the model of that digest
