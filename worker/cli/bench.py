@@ -252,6 +252,46 @@ def hotset(
         stdout.print(f"{name:28} {value}", highlight=False)
 
 
+@app.command()
+def freshness(
+    references: Annotated[int, typer.Option(min=1, help="Added one at a time.")] = 200,
+    hot_set: Annotated[int, typer.Option(min=0, help="References that are there before.")] = 10_000,
+    uploads_per_second: Annotated[float, typer.Option(min=0.1, help="The load meanwhile.")] = 5.0,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how soon a new reference is matched by every replica.
+
+    An embedded Kafka and Redis, two `copysieve run` on the model of copysieve[demo], and new
+    uploads at a steady rate. Each reference is timed from its write's return until both replicas
+    have said that they applied it.
+    """
+    settings = load_settings(config)
+
+    from worker.cli import freshness as work  # noqa: PLC0415 - torch takes seconds to import
+
+    model = settings.model.name if "model" in settings.model_fields_set else MODEL
+    plan = work.Plan(references, hot_set, uploads_per_second)
+    with Progress(console=stderr, transient=True) as progress:
+        task = progress.add_task("servers", total=None)
+
+        def told(step: str, done: int, total: int | None) -> None:
+            progress.update(task, description=step, completed=done, total=total)
+
+        report = work.measure(plan, model, config, told)
+    if as_json:
+        emit(report)
+        return
+    stdout.print(
+        "from the write's return to all replicas:"
+        f" p50 {report['p50_ms']} ms, p99 {report['p99_ms']} ms, max {report['max_ms']} ms\n"
+        f"{report['references']} references, added to {report['hot_set']} one at a time;"
+        f" {report['replicas']} replicas, {report['uploads_per_second']} uploads/s,"
+        f" {report['verdicts']} verdicts ({report['model']}, {report['redis']})",
+        highlight=False,
+    )
+
+
 def _delivering(settings: Settings, delivery: str) -> Settings:
     kafka = settings.kafka.model_copy(update={"delivery": delivery})
     return settings.model_copy(update={"kafka": kafka})

@@ -1,6 +1,7 @@
 """`copysieve hotset`: what the replicas have of the hot set."""
 
 import json
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -21,23 +22,33 @@ from worker.cli.common import (
 )
 from worker.cli.waiting import ByOption, TimeoutOption, WaitOption
 from worker.hotset.store import Store, open_store
-from worker.hotset.types import Head, Heartbeat
+from worker.hotset.types import Head, Heartbeat, Tallies, Tally
 from worker.records import Version
+
+_COMPARED = {True: " equal", False: " DIFFERS", None: ""}
 
 app = typer.Typer(name="hotset", no_args_is_help=True, help="The hot set, in Redis and replicas.")
 
 
 @app.command()
 def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Tell where the store stands, and what every live replica has of it."""
+    """Tell where the store stands, what every live replica has of it, who is late, and floods.
+
+    A replica's digest is of all that its mirror holds; at the store's version it is compared with
+    the store's for that model. Whatever there is to tell, the exit code is 0.
+    """
     with closing(open_store(load_settings(config).redis)) as store:
-        beats, head = store.heartbeats(), store.head()
-        told: dict[str, Any] = {
-            "version": str(head.version) if head else None,
-            "banks": len(store.banks()),
-            "references": len(store.references()),
-            "replicas": [_told(beat, head) for beat in beats],
-        }
+        beats = store.heartbeats()
+        head = store.head()  # after the heartbeats, so that none is beyond it
+        floods = sorted(str(subject) for subject in store.census().floods())
+    counts = head.tallies if head else Tallies()
+    told: dict[str, Any] = {
+        "version": str(head.version) if head else None,
+        "banks": counts.get("banks", Tally()).number,
+        "references": counts.get("references", Tally()).number,
+        "floods": floods,
+        "replicas": [_told(beat, head) for beat in beats],
+    }
     if as_json:
         emit(told)
         return
@@ -46,23 +57,14 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         f", {told['references']} references",
         highlight=False,
     )
-    table = Table(
-        Column("replica", no_wrap=True),  # a name that is cut is none
-        *("state", Column("version", no_wrap=True), "behind", "references", "unusable", "told"),
-        box=None,
-    )
-    for row in told["replicas"]:
-        behind = "all of it" if row["behind"] is None else str(row["behind"] or "")
-        table.add_row(
-            row["name"],
-            row["state"],
-            row["version"] or "none",
-            behind,
-            str(row["references"]),
-            str(row["unusable"] or ""),
-            f"{row['age_seconds']:.1f} s ago",
-        )
-    stdout.print(table)
+    _show(told["replicas"])
+    if late := [row["name"] for row in told["replicas"] if row["late"]]:
+        stdout.print(f"late: {', '.join(late)}", markup=False, highlight=False)
+    if unusable := [row for row in told["replicas"] if row["unusable"]]:
+        counted = ", ".join(f"{row['name']} {row['unusable']}" for row in unusable)
+        stdout.print(f"unusable references: {counted}", markup=False, highlight=False)
+    if floods:
+        stdout.print(f"in flood: {', '.join(floods)}", markup=False, highlight=False)
 
 
 @app.command()
@@ -119,10 +121,41 @@ def _plain(text: str) -> Text:
 
 
 def _told(beat: Heartbeat, head: Head | None) -> dict[str, Any]:
-    """A heartbeat, with how many changes it is behind the store; None: it cannot be told."""
+    """A heartbeat, and what it means beside the store, which was read after it.
+
+    `behind` is in changes; it is None where it cannot be told, and so is `equal` where the replica
+    is not at the store's version.
+    """
     told = beat.model_dump(mode="json")
     own = Version.parse(beat.version) if beat.version else None
-    comparable = own is not None and head is not None and own.epoch == head.version.epoch
-    told["behind"] = max(0, head.version.seq - own.seq) if comparable and head and own else None
+    behind = equal = None
+    if own is not None and head is not None and own.epoch == head.version.epoch:
+        behind = max(0, head.version.seq - own.seq)
+        if own == head.version:
+            equal = beat.digest == head.tallies.of_model(beat.model).digest
+    told |= {"behind": behind, "equal": equal}
+    told["late"] = head is not None and not waiting.has_applied(beat, head.version, head)
     told["age_seconds"] = round((datetime.now(UTC) - beat.at).total_seconds(), 3)
     return told
+
+
+def _show(rows: Sequence[dict[str, Any]]) -> None:
+    """A line for each replica, as long as need be: a name or a version that is cut is none."""
+    heading = ("replica", "state", "version", "behind", "references", "digest", "ago")
+    lines = [heading, *map(_cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for cells in lines:
+        padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        stdout.print(" ".join(padded).rstrip(), markup=False, highlight=False)
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        row["name"],
+        row["state"],
+        row["version"] or "none",
+        "all" if row["behind"] is None else str(row["behind"]),
+        str(row["references"]),
+        f"{row['digest'] or 'none'}{_COMPARED[row['equal']]}",
+        f"{row['age_seconds']:.1f} s",
+    )

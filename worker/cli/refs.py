@@ -259,7 +259,13 @@ def wait_for(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Wait until every live replica has applied a version. The exit code is 1 if one is late."""
+    """Wait until every live replica has applied a version. The exit code is 1 if one is late.
+
+    Live is who has told a heartbeat within 30 s: a replica that was killed is waited for that long,
+    and one that cannot reach Redis for longer is not. Late is also who loads, or keeps the mirror
+    that it has since the store shrank. A replica with another model applies a change too, but
+    matches only what is described by its model.
+    """
     try:
         wanted = Version.parse(version)
     except ValueError as error:

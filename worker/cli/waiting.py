@@ -1,4 +1,8 @@
-"""Waiting until every live replica has applied a change, and telling how long it took."""
+"""Waiting until every live replica has applied a change, and telling how long it took.
+
+Live is whose heartbeat is in Redis: 30 s after the last one a replica is taken for gone. One that
+starts tells its heartbeat before it reads the hot set, so it is waited for, or reads the change.
+"""
 
 import os
 import pwd
@@ -13,10 +17,12 @@ import typer
 
 from worker.cli.common import emit, load_settings, stderr, stdout
 from worker.hotset.store import Store, open_store
-from worker.hotset.types import Heartbeat
+from worker.hotset.types import Head, Heartbeat
 from worker.records import Version
 
-POLL_SECONDS = 0.01
+POLL_SECONDS = 0.005
+_UP_TO_DATE = ("following", "damaged")
+"""States in which a mirror is at the version that its heartbeat tells."""
 
 WaitOption = Annotated[
     bool, typer.Option("--wait/--no-wait", help="Wait until every live replica has applied it.")
@@ -56,12 +62,15 @@ def user() -> str:
         return f"uid {os.getuid()}"
 
 
-def has_applied(beat: Heartbeat, version: Version) -> bool:
-    """Whether a replica has what the version has."""
-    if beat.version is None:
+def has_applied(beat: Heartbeat, version: Version, head: Head | None) -> bool:
+    """Whether a replica searches what the version has.
+
+    `head` was read after the heartbeat: a mirror beyond it is of a history that a failover lost.
+    """
+    if head is None or beat.version is None or beat.state not in _UP_TO_DATE:
         return False
-    own = Version.parse(beat.version)
-    return own.epoch == version.epoch and own.seq >= version.seq
+    own, latest = Version.parse(beat.version), head.version
+    return own.epoch == version.epoch == latest.epoch and version.seq <= own.seq <= latest.seq
 
 
 def wait_for(store: Store, version: Version, timeout: float) -> Waited:
@@ -69,7 +78,8 @@ def wait_for(store: Store, version: Version, timeout: float) -> Waited:
     began = time.monotonic()
     while True:
         beats = store.heartbeats()
-        late = [beat.name for beat in beats if not has_applied(beat, version)]
+        head = store.head()
+        late = [beat.name for beat in beats if not has_applied(beat, version, head)]
         seconds = time.monotonic() - began
         if not late or seconds > timeout:
             applied = [beat.name for beat in beats if beat.name not in late]

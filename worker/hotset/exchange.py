@@ -1,6 +1,7 @@
 """Files that hold a hot set: what `refs export` writes and `refs import` reads, by their suffix.
 
-    .jsonl, .jsonl.gz   a header, then a line for each reference, its descriptors in base64
+    .jsonl, .jsonl.gz   a header, then a line for each reference, its descriptors in base64, and
+                        a last line with their number
     .npz                all in a few arrays; read and written as a whole
     .parquet            a row for each reference; needs the extra copysieve[parquet]
 
@@ -147,19 +148,28 @@ class _Jsonl:
         with _read_errors(path), self._open(path, "rb") as file:
             _line(file)
             number = 0
-            while line := _line(file):
+            while (line := _line(file)) and line != _end(number):
                 number += 1
                 yield _record(path, number, line)
+            if line is None:
+                raise BadFile(f"{path}: it ends before its last line")
 
     def write(self, path: Path, header: bytes, records: Iterable[Record]) -> None:
         with self._open(path, "wb") as file:
             file.write(header + b"\n")
-            for record in records:
+            number = 0
+            for number, record in enumerate(records, 1):
                 rows = base64.b64encode(record.rows)
                 file.write(
                     b'{"reference":%b,"views":"%b","descriptors":"%b"}\n'
                     % (record.row, record.views.encode(), rows)
                 )
+            file.write(_end(number))
+
+
+def _end(number: int) -> bytes:
+    """The last line: without it the file was cut."""
+    return b'{"references":%d}\n' % number
 
 
 def _line(file: IO[bytes]) -> bytes | None:

@@ -1,5 +1,7 @@
 """What the live replicas tell of themselves, each under a key of its own that expires."""
 
+from importlib import resources
+
 from worker.hotset import layout
 from worker.hotset.connection import Client, as_store_errors
 from worker.hotset.layout import Keys, Unusable, reject
@@ -15,6 +17,8 @@ class Replicas:
     def __init__(self, client: Client, keys: Keys) -> None:
         self._client = client
         self._keys = keys
+        script = resources.files(__package__).joinpath("forget.lua").read_bytes()
+        self._forget = client.register_script(script)
 
     @as_store_errors
     def live(self) -> list[Heartbeat]:
@@ -24,7 +28,7 @@ class Replicas:
         for name in names:
             raw = self._client.get(self._keys.replica(name))
             if raw is None:
-                self._client.srem(self._keys.replicas, name)
+                self._forget(keys=[self._keys.replicas, self._keys.replica(name)], args=[name])
                 continue
             try:
                 found.append(layout.read_row(Heartbeat, name, raw))

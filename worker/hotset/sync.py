@@ -11,9 +11,11 @@ one. What is not swapped in, until a person has accepted the store as it is: a l
 more than `max_shrink` of the usable references, or has so much less than the store says there is.
 """
 
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from worker.errors import StoreError
@@ -21,7 +23,7 @@ from worker.hotset.hot_set import HotSet
 from worker.hotset.layout import Unusable
 from worker.hotset.mirror import Mirror
 from worker.hotset.reader import BrokenHistory, Reader
-from worker.hotset.types import Entry, Head, Heartbeat, State, Tallies, Tally
+from worker.hotset.types import Entry, Head, Heartbeat, State, Stored, Tallies, Tally
 from worker.records import Version
 from worker.settings import HotSetSettings
 from worker.telemetry import log, metrics
@@ -60,7 +62,7 @@ class HotSetSync:
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._guarded, name="hot-set", daemon=True)
         self._equal_at = time.monotonic()
-        self._told = -HEARTBEAT_SECONDS
+        self._told = -math.inf
         self._shrunk = False
         self._refused: Head | None = None  # where the store stood when it was not served
         self._verified: Head | None = None  # where the mirror was found to equal it
@@ -210,8 +212,10 @@ class HotSetSync:
         metrics.RESYNCS.labels(reason).inc()
         began = time.monotonic()
         latest = [head]
+        self._tell()  # who writes from here on sees a replica to wait for
         try:
             snapshot = self._reader.snapshot(head)
+            snapshot = replace(snapshot, buckets=self._telling(snapshot.buckets))
             fresh = self._mirror.build(snapshot, lambda: self._entries_since(head, latest))
         except BrokenHistory:
             # The next turn begins again with a later head; if there is none, it must not spin.
@@ -247,6 +251,12 @@ class HotSetSync:
         self._go_on()
         self._tell()
         self._save()
+
+    def _telling(self, buckets: Iterable[Stored]) -> Iterator[Stored]:
+        """The same, with heartbeats meanwhile: a long load must not make it look gone."""
+        for stored in buckets:
+            yield stored
+            self._tell_now_and_then()
 
     def _entries_since(self, head: Head, latest: list[Head]) -> list[Entry]:
         """All that was written while the snapshot was read. Raises BrokenHistory."""
@@ -348,7 +358,10 @@ class HotSetSync:
         self._told = time.monotonic()
 
     def _enter(self, state: State, detail: str = "") -> None:
-        """Change the state, once, with a line in the log; `shrunk` is an alarm."""
+        """Change the state, once, with a line in the log; some are an alarm.
+
+        The next chance to tell the heartbeat is taken: who waits goes by the state.
+        """
         if state == self._state:
             return
         alarm = state in ("away", "shrunk", "damaged")
@@ -356,6 +369,7 @@ class HotSetSync:
         with self._changed:
             self._state = state
             self._changed.notify_all()
+        self._told = -math.inf
 
     def _measure(self) -> None:
         head, sizes = self._mirror.head, self._mirror.sizes()

@@ -117,7 +117,8 @@ def test_a_file_with_a_bad_record_adds_nothing(run, raw, tmp_path):
     path = tmp_path / "set.jsonl"
     run("export", path)
     lines = path.read_text().splitlines()
-    path.write_text("\n".join([*lines[:-1], lines[-1].replace("known-bad", "elsewhere")]))
+    lines[-2] = lines[-2].replace("known-bad", "elsewhere")
+    path.write_text("\n".join(lines) + "\n")
     raw.flushall()
     with pytest.raises(StoreError, match="record 302: bank"):
         run("import", path)

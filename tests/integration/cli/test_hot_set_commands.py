@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from tests.fixtures.hot_set import MODEL
 from tests.fixtures.http_server import Server, answer
 from worker.cli.check import _hot_set
 from worker.cli.main import app
@@ -19,7 +21,7 @@ from worker.descriptor.embedders import OnnxEmbedder
 from worker.errors import StoreError, Unscreenable, UnscreenedReason
 from worker.hotset.mirror import Mirror
 from worker.hotset.sync import HotSetSync
-from worker.hotset.types import Calibration
+from worker.hotset.types import Calibration, Heartbeat, State
 from worker.image.decode import decode
 from worker.image.preprocess import resize
 from worker.settings import HotSetSettings, Limits, ModelSettings, Settings
@@ -313,13 +315,15 @@ def test_the_log_tells_who_did_what(run, told, redis_server):
     assert '{"bank":"[red]"}' in second
 
 
-def test_status_and_waiting_name_who_is_late(run, told, replica, redis_server):
+def test_status_and_waiting_name_who_is_late(run, told, replica, store, redis_server):
     run("banks", "set", "known-bad")
     status = told("hotset", "status")
     (beat,) = status["replicas"]
     assert (beat["name"], beat["state"], beat["behind"]) == ("replica-1", "following", 0)
     assert beat["version"] == status["version"]
-    assert "replica-1" in run("hotset", "status").stdout
+    assert (beat["equal"], beat["late"]) == (True, False)
+    assert beat["digest"] == store.head().tallies.of_model(beat["model"]).digest
+    assert (status["banks"], status["references"], status["floods"]) == (1, 0, [])
     assert told("refs", "wait", status["version"])["waited"]["applied"] == ["replica-1"]
     epoch, seq = status["version"].split("-")
     result = run("refs", "wait", f"{epoch}-{int(seq) + 1}", "--timeout", "0.1", code=1)
@@ -333,6 +337,53 @@ def test_status_and_waiting_name_who_is_late(run, told, replica, redis_server):
         pass
     assert told("hotset", "accept")["waited"]["late"] == []
     assert list(replica.search(torch.zeros(1, 512), [None], 1).banks) == ["anew"]
+
+
+def test_status_tells_of_each_replica_in_a_line(run, told, store, redis_server):
+    run("banks", "set", "known-bad", "--no-wait")
+    run("banks", "set", "other", "--no-wait")
+    digest = store.head().tallies.of_model(MODEL.sha256).digest
+    epoch = store.head().version.epoch
+    beats: dict[str, tuple[State, str | None, str | None, int]] = {
+        "copysieve-7c9f8d7b5c-x2x4z": ("following", f"{epoch}-2", digest, 0),
+        "copysieve-7c9f8d7b5c-z4x2x": ("damaged", f"{epoch}-2", "0" * 12, 3),
+        "late": ("following", f"{epoch}-1", digest, 0),
+        "new": ("loading", None, None, 0),
+    }
+    for name, (state, version, own, unusable) in beats.items():
+        beat = Heartbeat(
+            name=name,
+            state=state,
+            version=version,
+            digest=own,
+            references=99_990,
+            rows=0,
+            unusable=unusable,
+            model=MODEL.sha256,
+            at=datetime.now(UTC),
+        )
+        store.of_model(MODEL).replicas.tell(beat)
+    with redis_server.client() as client:
+        client.sadd("{copysieve}:floods", "known-bad", "known-bad:r1")
+    told_of = {one["name"]: one for one in told("hotset", "status")["replicas"]}
+    found = {name: (one["behind"], one["equal"], one["late"]) for name, one in told_of.items()}
+    assert found == {
+        "copysieve-7c9f8d7b5c-x2x4z": (0, True, False),
+        "copysieve-7c9f8d7b5c-z4x2x": (0, False, False),
+        "late": (1, None, True),
+        "new": (None, None, True),
+    }
+    lines = run("hotset", "status").stdout.splitlines()
+    assert lines[0] == f"store: version {epoch}-2, 2 banks, 0 references"
+    assert [line.split()[0] for line in lines[1:6]] == ["replica", *beats]
+    assert f"{digest} equal" in lines[2]
+    assert f"{'0' * 12} DIFFERS" in lines[3]
+    assert max(map(len, lines)) <= 100
+    assert lines[6:] == [
+        "late: late, new",
+        "unusable references: copysieve-7c9f8d7b5c-z4x2x 3",
+        "in flood: known-bad, known-bad:r1",
+    ]
 
 
 def test_a_hot_set_of_another_model_is_no_answer(run, photos, monkeypatch):

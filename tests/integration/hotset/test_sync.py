@@ -179,6 +179,45 @@ def test_a_change_is_told_of_at_once_not_at_the_next_heartbeat(replicas, store, 
     until(lambda: [beat.version for beat in store.heartbeats()] == [str(version)])
 
 
+def test_a_replica_can_be_waited_for_before_it_reads_and_while_it_does(
+    redis_settings, store, raw, monkeypatch
+):
+    monkeypatch.setattr(syncs, "HEARTBEAT_SECONDS", 0.0)
+    store.set_bank(bank())
+    one = Replica(redis_settings)
+    reader, live = one.sync._reader, []
+    snapshot, changes = reader.snapshot, reader.changes
+
+    def read(head):
+        live.append([(beat.state, beat.version) for beat in store.heartbeats()])
+        raw.delete(KEYS.replica("replica-1"))  # a load longer than a heartbeat lasts
+        return snapshot(head)
+
+    def follow(*args, **kwargs):
+        live.append([(beat.state, beat.version) for beat in store.heartbeats()])
+        return changes(*args, **kwargs)
+
+    monkeypatch.setattr(reader, "snapshot", read)
+    monkeypatch.setattr(reader, "changes", follow)
+    one.sync.start()
+    assert one.sync.wait_ready(PATIENCE, lambda: False)
+    one.stop()
+    assert live[:2] == [[("loading", None)]] * 2
+
+
+def test_another_state_is_told_of_at_once(replicas, store, raw, monkeypatch):
+    store.set_bank(bank())
+    one = replicas()
+    one.sync.wait_ready(PATIENCE, lambda: False)
+    monkeypatch.setattr(syncs, "HEARTBEAT_SECONDS", 1e9)
+    with away(one):
+        pass
+    until(lambda: one.sync.state == "following")
+    until(lambda: [beat.state for beat in store.heartbeats()] == ["following"])
+    raw.flushall()
+    until(lambda: [beat.state for beat in store.heartbeats()] == ["shrunk"])
+
+
 @pytest.mark.parametrize("keep", [0, 1])
 def test_a_trimmed_stream_is_noticed(replicas, store, raw, keep):
     store.set_bank(bank())

@@ -131,6 +131,26 @@ def test_the_worker_takes_its_settings(values: dict[str, Any], tmp_path: Path) -
 
 
 @pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
+def test_the_hot_set_lasts_as_long_as_the_pod(values: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "worker.yaml"
+    file.write_text(render(values)["ConfigMap"]["data"]["worker.yaml"])
+    folder = settings.load(file).hotset.folder
+    assert folder is not None
+    spec = pod(values)
+    mounts = {mount["mountPath"]: mount for mount in spec["containers"][0]["volumeMounts"]}
+    mount = mounts[str(folder.parent)]
+    assert "readOnly" not in mount
+    assert {"name": mount["name"], "emptyDir": {}} in spec["volumes"]
+
+
+def test_the_hot_set_need_not_be_kept(tmp_path: Path) -> None:
+    file = tmp_path / "worker.yaml"
+    rendered = render({"config": {"hotset": {"folder": None}}})
+    file.write_text(rendered["ConfigMap"]["data"]["worker.yaml"])
+    assert settings.load(file).hotset.folder is None
+
+
+@pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
 def test_the_pod_is_locked_down(values: dict[str, Any]) -> None:
     spec = pod(values)
     assert spec["securityContext"]["runAsNonRoot"] is True

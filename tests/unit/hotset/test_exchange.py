@@ -99,6 +99,17 @@ def test_a_file_that_was_cut(tmp_path, suffix, share):
         list(Archive(path).references())
 
 
+def test_lines_that_are_missing_at_the_end_or_before_it(tmp_path):
+    path = written(tmp_path / "set.jsonl")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]))
+    with pytest.raises(BadFile, match="ends before its last line"):
+        read(path)
+    path.write_text("".join([*lines[:2], lines[-1]]))
+    with pytest.raises(BadFile, match="record 2: not a line"):
+        read(path)
+
+
 def _line(**changes):
     row = json.loads(reference("r9").model_dump_json()) | changes.pop("row", {})
     rows = descriptors(9, ("plain",)).rows
@@ -129,7 +140,8 @@ def _line(**changes):
 )
 def test_a_bad_record_is_named_by_its_number_without_its_content(tmp_path, line, what):
     path = written(tmp_path / "set.jsonl")
-    path.write_text(path.read_text() + line + "\n")
+    *lines, end = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, line, end]) + "\n")
     with pytest.raises(BadFile, match=f"record 4: .*{what}") as caught:
         list(Archive(path).references())
     assert "secret" not in str(caught.value)

@@ -1,0 +1,83 @@
+"""Who is waited for, and who counts as late, by heartbeats in a real Redis."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from tests.fixtures.hot_set import MODEL, bank
+from worker.cli.waiting import wait_for
+from worker.hotset.layout import Keys
+from worker.hotset.types import Heartbeat
+from worker.records import Version
+
+pytestmark = pytest.mark.redis
+KEYS = Keys("copysieve")
+
+
+@pytest.fixture
+def head(store):
+    store.set_bank(bank())
+    return store.set_bank(bank("other"))
+
+
+@pytest.fixture
+def tell(store, head):
+    def told(name, seq, state="following", epoch=head.epoch):
+        beat = Heartbeat(
+            name=name,
+            state=state,
+            version=None if seq is None else f"{epoch}-{seq}",
+            digest=None,
+            references=0,
+            rows=0,
+            unusable=0,
+            model=MODEL.sha256,
+            at=datetime.now(UTC),
+        )
+        store.of_model(MODEL).replicas.tell(beat)
+
+    return told
+
+
+def test_only_a_replica_that_follows_this_history_has_applied(store, head, tell):
+    assert wait_for(store, head, 0).applied == []
+    tell("equal", head.seq)
+    tell("damaged", head.seq, "damaged")
+    assert wait_for(store, head, 0).late == []
+    tell("behind", head.seq - 1)
+    tell("beyond", head.seq + 5)  # what a failover lost
+    tell("elsewhere", head.seq, epoch=head.epoch + 1)
+    tell("empty", None, "waiting")
+    for state in ("loading", "away", "shrunk"):
+        tell(state, head.seq, state)
+    waited = wait_for(store, head, 0)
+    assert waited.applied == ["damaged", "equal"]
+    assert waited.late == ["away", "behind", "beyond", "elsewhere", "empty", "loading", "shrunk"]
+    first = wait_for(store, Version(head.epoch, head.seq - 1), 0)
+    assert first.applied == ["behind", "damaged", "equal"]
+
+
+def test_who_expired_is_forgotten_but_not_who_tells_again(store, head, tell, redis_server):
+    with redis_server.client() as raw:
+        for name in ("gone", "back"):
+            tell(name, head.seq)
+            raw.delete(KEYS.replica(name))
+        replicas = store._replicas
+        forget = replicas._forget
+
+        def meanwhile(keys, args):
+            if args == ["back"]:
+                tell("back", head.seq - 1)
+            forget(keys=keys, args=args)
+
+        replicas._forget = meanwhile
+        assert store.heartbeats() == []
+        assert raw.smembers(KEYS.replicas) == {b"back"}
+    assert wait_for(store, head, 0).late == ["back"]
+
+
+def test_an_emptied_store_is_applied_by_nobody(store, head, tell, redis_server):
+    with redis_server.client() as raw:
+        raw.flushall()
+    tell("keeps", head.seq)
+    assert wait_for(store, head, 0).late == ["keeps"]
