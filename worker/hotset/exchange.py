@@ -158,7 +158,8 @@ class _Jsonl:
         with self._open(path, "wb") as file:
             file.write(header + b"\n")
             number = 0
-            for number, record in enumerate(records, 1):
+            for record in records:
+                number += 1
                 rows = base64.b64encode(record.rows)
                 file.write(
                     b'{"reference":%b,"views":"%b","descriptors":"%b"}\n'
