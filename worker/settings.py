@@ -255,11 +255,12 @@ class Fetch(Group):
 
 
 class HotSetSettings(Group):
-    """The mirror's behaviour when Redis is away or looks wrong."""
+    """The mirror's behaviour when Redis is away or looks wrong, and what a reference may cost."""
 
     on_stale: Literal["continue", "pause"] = "continue"
     stale_after_seconds: PositiveFloat = 60.0
     max_shrink: Annotated[float, Field(gt=0, le=1)] = 0.5
+    false_match_share: Annotated[float, Field(gt=0, le=1)] = 0.05
 
 
 class Verdicts(Group):
