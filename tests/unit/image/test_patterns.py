@@ -11,7 +11,8 @@ NOTHING = {Objection.BLANK, Objection.LOW_INFORMATION, Objection.NOISE, Objectio
 def test_a_seed_draws_the_same_patterns_and_another_one_others(family):
     drawn = patterns.draw(family, 64)
     count = patterns.EACH * len(patterns.FAMILIES[family])
-    assert (drawn.shape, drawn.dtype) == ((count, 64, 64, 3), np.uint8)
+    assert drawn.shape == (count, 64, 64, 3)
+    assert drawn.dtype == np.dtype(np.uint8)
     assert np.array_equal(drawn, patterns.draw(family, 64))
     assert not np.array_equal(drawn, patterns.draw(family, 64, seed=1))
     assert len(np.unique(drawn.reshape(count, -1), axis=0)) > count / 2
