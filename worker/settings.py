@@ -255,7 +255,7 @@ class Fetch(Group):
 
 
 class HotSetSettings(Group):
-    """The mirror: its copy on disk, and what it does when Redis is away or looks wrong.
+    """The mirror: its copy on disk, what it does when Redis is away, what a reference may cost.
 
     `folder` keeps the hot set for the next process: descriptors are sensitive, so by default it
     lives in a nameless temporary file.
@@ -265,6 +265,7 @@ class HotSetSettings(Group):
     on_stale: Literal["continue", "pause"] = "continue"
     stale_after_seconds: PositiveFloat = 60.0
     max_shrink: Annotated[float, Field(gt=0, le=1)] = 0.5
+    false_match_share: Annotated[float, Field(gt=0, le=1)] = 0.05
 
 
 class Verdicts(Group):

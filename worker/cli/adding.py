@@ -8,25 +8,31 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import batched
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from worker.cli.embed import bytes_of
+from worker.cli.mirroring import load_mirror
 from worker.descriptor import embedders
 from worker.descriptor.embedders import Embedder
 from worker.descriptor.views import REFERENCE_VIEWS
 from worker.errors import StoreError, Unscreenable, UnscreenedReason
 from worker.events import Severity
 from worker.hotset.store import Added, open_store
-from worker.hotset.types import Descriptors, Reference, View
+from worker.hotset.types import Bank, Descriptors, Reference, View
 from worker.image.decoder import Decoder
 from worker.image.fetch import Fetcher
 from worker.records import Pixels, Version
 from worker.settings import Limits, Settings, Views
+from worker.vetting import Candidate, Objected, Vetting
 
 type Source = Path | str
 """A file, or a URL with its scheme."""
+type Despite = Literal["refuse", "shadow", "force"]
+"""What becomes of a picture that there are objections to: it is not added, added in shadow, or
+added as any other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +58,22 @@ class Failed:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class Questioned:
+    """A picture that there are objections to: in `state` it was added, or it was refused."""
+
+    image: str
+    reference_id: str
+    state: Literal["refused", "shadow", "forced"]
+    objections: tuple[Objected, ...]
+
+
 @dataclass(slots=True)
 class Report:
     """What became of the pictures. `version` is None if none could be added.
 
-    Of the `animated` ones the first frame is the reference.
+    Of the `animated` ones the first frame is the reference. `questioned` are those that there are
+    objections to, the refused ones among them.
     """
 
     version: Version | None = None
@@ -66,6 +83,12 @@ class Report:
     animated: int = 0
     reference_ids: list[str] = field(default_factory=list)
     failed: list[Failed] = field(default_factory=list)
+    questioned: list[Questioned] = field(default_factory=list)
+
+    @property
+    def refused(self) -> list[Questioned]:
+        """The pictures that were not added for what speaks against them."""
+        return [one for one in self.questioned if one.state == "refused"]
 
     def count(self, done: Added) -> None:
         """Take in what the store did."""
@@ -89,11 +112,13 @@ def add_references(
     sources: Sequence[Source],
     details: Details = Details(),
     on_progress: Callable[[int], object] = lambda _: None,
+    despite: Despite = "refuse",
 ) -> Report:
     """Describe pictures as an upload would be, in the bank's views, and add them to the hot set.
 
-    `on_progress` is told how many more sources are done. What cannot be read is in the report, the
-    rest is added. Raises StoreError (Redis away, no such bank, an id that is taken) and ModelError.
+    `on_progress` is told how many more sources are done. What cannot be read, and what there are
+    objections to, is in the report, the rest is added. Raises StoreError (Redis away, no such bank,
+    an id that is taken) and ModelError.
     """
     report = Report()
     with ExitStack() as stack:
@@ -104,6 +129,9 @@ def add_references(
         if details.canary and policy.kind == "allow":
             raise StoreError(f"bank {bank} matches nothing, it allows: a canary needs another")
         embedder = embedders.load(settings.model)
+        mirror = load_mirror(store, embedder, may_be_unusable=True)
+        share = settings.hotset.false_match_share
+        vetting = Vetting(embedder, mirror, share, store.references(bank))
         fetcher = None
         if any(is_url(source) for source in sources):
             fetcher = Fetcher(settings.fetch, settings.limits.image_bytes)
@@ -127,10 +155,7 @@ def add_references(
                 for part in batched(pictures.values(), at_once)
                 for one in _describe(part, policy.views, embedder, report)
             ]
-            references = [
-                (_reference(picture, bank, details), descriptors)
-                for picture, descriptors in described
-            ]
+            references = _vet(described, policy, vetting, details, despite, report)
             if references:
                 report.count(store.add_references(references, embedder.model))
             report.reference_ids += [reference.reference_id for reference, _ in references]
@@ -183,10 +208,65 @@ def _describe(
     return [(one, Descriptors(views, part)) for one, part in zip(pictures, parts, strict=True)]
 
 
+def _vet(
+    described: Sequence[tuple[_Picture, Descriptors]],
+    bank: Bank,
+    vetting: Vetting,
+    details: Details,
+    despite: Despite,
+    report: Report,
+) -> list[tuple[Reference, Descriptors]]:
+    """Make references of what there are no objections to, or what is added in spite of them."""
+    candidates = [
+        Candidate(_reference(picture, bank.name, details), descriptors, picture.pixels)
+        for picture, descriptors in described
+    ]
+    references: list[tuple[Reference, Descriptors]] = []
+    for number, raised in enumerate(vetting.objections(bank, candidates)):
+        candidate, source = candidates[number], described[number][0].source
+        reference_id = candidate.reference.reference_id
+        reference = _admitted(candidate.reference, raised, despite, vetting.known.get(reference_id))
+        if reference is not None:
+            references.append((reference, candidate.descriptors))
+        if raised:
+            question = Questioned(_shown(source), reference_id, _state(reference), raised)
+            report.questioned.append(question)
+    return references
+
+
 def _reference(picture: _Picture, bank: str, details: Details) -> Reference:
     fields = asdict(details)
     fields["reference_id"] = details.reference_id or f"{bank}-{picture.sha256[:32]}"
     return Reference(**fields, bank=bank, added_at=datetime.now(UTC), sha256=picture.sha256)
+
+
+def _admitted(
+    reference: Reference,
+    raised: Sequence[Objected],
+    despite: Despite,
+    old: Reference | None,
+) -> Reference | None:
+    """The reference as it is added in spite of what speaks against it; None: it is refused.
+
+    Objections that it was added in spite of before are not raised anew: it stays as it is.
+    """
+    if not raised:
+        return reference
+    objections = tuple(one.objection for one in raised)
+    if despite != "refuse":
+        changes: dict[str, object] = {"shadow": despite == "shadow", "objections": objections}
+    elif old is not None and set(objections) <= set(old.objections):
+        note = reference.note or old.note
+        changes = {"shadow": old.shadow, "objections": old.objections, "note": note}
+    else:
+        return None
+    return reference.model_copy(update=changes)
+
+
+def _state(admitted: Reference | None) -> Literal["refused", "shadow", "forced"]:
+    if admitted is None:
+        return "refused"
+    return "shadow" if admitted.shadow else "forced"
 
 
 def _shown(source: Source) -> str:

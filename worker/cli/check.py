@@ -84,6 +84,7 @@ def _hot_set(settings: Settings) -> Iterator[Finding]:
     from worker.hotset.store import open_store  # noqa: PLC0415
     from worker.scoring.calibration import parse  # noqa: PLC0415
     from worker.scoring.policy import threshold_of  # noqa: PLC0415
+    from worker.vetting import without_budget_rule  # noqa: PLC0415
 
     store = open_store(settings.redis)
     head = store.head()
@@ -101,6 +102,9 @@ def _hot_set(settings: Settings) -> Iterator[Finding]:
             yield Finding("hot set", "warning", detail)
     stored = store.calibration()
     calibration = parse(stored.blob) if stored else None
+    if why := without_budget_rule(calibration):
+        detail = f"`refs add` refuses none for its expected false matches: {why}"
+        yield Finding("vetting", "ok", detail)
     for bank in store.banks().values():
         count = sum(reference.bank == bank.name for reference in references)
         if not count:

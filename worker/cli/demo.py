@@ -84,8 +84,10 @@ def _register(settings: Settings, bank: str, files: Sequence[Path]) -> Version:
     from worker.cli.adding import Details, add_references  # noqa: PLC0415 - imports torch
 
     report = add_references(settings, bank, files, Details(added_by="demo"))
-    if report.failed or report.version is None:
-        raise StartupError("; ".join(f"{one.image}: {one.detail}" for one in report.failed))
+    problems = [f"{one.image}: {one.detail}" for one in report.failed]
+    problems += [f"{one.image}: {one.objections[0].detail}" for one in report.refused]
+    if problems or report.version is None:
+        raise StartupError("; ".join(problems))
     return report.version
 
 

@@ -5,7 +5,7 @@ from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -29,6 +29,9 @@ from worker.events import Severity
 from worker.hotset.store import Store, open_store
 from worker.hotset.types import Reference
 from worker.records import Version
+
+if TYPE_CHECKING:
+    from worker.cli.adding import Despite, Report
 
 app = typer.Typer(name="refs", no_args_is_help=True, help="The references of the hot set.")
 exchanging.register(app)
@@ -55,6 +58,12 @@ def add(
     reference_id: Annotated[
         str | None, typer.Option("--id", help="For one picture; else BANK-SHA256, shortened.")
     ] = None,
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="Add in shadow what there are objections to.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Add it as any other; needs a --note that says why.")
+    ] = False,
     by: ByOption = None,
     wait: WaitOption = True,
     timeout: TimeoutOption = 60.0,
@@ -63,9 +72,12 @@ def add(
 ) -> None:
     """Add pictures to a bank, and wait until every live replica matches them.
 
-    Adding a picture again changes nothing. What cannot be read is named, the rest is added, and
-    the exit code is 1; also if a replica is late.
+    Refused are pictures that many others would match (blank, nearly uniform, noise, test patterns,
+    too many false matches), and those that the bank has, or that collide with an allow bank.
+    Adding a picture again changes nothing. What cannot be read or is refused is named, the rest is
+    added, and the exit code is 1; also if a replica is late.
     """
+    despite = _despite(note, shadow=shadow, force=force)
     sources = _sources(pictures)
     if reference_id is not None and len(sources) != 1:
         raise typer.BadParameter("goes with exactly one picture", param_hint="--id")
@@ -87,21 +99,16 @@ def add(
         task = progress.add_task("references", total=len(sources))
         try:
             report = add_references(
-                settings, bank, sources, details, lambda count: progress.advance(task, count)
+                settings,
+                bank,
+                sources,
+                details,
+                lambda count: progress.advance(task, count),
+                despite,
             )
         except ValidationError as error:
             raise typer.BadParameter(first_problem(error)) from None
-    for failed in report.failed:
-        line = f"not added {failed.image}: {failed.reason}: {failed.detail}"
-        stderr.print(line, markup=False, highlight=False)
-    if report.animated:
-        line = f"{report.animated} have several frames or pages: the first of each is the reference"
-        stderr.print(line, highlight=False)
-    stdout.print(
-        f"added {report.added}, replaced {report.replaced}, unchanged {report.unchanged}"
-        f", not added {len(report.failed)}; version {report.version or 'as before'}",
-        highlight=False,
-    )
+    _tell(report)
     waited = None
     if wait and report.version is not None:
         with closing(open_store(settings.redis)) as store:
@@ -111,7 +118,7 @@ def add(
         version = str(report.version) if report.version else None
         told = waited.document() if waited else None
         emit(asdict(report) | {"version": version, "waited": told})
-    if report.failed or (waited and waited.late):
+    if report.failed or report.refused or (waited and waited.late):
         raise typer.Exit(1)
 
 
@@ -131,6 +138,7 @@ def list_references(
         Column("reference", no_wrap=True),  # a name that is cut is none
         *("bank", "label", "severity"),
         Column("state", no_wrap=True),
+        Column("objections", no_wrap=True),
         *("added", "by"),
         box=None,
     )
@@ -141,6 +149,7 @@ def list_references(
             one.label or "",
             one.severity or "",
             _state(one),
+            ", ".join(one.objections),
             f"{one.added_at:%Y-%m-%d %H:%M}",
             one.added_by,
         )
@@ -296,6 +305,35 @@ def _sources(pictures: list[str]) -> list[Path | str]:
     return sources
 
 
+def _despite(note: str | None, *, shadow: bool, force: bool) -> "Despite":
+    if shadow and force:
+        raise typer.BadParameter("goes without --force", param_hint="--shadow")
+    if force and not note:
+        raise typer.BadParameter("needs a --note", param_hint="--force")
+    if shadow:
+        return "shadow"
+    return "force" if force else "refuse"
+
+
+def _tell(report: "Report") -> None:
+    for failed in report.failed:
+        line = f"not added {failed.image}: {failed.reason}: {failed.detail}"
+        stderr.print(line, markup=False, highlight=False)
+    for one in report.questioned:
+        reasons = "; ".join(f"{raised.objection}: {raised.detail}" for raised in one.objections)
+        line = f"{one.state} {one.image}: {reasons}"
+        stderr.print(line, markup=False, highlight=False)
+    if report.animated:
+        line = f"{report.animated} have several frames or pages: the first of each is the reference"
+        stderr.print(line, highlight=False)
+    not_added = len(report.failed) + len(report.refused)
+    stdout.print(
+        f"added {report.added}, replaced {report.replaced}, unchanged {report.unchanged}"
+        f", not added {not_added}; version {report.version or 'as before'}",
+        highlight=False,
+    )
+
+
 def _time(text: str | None) -> datetime | None:
     if text is None:
         return None
@@ -315,5 +353,5 @@ def _state(reference: Reference) -> str:
         state = "expired"
     else:
         state = f"until {reference.expires_at:%Y-%m-%d %H:%M}"
-    marks = [mark for mark in ("canary", "confirmed") if getattr(reference, mark)]
+    marks = [mark for mark in ("canary", "confirmed", "shadow") if getattr(reference, mark)]
     return ", ".join([*marks, state])

@@ -15,12 +15,12 @@ from worker.cli.common import (
     ModelOption,
     emit,
     load_settings,
-    stderr,
     stdout,
     with_model,
 )
 from worker.cli.embed import bytes_of, read, walk
-from worker.errors import CopysieveError, StoreError, Unscreenable
+from worker.cli.mirroring import load_mirror
+from worker.errors import CopysieveError, Unscreenable
 from worker.image.decoder import Decoder
 from worker.records import Look, Looks
 from worker.settings import Settings, Views
@@ -96,22 +96,11 @@ def _screen_files(
     as_json: bool,
 ) -> None:
     from worker.compare import compare  # noqa: PLC0415
-    from worker.hotset.mirror import Mirror  # noqa: PLC0415 - imports torch
     from worker.hotset.store import open_store  # noqa: PLC0415
-    from worker.scoring import calibration as calibrations  # noqa: PLC0415
 
-    reader = open_store(settings.redis).of_model(embedder.model, calibrations.check)
-    head = reader.head()
-    if head is None:
-        raise StoreError("there is no hot set yet: `copysieve banks set`, then `refs add`")
-    mirror = Mirror(embedder.model, embedder.device)
-    mirror.load(reader.snapshot(head))
-    if unusable := mirror.sizes().unusable:
-        line = f"{unusable} references are not described by {embedder.model.name}: add them again"
-        if not mirror.sizes().references:
-            raise StoreError(line)
-        stderr.print(line, style="yellow", markup=False, highlight=False)
-
+    with closing(open_store(settings.redis)) as store:
+        mirror = load_mirror(store, embedder)
+    version = str(mirror.head.version) if mirror.head else None
     screened: list[dict[str, Any]] = []
     with closing(_decoder(settings, embedder, settings.views)) as decoder:
         for file in files:
@@ -129,7 +118,7 @@ def _screen_files(
                 told = _told(compared.decision, image.looks)
             screened.append({"image": str(file)} | told)
     if as_json:
-        emit({"model": embedder.model.name, "hot_set": str(head.version), "images": screened})
+        emit({"model": embedder.model.name, "hot_set": version, "images": screened})
     else:
         _show(screened)
     if any(row["outcome"] == "unscreened" for row in screened):

@@ -211,6 +211,8 @@ def test_a_linked_picture_is_fetched(run, photos, monkeypatch):
         ("refs", "add", "PHOTOS", "--bank", "b", "--id", "two-at-once"),
         ("refs", "add", "PHOTOS/coffee.jpg", "--bank", "known-bad", "--id", "a/b"),
         ("refs", "add", "PHOTOS/coffee.jpg", "--bank", "known-bad", "--expires", "soon"),
+        ("refs", "add", "PHOTOS/coffee.jpg", "--bank", "known-bad", "--force"),
+        ("refs", "add", "PHOTOS", "--bank", "b", "--force", "--note", "x", "--shadow"),
         ("refs", "wait", "7"),
         ("banks", "set", "Known Bad"),
         ("banks", "set", "b", "--threshold", "1", "--max-false-matches-per-million", "1"),
@@ -389,7 +391,9 @@ def test_status_tells_of_each_replica_in_a_line(run, told, store, redis_server):
 def test_a_hot_set_of_another_model_is_no_answer(run, photos, monkeypatch):
     run("banks", "set", "known-bad", "--threshold", "0.5")
     run("refs", "add", photos, "--bank", "known-bad")
-    assert [one.status for one in _hot_set(Settings())] == ["ok"]
+    first, vetting = _hot_set(Settings())
+    assert (first.status, vetting.status) == ("ok", "ok")
+    assert vetting.detail.endswith("false matches: no calibration is applied")
     monkeypatch.setenv("COPYSIEVE_MODEL__NAME", "sscd_disc_mixup_int8")
     line = "2 references are not described by sscd_disc_mixup_int8"
     with pytest.raises(StoreError, match=line):

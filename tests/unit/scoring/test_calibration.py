@@ -63,6 +63,18 @@ def test_what_is_stored_is_read_back():
     assert read.id == parse(calibration.dump()).id != "id"
 
 
+def test_null_images_tell_what_one_reference_matches():
+    images, rows = units(500, seed=3), units(2, seed=4)
+    calibration = made(null_images=images)
+    scores = (images @ rows.T).amax(dim=1) - calibration.offsets(images)
+    for one in (calibration, parse(calibration.dump())):
+        rate = one.false_matches_of(rows, 0.2)
+        assert rate == pytest.approx(MILLION * (scores >= 0.2).double().mean(), abs=MILLION / 100)
+        assert rate > 0
+        assert one.false_matches_of(rows, 2.0) == 0
+    assert made().false_matches_of(rows, 0.2) is None
+
+
 @pytest.mark.parametrize("artefact", [b"", b"PK\x03\x04", b"\x93NUMPY", b"text" * 100])
 def test_another_artefact_is_one_clear_line(artefact):
     with pytest.raises(StoreError, match="calibration cannot be used"):
@@ -92,6 +104,9 @@ def stored(save=np.savez, **changes):
         stored(background=np.zeros(8)),
         stored(background=np.array([{}], dtype=object)),
         stored(**{"null.bad": np.array([np.nan])}),
+        stored(null_images=np.ones((3, 4))),
+        stored(null_images=np.full((3, 8), np.nan)),
+        stored(null_images=np.zeros((0, 8))),
         stored().replace(b"'shape': (20, 8)", b"'shape': (2**99,)"),
         stored()[:-200],
     ],
