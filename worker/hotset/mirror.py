@@ -88,7 +88,7 @@ class Mirror:
             for entry in since():
                 fresh.apply(entry, self._clock())
         except BaseException:
-            fresh.copy.close()
+            fresh.copy.discard()
             raise
         return fresh
 
@@ -113,9 +113,14 @@ class Mirror:
         self.swap(kept)
         return copy.age
 
-    def save(self) -> None:
-        """Bring the copy up to date. Raises OSError."""
+    def save(self, age: float = 0.0) -> None:
+        """Bring the copy up to date; it equalled the store `age` seconds ago. Raises OSError."""
         self._loaded().save(self._turns.change())
+        self.set_age(age)
+
+    def set_age(self, age: float) -> None:
+        """Say that what is saved equalled the store `age` seconds ago. Raises OSError."""
+        self._loaded().copy.set_age(age)
 
     def apply(self, entry: Entry) -> None:
         """Go on by one entry; applying it twice does no more. Raises StoreError before `load`."""
