@@ -17,7 +17,6 @@ import shutil
 import tempfile
 import time
 import weakref
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
@@ -42,6 +41,11 @@ class Records:
         self.end = end
         self._file = file
         self.close = weakref.finalize(self, os.close, file)
+
+    @property
+    def is_short(self) -> bool:
+        """The file has less than was written into it."""
+        return os.fstat(self._file).st_size < self.end
 
     def append(self, records: Sequence[bytes]) -> tuple[Numbers, Numbers]:
         """Write records; returns their offsets and lengths."""
@@ -86,9 +90,15 @@ class LocalCopy:
         self._close()
         self.records.close()
 
+    def set_age(self, seconds: float) -> None:
+        """Say how long ago the saved state was the store's. Raises OSError."""
+        if self.folder is not None:
+            then = time.time() - seconds
+            os.utime(self.folder / _STATE, (then, then))
+
     @property
     def age(self) -> float:
-        """Seconds since the state was saved; infinite if it never was."""
+        """Seconds since the saved state was the store's; infinite if there is none."""
         if self.folder is None or not (self.folder / _STATE).exists():
             return math.inf
         return time.time() - (self.folder / _STATE).stat().st_mtime
@@ -128,14 +138,21 @@ class LocalCopy:
         number = self.records.number + 1
         return Records(self._open(f"records-{number}"), number)
 
+    def discard(self) -> None:
+        """Let go of the files, and remove them."""
+        self.close()
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
     def save(self, state: State) -> None:
         """Replace the state as a whole. Without a folder nothing is saved. Raises OSError."""
         if self.folder is None:
             return
         records = np.array([self.records.number, self.records.end])
-        with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
+        new = self.folder / f"{_STATE}.new"  # one name, so that what a crash leaves is used again
+        with new.open("wb") as file:
             np.savez(file, allow_pickle=False, records=records, **state)
-        Path(file.name).replace(self.folder / _STATE)
+        new.replace(self.folder / _STATE)
         for left in self.folder.glob("records-*"):
             if left.name != f"records-{self.records.number}":
                 left.unlink()
@@ -151,10 +168,12 @@ class LocalCopy:
             ):
                 state = {name: stored[name] for name in stored.files}
             number, end = map(int, state["records"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # noqa: BLE001 - a damaged archive may raise anything
             raise StoreError(f"no state can be read: {type(error).__name__}") from None
         self.records.close()
         self.records = Records(self._open(f"records-{number}"), number, end)
+        if self.records.is_short:
+            raise StoreError("its records are cut off")
         return state
 
     def _open(self, name: str) -> int:

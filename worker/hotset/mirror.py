@@ -93,7 +93,7 @@ class Mirror:
             for entry in since():
                 fresh.apply(entry, self._clock())
         except BaseException:
-            fresh.copy.close()
+            fresh.copy.discard()
             raise
         return fresh
 
@@ -127,9 +127,14 @@ class Mirror:
             self._set = None
         self._copies.close()
 
-    def save(self) -> None:
-        """Bring the copy up to date. Raises OSError."""
+    def save(self, age: float = 0.0) -> None:
+        """Bring the copy up to date; it equalled the store `age` seconds ago. Raises OSError."""
         self._loaded().save(self._turns.change())
+        self.set_age(age)
+
+    def set_age(self, age: float) -> None:
+        """Say that what is saved equalled the store `age` seconds ago. Raises OSError."""
+        self._loaded().copy.set_age(age)
 
     def apply(self, *entries: Entry) -> None:
         """Go on by entries, oldest first; applying one twice does no more.

@@ -23,7 +23,7 @@ from worker.hotset.hot_set import HotSet
 from worker.hotset.layout import Unusable
 from worker.hotset.mirror import Mirror
 from worker.hotset.reader import BrokenHistory, Reader
-from worker.hotset.types import Entry, Head, Heartbeat, State, Stored, Tallies, Tally
+from worker.hotset.types import Accepted, Entry, Head, Heartbeat, State, Stored, Tallies, Tally
 from worker.records import Version
 from worker.settings import HotSetSettings
 from worker.telemetry import log, metrics
@@ -58,12 +58,14 @@ class HotSetSync:
         self._name = replica_name
         self._on_failure = on_failure
         self._state: State = "loading"
+        self._ready = False
         self._stop = threading.Event()
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._guarded, name="hot-set", daemon=True)
         self._equal_at = time.monotonic()
         self._told = -math.inf
         self._shrunk = False
+        self._first: Head | None = None  # where the store stood when it was first looked at
         self._refused: Head | None = None  # where the store stood when it was not served
         self._verified: Head | None = None  # where the mirror was found to equal it
         self._missing: Difference = {}  # what could not be read of it
@@ -79,8 +81,12 @@ class HotSetSync:
 
     @property
     def ready(self) -> bool:
-        """There is a mirror to search; it may be kept, not followed."""
-        return self._mirror.head is not None
+        """There is a mirror to search; it may be kept, not followed.
+
+        The copy of an earlier process is one if it can be followed, or where Redis is away; where
+        the store is not what it was, somebody should look first.
+        """
+        return self._ready
 
     @property
     def is_stale(self) -> bool:
@@ -131,6 +137,7 @@ class HotSetSync:
     def _turn(self) -> None:
         """Do one step, by what the head of the store says; at most a blocking read long."""
         head, mine = self._reader.head(), self._mirror.head
+        self._first = self._first or head
         if head is None and mine is None:
             self._enter("waiting", detail="the store has no epoch: set a bank or add references")
             self._rest()
@@ -138,6 +145,8 @@ class HotSetSync:
             self._keep("the store has lost its epoch")
         elif self._refused == head:
             self._keep("nothing was written since")
+        elif mine is None and (keeper := self._keeper()):
+            self._keep(f"replica {keeper.name} keeps {keeper.references} references")
         elif mine is None:
             self._load(head, "start")
         elif self._refused is not None:
@@ -166,6 +175,9 @@ class HotSetSync:
             return
         if behind and not entries:
             self._load(head, "gap")  # trimmed, all of it
+            return
+        if any(Accepted() in entry.changes for entry in entries):
+            self._load(head, "accepted")  # what cannot be read has gone, and no entry tells of it
             return
         self._shrunk = False
         self._go_on()
@@ -227,12 +239,13 @@ class HotSetSync:
             self._keep(str(error))
             return
         if why := self._objection(fresh, latest[-1]):
-            fresh.copy.close()
+            fresh.copy.discard()
             self._refused = head
             self._keep(why)
             return
         self._mirror.swap(fresh)
-        self._shrunk, self._refused, self._verified = False, None, None
+        self._shrunk, self._lost, self._count_at = False, False, 0.0
+        self._refused = self._verified = self._saved = None
         standing, said = self._mirror.head, latest[-1]
         self._missing = (
             _difference(said.tallies.of_model(self._reader.model.sha256), self._mirror)
@@ -274,21 +287,25 @@ class HotSetSync:
     def _objection(self, fresh: HotSet, said: Head) -> str | None:
         """Why what was loaded is not to be served; None if it is."""
         usable, mine = fresh.sizes().references, self._mirror.head
+        known = mine or self._first
+        if known is not None and fresh.head.accepted not in ("", known.accepted):
+            return None
         if mine is not None:
             have = self._mirror.sizes().references
             tolerated = 0.0 if self._shrunk else self._settings.max_shrink
-            accepted = fresh.head.accepted not in ("", mine.accepted)
-            if usable < (1 - tolerated) * have and not accepted:
+            if usable < (1 - tolerated) * have:
                 return f"{usable} usable references are left"
             return None
-        # Nothing to compare with but what the store says, and what others keep.
+        # Nothing to compare with but what the store says.
         there = said.tallies.get("references", Tally()).number
         if usable < (1 - self._settings.max_shrink) * there:
             return f"{usable} of {there} references can be used with this model"
-        for beat in self._reader.replicas.live():
-            if beat.state == "shrunk" and beat.references > usable:
-                return f"replica {beat.name} keeps {beat.references} references"
         return None
+
+    def _keeper(self) -> Heartbeat | None:
+        """A replica that keeps what it has, for the store has not been accepted yet."""
+        beats = self._reader.replicas.live()
+        return next((one for one in beats if one.state == "shrunk" and one.references), None)
 
     def _restore(self) -> None:
         try:
@@ -297,8 +314,9 @@ class HotSetSync:
             logger.warning("hot_set_copy_unusable", detail=str(error))
             return
         if age is not None:
-            self._equal_at = time.monotonic() - age
+            self._equal_at = time.monotonic() - max(0.0, age)
             head, sizes = self._mirror.head, self._mirror.sizes()
+            self._saved = head.version if head else None
             logger.info(
                 "hot_set_restored",
                 version=str(head and head.version),
@@ -316,12 +334,15 @@ class HotSetSync:
 
     def _save(self) -> None:
         """Bring the copy up to date; without it the next start takes longer, and that is all."""
-        head = self._mirror.head
-        if head is None or head.version == self._saved:
+        head, age = self._mirror.head, time.monotonic() - self._equal_at
+        if head is None:
             return
-        self._saved, self._saved_at = head.version, time.monotonic()
         try:
-            self._mirror.save()
+            if head.version == self._saved:
+                self._mirror.set_age(age)
+                return
+            self._saved, self._saved_at = head.version, time.monotonic()
+            self._mirror.save(age)
         except OSError as error:
             logger.warning("hot_set_copy_failed", detail=error.strerror or str(error))
 
@@ -368,6 +389,8 @@ class HotSetSync:
         (logger.error if alarm else logger.info)("hot_set_" + state, detail=detail)
         with self._changed:
             self._state = state
+            good = state in ("following", "damaged") or (state == "away" and not self._shrunk)
+            self._ready |= good and self._mirror.head is not None
             self._changed.notify_all()
         self._told = -math.inf
 
