@@ -40,17 +40,19 @@ def import_(
 ) -> None:
     """Add the references of a file that `refs export` wrote, with their descriptors and banks.
 
-    The whole file is read once before anything is written: one with a bad record adds nothing.
-    References that are there already with the same content are left as they are, so an import that
-    was interrupted is simply run again.
+    The whole file is read, and compared with the store, before anything is written: one with a bad
+    record, or an id that another bank or image has, adds nothing. References that are there already
+    with the same content are left as they are, so an import that was interrupted is simply run
+    again.
     """
     archive = Archive(file)
     with _progress("reading") as advance:
         total = sum(1 for _ in _counted(archive.references(), advance))
     with closing(open_store(load_settings(config).redis, by or user())) as store:
         _warn_of_model(store, archive.model)
+        planned = _compare(store, archive, total)
         if dry_run:
-            _tell_plan(store, archive, banks, total, as_json=as_json)
+            _tell_plan(store, archive, banks, planned, as_json=as_json)
             return
         _set_banks(store, archive, banks)
         done = _import(store, archive, total)
@@ -89,21 +91,29 @@ def _import(store: Store, archive: Archive, total: int) -> Added:
     return done if total else Added(store.version(), 0, 0, 0)
 
 
-def _tell_plan(store: Store, archive: Archive, banks: Banks, total: int, *, as_json: bool) -> None:
-    """What an import would do, without doing it."""
+def _compare(store: Store, archive: Archive, total: int) -> tuple[int, int, int]:
+    """How many would be added, replaced, left unchanged. Raises StoreError as the import would."""
+    there, sums = store.banks(), (0, 0, 0)
+    with _progress("comparing", total) as advance:
+        for some in batched(archive.references(), exchange.AT_ONCE):
+            known = [one for one in some if one[0].bank in there]
+            new, changed, same = store.would_add(known, archive.model)
+            new += len(some) - len(known)
+            sums = sums[0] + new, sums[1] + changed, sums[2] + same
+            advance(len(some))
+    return sums
+
+
+def _tell_plan(
+    store: Store, archive: Archive, banks: Banks, planned: tuple[int, int, int], *, as_json: bool
+) -> None:
+    """What an import would do."""
     there = store.banks()
     for bank in archive.header.banks:
         if bank != (old := there.get(bank.name)) and (old is None or banks == "replace"):
             what = "new" if old is None else "its policy would be replaced"
             stdout.print(f"bank {bank.name}: {what}", markup=False, highlight=False)
-    added = replaced = unchanged = 0
-    with _progress("comparing", total) as advance:
-        for some in batched(archive.references(), exchange.AT_ONCE):
-            known = [one for one in some if one[0].bank in there]
-            counts = store.would_add(known, archive.model)
-            added += counts[0] + len(some) - len(known)
-            replaced, unchanged = replaced + counts[1], unchanged + counts[2]
-            advance(len(some))
+    added, replaced, unchanged = planned
     stdout.print(
         f"would add {added}, replace {replaced}, leave {unchanged} unchanged", highlight=False
     )

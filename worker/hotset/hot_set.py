@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -13,12 +12,11 @@ import torch
 from crc32c import crc32c
 from torch import Tensor
 
-from worker.errors import StoreError
 from worker.hotset import layout
-from worker.hotset.index import NOBODYS, SEGMENT_ROWS, Found, Index, Numbers
+from worker.hotset.index import NOBODYS, Found, Index
 from worker.hotset.layout import Unusable, reject
-from worker.hotset.local_copy import LocalCopy, Records
-from worker.hotset.table import CANARY, ENABLED, FIELDS, NO_ROWS, Ids, Runs, Slots, Table, hash_of
+from worker.hotset.local_copy import LocalCopy
+from worker.hotset.table import CANARY, ENABLED, NO_ROWS, Ids, Runs, Slots, Table, hash_of
 from worker.hotset.types import (
     Accepted,
     Bank,
@@ -35,36 +33,14 @@ from worker.hotset.types import (
     ReferenceRemoved,
     Snapshot,
     Stored,
-    Strict,
     Tallies,
     Tally,
     View,
-    Views,
 )
 from worker.records import Model, Version
 
-_FORM = 1
-"""Of what a copy keeps; another one is loaded anew."""
-_AT_ONCE = 4096
 _NORMS_AT_ONCE = 512  # as many as the caches hold
 _NAMED_AT_ONCE = 8192
-_GARBAGE = 1 << 26
-"""Bytes of records that nothing refers to, before they are written anew without them."""
-
-
-class _Kept(Strict):
-    """What a copy's state says, beside its arrays."""
-
-    form: int
-    model: str
-    dims: int
-    version: tuple[int, int]
-    mark: str
-    accepted: str
-    banks: dict[str, str]
-    codes: tuple[str, ...]
-    views: tuple[Views, ...]
-    calibration: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,106 +330,6 @@ class HotSet:
                 self.copy.write_rows(first, blank)
                 self._runs.give_back(first, count)
         self._removed.clear()
-
-    # -- the copy --
-
-    def restore(self, now: datetime) -> None:
-        """Take what a copy has saved; it was empty before.
-
-        Raises StoreError where that is not whole, of another model, or of another version of this
-        code.
-        """
-        state = self.copy.load()
-        try:
-            kept = _Kept.model_validate_json(state["kept"].tobytes())
-            if (kept.form, kept.model, kept.dims) != (_FORM, self.model.sha256, self.model.dims):
-                raise StoreError("it is of another model or form")
-            self._table = Table(state["table"].astype(FIELDS, casting="equiv"))
-            self._runs = Runs(state["owners"].astype(np.int32, casting="equiv"))
-            calibration = state["calibration"].tobytes()
-        except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"its state is not whole: {type(error).__name__}") from None
-        self._head = Head(Version(*kept.version), kept.mark, kept.accepted)
-        self._views = list(kept.views)
-        self._codes = {name: code for code, name in enumerate(kept.codes)}
-        for name, row in kept.banks.items():
-            self._put_bank(BankPut(layout.read_bank(name, row.encode()), row.encode()))
-        if kept.calibration is not None:
-            self.calibration = Calibration(kept.calibration, calibration)
-        for number in range(-(-len(self._runs.owners) // SEGMENT_ROWS)):
-            self.index.put(number * SEGMENT_ROWS, self.copy.segment(number))
-        self._verify()
-        self._take_stock(now)
-
-    def _verify(self) -> None:
-        """Hold every record and descriptor to its checksum. Raises StoreError."""
-        rows = self._table.rows[self._table.taken]
-        lines = [layout.views_line(views) for views in self._views]
-        count = -(-len(self._runs.owners) // SEGMENT_ROWS)
-        segments = [memoryview(self.copy.segment(n)).cast("B") for n in range(count)]
-        size, records = 2 * self.model.dims, memoryview(self.copy.records.mapped())
-        columns = ("offset", "length", "name", "first", "views", "row_sum", "blob_sum")
-        for offset, length, name, first, views, row_sum, blob_sum in zip(
-            *(rows[column].tolist() for column in columns), strict=True
-        ):
-            whole = crc32c(records[offset : offset + length]) == row_sum
-            if whole and first != NO_ROWS:
-                found = crc32c(lines[views], crc32c(records[offset : offset + name + 1]))
-                for number in range(first, first + len(self._views[views])):
-                    segment, row = divmod(number, SEGMENT_ROWS)
-                    found = crc32c(segments[segment][row * size : (row + 1) * size], found)
-                whole = found == blob_sum
-            if not whole:
-                raise StoreError("a value in it is damaged")
-
-    def save(self, lock: AbstractContextManager[object]) -> None:
-        """Save all of it in the copy, then erase what was removed. Raises OSError.
-
-        Called by the one who makes the changes; `lock` keeps searches out where it has to be.
-        """
-        if self._ids.fresh > _AT_ONCE:
-            self._ids = Ids(self._table)
-        taken = self._table.taken
-        held = int(self._table.rows["length"].sum(dtype=np.int64))
-        if self.copy.records.end - held > max(held, _GARBAGE):
-            records, moved = self._rewritten(taken)
-            with lock:
-                self._table.rows["offset"][taken] = moved
-                self.copy.records, old = records, self.copy.records
-                self._reference_at.cache_clear()
-            old.close()
-            self._removed = [(first, count, 0, 0) for first, count, _, _ in self._removed]
-        blob = self.calibration.blob if self.calibration else b""
-        kept = _Kept(
-            form=_FORM,
-            model=self.model.sha256,
-            dims=self.model.dims,
-            version=(self._head.version.epoch, self._head.version.seq),
-            mark=self._head.mark,
-            accepted=self._head.accepted,
-            banks={name: row.decode() for name, row in self._bank_rows.items()},
-            codes=tuple(self._codes),
-            views=tuple(self._views),
-            calibration=self.calibration.calibration_id if self.calibration else None,
-        )
-        self.copy.save(
-            {
-                "kept": np.frombuffer(kept.model_dump_json().encode(), dtype=np.uint8),
-                "table": self._table.rows,
-                "owners": self._runs.owners,
-                "calibration": np.frombuffer(blob, dtype=np.uint8),
-            }
-        )
-        self._erase()
-
-    def _rewritten(self, slots: Slots) -> tuple[Records, Numbers]:
-        """Their records, without what nothing refers to any more; and where they are now."""
-        records, rows = self.copy.new_records(), self._table.rows
-        moved = [np.empty(0, dtype=np.int64)]
-        for some in np.array_split(slots, 1 + len(slots) // _AT_ONCE):
-            old = zip(rows["offset"][some].tolist(), rows["length"][some].tolist(), strict=True)
-            moved.append(records.append([self.copy.records.read(o, n) for o, n in old])[0])
-        return records, np.concatenate(moved)
 
     # -- columns --
 

@@ -150,7 +150,7 @@ class LocalCopy:
             return
         records = np.array([self.records.number, self.records.end])
         new = self.folder / f"{_STATE}.new"  # one name, so that what a crash leaves is used again
-        with new.open("wb") as file:
+        with open(new, "wb", opener=_private) as file:
             np.savez(file, allow_pickle=False, records=records, **state)
         new.replace(self.folder / _STATE)
         for left in self.folder.glob("records-*"):
@@ -181,6 +181,10 @@ class LocalCopy:
             with tempfile.TemporaryFile(prefix="copysieve-") as nameless:
                 return os.dup(nameless.fileno())
         return os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 @contextmanager

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from worker.errors import StoreError
 from worker.hardware import cpu_computes, release_memory
-from worker.hotset.hot_set import HotSet, Sizes
+from worker.hotset.hot_set import Sizes
 from worker.hotset.index import Index
+from worker.hotset.kept import KeptHotSet
 from worker.hotset.local_copy import LocalCopies, LocalCopy
 from worker.hotset.types import Bank, Entry, Head, Hit, Reference, Snapshot, Tallies
 from worker.records import Model, Version
@@ -60,7 +61,7 @@ class Mirror:
         self._clock = clock
         self._copies = LocalCopies(folder, model.sha256[:16])
         self._turns = _Turns()
-        self._set: HotSet | None = None
+        self._set: KeptHotSet | None = None
 
     @property
     def head(self) -> Head | None:
@@ -81,7 +82,7 @@ class Mirror:
         """Build another hot set beside the present one, and swap."""
         self.swap(self.build(snapshot, lambda: entries))
 
-    def build(self, snapshot: Snapshot, since: Callable[[], Iterable[Entry]]) -> HotSet:
+    def build(self, snapshot: Snapshot, since: Callable[[], Iterable[Entry]]) -> KeptHotSet:
         """Another hot set, which nobody searches as yet.
 
         `since` gives what was written while the snapshot was read. Raises what that raises, and
@@ -97,7 +98,7 @@ class Mirror:
             raise
         return fresh
 
-    def swap(self, fresh: HotSet) -> None:
+    def swap(self, fresh: KeptHotSet) -> None:
         """Search this hot set from now on."""
         with self._turns.change():
             old, self._set = self._set, fresh
@@ -184,11 +185,11 @@ class Mirror:
                 hot_set.calibration.blob if hot_set.calibration else None,
             )
 
-    def _empty(self, copy: LocalCopy) -> HotSet:
+    def _empty(self, copy: LocalCopy) -> KeptHotSet:
         index = Index(self._model.dims, self._device, precision(self._device))
-        return HotSet(self._model, index, copy)
+        return KeptHotSet(self._model, index, copy)
 
-    def _loaded(self) -> HotSet:
+    def _loaded(self) -> KeptHotSet:
         if self._set is None:
             raise StoreError("the hot set is not loaded")
         return self._set

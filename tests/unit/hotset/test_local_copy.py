@@ -19,7 +19,7 @@ from tests.fixtures.hot_set import (
     snapshot,
 )
 from worker.errors import StoreError
-from worker.hotset import hot_set
+from worker.hotset import kept as keeping
 from worker.hotset.local_copy import LocalCopies, LocalCopy
 from worker.hotset.mirror import Mirror
 from worker.hotset.types import Calibration, Entry, ReferenceRemoved
@@ -124,7 +124,7 @@ def test_what_was_removed_is_erased_once_it_is_saved(kept):
 
 
 def test_records_are_written_anew_when_most_of_them_are_old(kept, monkeypatch):
-    monkeypatch.setattr(hot_set, "_GARBAGE", 100)
+    monkeypatch.setattr(keeping, "_GARBAGE", 100)
     mirror = kept.loaded(REFERENCES[:3])
     for number in range(50):
         kept.apply(put(reference("r1", note=f"note {number}")))
@@ -161,7 +161,7 @@ def test_a_damaged_copy_is_refused(kept, name, damage):
 def test_a_copy_of_another_form_or_model_is_refused(kept, monkeypatch):
     kept.loaded()
     assert kept.mirror_of(OTHER_MODEL).restore() is None
-    monkeypatch.setattr(hot_set, "_FORM", 99)
+    monkeypatch.setattr(keeping, "_FORM", 99)
     with pytest.raises(StoreError, match="form"):
         kept.mirror_of().restore()
 
