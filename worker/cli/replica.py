@@ -10,6 +10,7 @@ from collections.abc import Callable
 from worker.canary.publisher import CanaryPublisher
 from worker.descriptor.embedders import Embedder
 from worker.errors import StageDied
+from worker.hardware import share_interpreter
 from worker.hotset.floods import Floods, Sightings
 from worker.hotset.mirror import Mirror
 from worker.hotset.store import Store
@@ -63,6 +64,7 @@ class Replica:
         """Until SIGTERM or SIGINT. A stage that died is one last line and exit code 1."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop.set())
+        share_interpreter()
         health = HealthServer(self._settings.http, self._live, self._ready)
         logger.info("started", http_port=health.port, model=self._embedder.model.name)
         self._embedder.warm(self._settings.batch.max_size)
