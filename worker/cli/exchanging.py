@@ -93,12 +93,10 @@ def _import(store: Store, archive: Archive, total: int) -> Added:
 
 def _compare(store: Store, archive: Archive, total: int) -> tuple[int, int, int]:
     """How many would be added, replaced, left unchanged. Raises StoreError as the import would."""
-    there, sums = store.banks(), (0, 0, 0)
+    banks, sums = {bank.name for bank in archive.header.banks}, (0, 0, 0)
     with _progress("comparing", total) as advance:
         for some in batched(archive.references(), exchange.AT_ONCE):
-            known = [one for one in some if one[0].bank in there]
-            new, changed, same = store.would_add(known, archive.model)
-            new += len(some) - len(known)
+            new, changed, same = store.would_add(some, archive.model, banks)
             sums = sums[0] + new, sums[1] + changed, sums[2] + same
             advance(len(some))
     return sums
@@ -155,7 +153,7 @@ def export(
                 written = exchange.write(file, told, banks, everything)
         except OSError as error:
             raise StoreError(f"{file}: {error.strerror or error}") from None
-    left_out = total - written
+    left_out = max(0, total - written)
     stdout.print(f"{written} references, {len(banks)} banks to {file}", highlight=False)
     if left_out:
         stderr.print(f"{left_out} left out: {name} has not described them", markup=False)

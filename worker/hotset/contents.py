@@ -112,21 +112,26 @@ class Contents:
                     of_bank[model] = of_bank.get(model, 0) + count
         return found
 
-    @as_store_errors
     def described_references(self, model_sha256: str) -> Iterator[tuple[Reference, Descriptors]]:
         """All references with their descriptors by a model, bucket by bucket, each as it is then.
 
         What cannot be read, or is not described by it, is left out.
         """
         for bucket in range(layout.BUCKETS):
-            rows = self._client.hgetall(self._keys.references(bucket))
-            blobs = self._client.hgetall(self._keys.descriptors(model_sha256, bucket))
+            rows, blobs = self._bucket(model_sha256, bucket)
             for field in sorted(rows.keys() & blobs.keys()):
                 name, blob = layout.text(field), blobs[field]
                 try:
                     yield layout.read_reference(name, rows[field]), layout.describe(name, blob)
                 except Unusable as error:
                     reject(error)
+
+    @as_store_errors
+    def _bucket(
+        self, model_sha256: str, bucket: int
+    ) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
+        rows = self._client.hgetall(self._keys.references(bucket))
+        return rows, self._client.hgetall(self._keys.descriptors(model_sha256, bucket))
 
     @as_store_errors
     def models(self) -> dict[str, str]:

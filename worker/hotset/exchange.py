@@ -15,6 +15,7 @@ import gzip
 import json
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -182,7 +183,9 @@ def _record(path: Path, number: int, line: bytes) -> Record:
     try:
         told = json.loads(line)
         rows = base64.b64decode(told["descriptors"], validate=True)
-        return Record(json.dumps(told["reference"]).encode(), str(told["views"]), rows)
+        views = str(told["views"])
+        views.encode()  # half a character of two is none
+        return Record(json.dumps(told["reference"]).encode(), views, rows)
     except (ValueError, KeyError, TypeError, RecursionError, binascii.Error):
         raise BadFile(f"{path}: record {number}: not a line of this format") from None
 
@@ -328,5 +331,5 @@ def _read_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise BadFile(f"{path}: {error.strerror or error}") from None
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise BadFile(f"{path}: cannot be read: {type(error).__name__}") from None

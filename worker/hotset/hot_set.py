@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby
 
 import numpy as np
@@ -81,7 +81,8 @@ class HotSet:
         self._row_sum = self._blob_sum = 0
         self._next_expiry = np.inf
         self._removed: list[tuple[int, int, int, int]] = []  # runs of rows and records to be erased
-        self._reference_at = lru_cache(_NAMED_AT_ONCE)(self._read_reference)
+        # It knows the copy and not this set: a cycle would keep gigabytes after a swap.
+        self._reference_at = lru_cache(_NAMED_AT_ONCE)(partial(_read_reference, copy))
 
     # -- what there is --
 
@@ -205,17 +206,22 @@ class HotSet:
         reference, descriptors = change.reference, change.descriptors
         name = reference.reference_id.encode()
         self.unreadable.discard(reference.reference_id)
+        # What a full disk may refuse comes first, so that nothing is changed by halves.
+        (offset,), (length,) = self.copy.records.append([name + b"\0" + change.row])
+        first = NO_ROWS
+        if descriptors is not None:
+            first = int(self._runs.take([slot], len(descriptors.views))[0])
+            self.copy.write_rows(first, descriptors.rows)
         self._count(slot, -1)
         self._forget(slot, rows=descriptors is not None)
         row = self._table.rows[slot]
-        (row["offset"],), (row["length"],) = self.copy.records.append([name + b"\0" + change.row])
+        row["offset"], row["length"] = offset, length
         row["row_sum"] = layout.checksum(name, change.row)
         row["bank"], row["flags"], row["expires"] = self._facts(reference)
         if descriptors is not None:
             row["views"] = self._view_code(descriptors.views)
-            row["first"] = first = int(self._runs.take([slot], len(descriptors.views))[0])
+            row["first"] = first
             row["blob_sum"] = layout.checksum(name, layout.write_descriptors(descriptors))
-            self.copy.write_rows(first, descriptors.rows)
             self.index.put(first, descriptors.rows)
         self._next_expiry = min(self._next_expiry, float(row["expires"]))
         self._count(slot, 1)
@@ -246,11 +252,12 @@ class HotSet:
         records = [name + b"\0" + row for name, row in zip(names, stored.rows, strict=True)]
         if not records:
             return np.empty(0, dtype=np.int64)
+        offsets, lengths = self.copy.records.append(records)
         slots = self._table.take(len(records))
         rows = self._table.rows
         rows["hash"][slots] = [hash_of(one.reference_id) for one in stored.references]
         rows["name"][slots] = [len(name) for name in names]
-        rows["offset"][slots], rows["length"][slots] = self.copy.records.append(records)
+        rows["offset"][slots], rows["length"][slots] = offsets, lengths
         rows["row_sum"][slots] = [crc32c(record) for record in records]
         rows["first"][slots] = NO_ROWS
         facts = np.array([self._facts(one) for one in stored.references])
@@ -276,7 +283,6 @@ class HotSet:
         except Unusable as error:
             for name in map(layout.text, names):
                 reject(Unusable("descriptors", name, error.field))
-                self.unreadable.add(name)
             return
         raw = np.frombuffer(b"".join(blobs), dtype=np.uint8).reshape(len(blobs), -1)
         stored = raw[:, len(line) :].copy().view("<f2")
@@ -288,7 +294,6 @@ class HotSet:
         good = layout.are_unit(torch.cat(norms).numpy()).all(1)
         for name in map(layout.text, (names[n] for n in np.flatnonzero(~good).tolist())):
             reject(Unusable("descriptors", name, "norm"))
-            self.unreadable.add(name)
         if not good.any():
             return
         rows, owners = self._table.rows, slots[good]
@@ -323,13 +328,13 @@ class HotSet:
 
     def _erase(self) -> None:
         """Erase what was removed; its rows can be given out again."""
-        for first, count, offset, length in self._removed:
+        while self._removed:
+            first, count, offset, length = self._removed.pop()
             self.copy.records.erase(offset, length)
             if count:
                 blank = np.zeros((count, self.model.dims), dtype=np.float16)
                 self.copy.write_rows(first, blank)
                 self._runs.give_back(first, count)
-        self._removed.clear()
 
     # -- columns --
 
@@ -407,6 +412,7 @@ class HotSet:
         row = self._table.rows[slot]
         return self._reference_at(int(row["offset"]), int(row["length"]))
 
-    def _read_reference(self, offset: int, length: int) -> Reference:
-        name, _, row = self.copy.records.read(offset, length).partition(b"\0")
-        return layout.read_reference(layout.text(name), row)
+
+def _read_reference(copy: LocalCopy, offset: int, length: int) -> Reference:
+    name, _, row = copy.records.read(offset, length).partition(b"\0")
+    return layout.read_reference(layout.text(name), row)

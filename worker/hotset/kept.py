@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 
 import numpy as np
+import numpy.typing as npt
 from crc32c import crc32c
 
 from worker.errors import StoreError
@@ -52,7 +53,7 @@ class KeptHotSet(HotSet):
             if (kept.form, kept.model, kept.dims) != (_FORM, self.model.sha256, self.model.dims):
                 raise StoreError("it is of another model or form")
             self._table = Table(state["table"].astype(FIELDS, casting="equiv"))
-            self._runs = Runs(state["owners"].astype(np.int32, casting="equiv"))
+            count = int(state["rows"])
             calibration = state["calibration"].tobytes()
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"its state is not whole: {type(error).__name__}") from None
@@ -63,10 +64,36 @@ class KeptHotSet(HotSet):
             self._put_bank(BankPut(layout.read_bank(name, row.encode()), row.encode()))
         if kept.calibration is not None:
             self.calibration = Calibration(kept.calibration, calibration)
-        for number in range(-(-len(self._runs.owners) // SEGMENT_ROWS)):
-            self.index.put(number * SEGMENT_ROWS, self.copy.segment(number))
+        self._runs = Runs(self._owners(count))
+        self._blank()
         self._verify()
+        for number in range(-(-count // SEGMENT_ROWS)):
+            self.index.put(number * SEGMENT_ROWS, self.copy.segment(number))
         self._take_stock(now)
+
+    def _owners(self, count: int) -> npt.NDArray[np.int32]:
+        """Whose each row is, as the table has it. Raises StoreError where two have one."""
+        owners = np.full(count, -1, dtype=np.int32)
+        slots = self._table.taken
+        slots = slots[self._table.rows["first"][slots] != NO_ROWS]
+        rows = self._table.rows[slots]
+        for code in np.unique(rows["views"]).tolist():
+            own = rows["views"] == code
+            for number in range(len(self._views[code])):
+                at = rows["first"][own].astype(np.int64) + number
+                if (at < 0).any() or (at >= count).any() or (owners[at] >= 0).any():
+                    raise StoreError("its rows do not go together")
+                owners[at] = slots[own]
+        return owners
+
+    def _blank(self) -> None:
+        """Erase rows that are nobody's: removed when the process was killed, or never saved."""
+        owners = self._runs.owners
+        for number in range(-(-len(owners) // SEGMENT_ROWS)):
+            nobodys = np.ones(SEGMENT_ROWS, dtype=bool)
+            own = owners[number * SEGMENT_ROWS : (number + 1) * SEGMENT_ROWS]
+            nobodys[: len(own)] = own < 0
+            self.copy.segment(number)[nobodys] = 0
 
     def _verify(self) -> None:
         """Hold every record and descriptor to its checksum. Raises StoreError."""
@@ -123,7 +150,7 @@ class KeptHotSet(HotSet):
             {
                 "kept": np.frombuffer(kept.model_dump_json().encode(), dtype=np.uint8),
                 "table": self._table.rows,
-                "owners": self._runs.owners,
+                "rows": np.array(len(self._runs.owners)),
                 "calibration": np.frombuffer(blob, dtype=np.uint8),
             }
         )

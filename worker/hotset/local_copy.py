@@ -52,7 +52,10 @@ class Records:
         lengths = np.fromiter(map(len, records), np.int64, len(records))
         offsets = self.end + np.cumsum(lengths) - lengths
         with _told(None):
-            os.pwrite(self._file, b"".join(records), self.end)
+            left, at = memoryview(b"".join(records)), self.end
+            while left:  # a disk that is nearly full takes a part
+                written = os.pwrite(self._file, left, at)
+                left, at = left[written:], at + written
         self.end += int(lengths.sum())
         return offsets, lengths
 

@@ -104,7 +104,7 @@ class Mirror:
             old, self._set = self._set, fresh
         if old is not None:
             old.copy.close()
-        self._copies.keep_only(fresh.copy)
+        del old
         release_memory()
 
     def restore(self) -> float | None:
@@ -132,6 +132,7 @@ class Mirror:
         """Bring the copy up to date; it equalled the store `age` seconds ago. Raises OSError."""
         self._loaded().save(self._turns.change())
         self.set_age(age)
+        self._copies.keep_only(self._loaded().copy)
 
     def set_age(self, age: float) -> None:
         """Say that what is saved equalled the store `age` seconds ago. Raises OSError."""
@@ -148,6 +149,8 @@ class Mirror:
                 until = time.monotonic() + _TURN_SECONDS
                 while coming and time.monotonic() < until:
                     self._loaded().apply(coming.popleft(), self._clock())
+            if coming:
+                self._turns.let_search()
 
     def expire(self) -> None:
         """Hide the rows of references that have expired."""
@@ -201,11 +204,15 @@ class _Turns:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._gate = threading.Lock()
+        self._waiting = threading.Condition()
+        self._searches = 0  # that wait for their turn
 
     @contextmanager
     def search(self) -> Iterator[None]:
+        self._expect(1)
         with self._gate:  # a change that waits has it
             self._lock.acquire()
+        self._expect(-1)
         try:
             yield
         finally:
@@ -215,6 +222,16 @@ class _Turns:
     def change(self) -> Iterator[None]:
         with self._gate, self._lock:
             yield
+
+    def let_search(self) -> None:
+        """Wait until no search waits: Python's locks would let this thread in again first."""
+        with self._waiting:
+            self._waiting.wait_for(lambda: not self._searches, timeout=1.0)
+
+    def _expect(self, more: int) -> None:
+        with self._waiting:
+            self._searches += more
+            self._waiting.notify_all()
 
 
 def precision(device: torch.device) -> torch.dtype:

@@ -1,6 +1,6 @@
 """The hot set in Redis, as commands see it: every change of it, and what is there."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -96,7 +96,7 @@ class Store(Contents):
         def plan() -> Step:
             step, row = Step("bank_set", bank.model_dump(mode="json")), layout.write_bank(bank)
             old = self._client.hget(self._keys.banks, bank.name) or b""
-            if old != row:
+            if old != row or self.head() is None:  # which this makes anew
                 step.write(self._keys.banks, bank.name, old, row, "banks")
                 step.changes.append(BankPut(bank, row))
             return step
@@ -145,13 +145,19 @@ class Store(Contents):
 
     @as_store_errors
     def would_add(
-        self, described: Iterable[tuple[Reference, Descriptors]], model: Model
+        self,
+        described: Iterable[tuple[Reference, Descriptors]],
+        model: Model,
+        banks: Collection[str] = (),
     ) -> tuple[int, int, int]:
-        """How many `add_references` would add, replace, leave unchanged. Raises as it does."""
+        """How many `add_references` would add, replace, leave unchanged. Raises as it does.
+
+        `banks` are some that will be there by then.
+        """
         new = changed = count = 0
         for chunk in batched(described, CHUNK):
             latest = {one[0].reference_id: one for one in chunk}
-            step = self._plan_adding(latest, model)
+            step = self._plan_adding(latest, model, banks)
             new, changed, count = new + step.new, changed + len(step.changes), count + len(latest)
         return new, changed - new, count - changed
 
@@ -200,7 +206,8 @@ class Store(Contents):
                 self._keys.calibration,
             )
             old = self._client.hget(key, "id") or b""
-            if layout.text(old) != new:
+            blob = self._client.hget(key, "blob") or b""
+            if layout.text(old) != new or blob != (calibration.blob if calibration else b""):
                 step.write(key, "id", old, new.encode())
                 step.write(key, "blob", _ANY, calibration.blob if calibration else b"")
                 step.changes.append(CalibrationPut(calibration))
@@ -234,14 +241,16 @@ class Store(Contents):
     # -- how --
 
     def _plan_adding(
-        self, described: Mapping[str, tuple[Reference, Descriptors]], model: Model
+        self,
+        described: Mapping[str, tuple[Reference, Descriptors]],
+        model: Model,
+        coming: Collection[str] = (),
     ) -> Step:
         step, banks = Step("references_added", model_sha256=model.sha256), self._raw_banks()
         rows = self._fetch(described, self._keys.references)
-        there = [name for name, raw in rows.items() if raw is not None]
-        blobs = self._fetch(there, partial(self._keys.descriptors, model.sha256))
+        blobs = self._fetch(described, partial(self._keys.descriptors, model.sha256))
         for reference_id, (reference, descriptors) in described.items():
-            if reference.bank not in banks:
+            if reference.bank not in banks and reference.bank not in coming:
                 raise StoreError(f"there is no bank {reference.bank}: `copysieve banks set` it")
             blob, raw, old_blob = (
                 layout.write_descriptors(descriptors),
@@ -259,7 +268,7 @@ class Store(Contents):
             self._put(step, reference, raw or b"", descriptors)
             key = self._keys.descriptors(model.sha256, bucket_of(reference_id))
             step.write(key, reference_id, old_blob, blob, f"descriptors:{model.sha256}")
-        for name in {reference.bank for reference, _ in described.values()}:
+        for name in {reference.bank for reference, _ in described.values()} - {*coming}:
             step.write(self._keys.banks, name, banks[name], banks[name])  # they are still there
         step.write(self._keys.models, model.sha256, _ANY, model.name.encode())
         step.named([one.reference.reference_id for one in _puts(step)])

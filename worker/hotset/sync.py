@@ -180,8 +180,9 @@ class HotSetSync:
             self._load(head, "accepted")  # what cannot be read has gone, and no entry tells of it
             return
         self._shrunk = False
-        self._go_on()
         self._mirror.apply(*entries)
+        if (now := self._mirror.head) is not None and now.version >= head.version:
+            self._go_on()  # it has all that there was when this turn began
         for entry in entries:
             metrics.CHANGE_SECONDS.observe(max(0.0, time.time() - entry.at))
         if entries:
@@ -262,8 +263,8 @@ class HotSetSync:
             seconds=round(time.monotonic() - began, 3),
         )
         self._go_on()
-        self._tell()
         self._save()
+        self._tell()
 
     def _telling(self, buckets: Iterable[Stored]) -> Iterator[Stored]:
         """The same, with heartbeats meanwhile: a long load must not make it look gone."""
@@ -341,10 +342,11 @@ class HotSetSync:
             if head.version == self._saved:
                 self._mirror.set_age(age)
                 return
-            self._saved, self._saved_at = head.version, time.monotonic()
+            self._saved_at = time.monotonic()
             self._mirror.save(age)
-        except OSError as error:
-            logger.warning("hot_set_copy_failed", detail=error.strerror or str(error))
+            self._saved = head.version
+        except (OSError, StoreError) as error:
+            logger.warning("hot_set_copy_failed", detail=str(error))
 
     def _keep(self, why: str) -> None:
         """Go on with the mirror, if there is one, and ring, until `copysieve hotset accept`."""

@@ -123,6 +123,27 @@ def test_what_was_removed_is_erased_once_it_is_saved(kept):
     assert mirror.sizes().references == 30
 
 
+def test_what_a_kill_left_unerased_is_erased_at_the_next_start(kept, monkeypatch):
+    mirror = kept.loaded()
+    gone = descriptors(1).rows.tobytes()
+    kept.apply(ReferenceRemoved("r1"))
+    kept.apply(put(reference("unsaved"), descriptors(90)))
+    monkeypatch.setattr(mirror._set, "_erase", lambda: None)  # killed in between
+    mirror.save()
+    kept.apply(put(reference("later"), descriptors(91)))
+    assert gone in (kept.files / "descriptors").read_bytes()
+    mirror = kept.mirror_of()
+    mirror.restore()
+    left = (kept.files / "descriptors").read_bytes()
+    assert gone not in left
+    assert descriptors(91).rows.tobytes() not in left
+    rows = mirror.sizes().rows
+    kept.seq = 3
+    kept.apply(put(reference("next"), descriptors(92)))
+    assert mirror.sizes().rows == rows + 2
+    assert len(mirror._set._runs.owners) == 62  # the run of r1 is used again
+
+
 def test_records_are_written_anew_when_most_of_them_are_old(kept, monkeypatch):
     monkeypatch.setattr(keeping, "_GARBAGE", 100)
     mirror = kept.loaded(REFERENCES[:3])
@@ -175,6 +196,8 @@ def test_each_process_has_a_folder_of_its_own_and_the_old_set_goes(kept):
     own = kept.folder / MODEL.sha256[:16]
     assert sorted(one.name for one in own.iterdir()) == ["0", "1"]
     first.load(snapshot([bank()], REFERENCES[:5]))
+    assert sorted(one.name for one in (own / "0").glob("[0-9]*")) == ["1", "2"]
+    first.save()
     assert [one.name for one in (own / "0").glob("[0-9]*")] == ["2"]
 
 
