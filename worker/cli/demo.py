@@ -80,14 +80,16 @@ def demo(
 
 
 def _register(settings: Settings, bank: str, files: Sequence[Path]) -> Version:
-    """What `copysieve refs add` does. Raises CopysieveError if a file cannot be added."""
+    """What `copysieve refs add --force` does: here all pictures are there to be found.
+
+    Raises CopysieveError if a file cannot be added.
+    """
     from worker.cli.adding import Details, add_references  # noqa: PLC0415 - imports torch
 
-    report = add_references(settings, bank, files, Details(added_by="demo"))
-    problems = [f"{one.image}: {one.detail}" for one in report.failed]
-    problems += [f"{one.image}: {one.objections[0].detail}" for one in report.refused]
-    if problems or report.version is None:
-        raise StartupError("; ".join(problems))
+    details = Details(added_by="demo", note="a picture of the demonstration")
+    report = add_references(settings, bank, files, details, despite="force")
+    if report.failed or report.version is None:
+        raise StartupError("; ".join(f"{one.image}: {one.detail}" for one in report.failed))
     return report.version
 
 
