@@ -241,7 +241,8 @@ def hotset(
         }
         for what, work in (
             ("start from Redis", scaling.start_from_redis),
-            ("start from the copy, searches, additions", scaling.start_from_copy),
+            ("start from the copy, searches", scaling.start_and_search),
+            ("additions", scaling.start_and_add),
         ):
             progress.update(task, description=what, total=None)
             report |= scaling.in_a_process(work, plan)
