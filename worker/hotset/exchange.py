@@ -295,7 +295,7 @@ class _Parquet:
         try:
             with _read_errors(path), parquet.ParquetFile(path) as file:
                 yield file
-        except (pa.ArrowException, pa.ArrowNotImplementedError) as error:
+        except pa.ArrowException as error:
             raise BadFile(f"{path}: not Parquet that can be read: {type(error).__name__}") from None
 
 
