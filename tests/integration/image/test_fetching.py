@@ -262,7 +262,10 @@ def test_a_dead_host_is_given_up_and_others_are_not(server: Server, fetches: Bui
     live = queue.submit(server.url("/picture", "live.test"), 60)
     assert queue.reasons(live) == {"fetched"}
     assert queue.reasons(dead) == {UnscreenedReason.HOST_UNAVAILABLE}
-    assert {str(queue.results[name]) for name in dead} == {"dead.test: away"}
+    away, cut = "dead.test: away", "dead.test: no answer so far, and too many others like it"
+    told = {str(queue.results[name]) for name in dead}
+    assert away in told
+    assert told <= {away, cut}  # on a slow machine some are cut before the breaker opens
     assert opened.get() == before + 1
     asked = sum(request.target == "/away" for request in server.requests)
     assert asked < 60
