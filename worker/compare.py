@@ -1,14 +1,16 @@
 """From descriptors to a decision: search the mirror, score, apply the banks' policies."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
 import torch
 
 from worker.hotset.mirror import Mirror
+from worker.hotset.types import Hit
 from worker.records import Version
-from worker.scoring import calibration as calibrations
-from worker.scoring.policy import Decision, Scored, decide, lowest_threshold, score
+from worker.scoring.policy import Decision, Scored, decide, score
+from worker.scoring.rules import Applied, Rules
 
 CANDIDATES = 32
 """Best rows of the hot set that are looked at for one upload."""
@@ -18,15 +20,20 @@ CROWD = 4096
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What came of comparing one upload with the hot set at `version`."""
+    """What came of comparing one upload with the hot set at `version`.
+
+    `thresholds` are those of the banks that it was compared with and that may match, by name.
+    """
 
     decision: Decision
     version: Version
     calibration: str | None
+    thresholds: Mapping[str, float]
 
 
 def compare(
     mirror: Mirror,
+    rules: Rules,
     uploads: Sequence[torch.Tensor],
     tenants: Sequence[str | None],
     canaries: Sequence[bool] | None = None,
@@ -37,29 +44,42 @@ def compare(
     screened against all banks. `canaries` tells which uploads are canaries, which alone can match
     references that are (None: none is).
     """
-    vectors = torch.cat(list(uploads))
+    canaries = canaries or [False] * len(uploads)
     owners = [number for number, looks in enumerate(uploads) for _ in looks]
-    tenants = [tenants[owner] for owner in owners]
-    canaries = [canaries is not None and canaries[owner] for owner in owners]
-    found = mirror.search(vectors, tenants, CANDIDATES, canaries)
-    calibration = calibrations.parse(found.calibration) if found.calibration else None
-    offsets = calibration.offsets(vectors).tolist() if calibration else [0.0] * len(vectors)
-    floor = lowest_threshold(found.banks.values(), calibration)
-    row = 0
-    for looks in uploads:
-        scored, version = list[Scored](), found.version
-        for look in range(len(looks)):
-            hits, offset = found.hits[row], offsets[row]
-            if len(hits) == CANDIDATES and hits[-1].cosine - offset >= floor:
-                # All of them may match, so there may be more: a crowd must not hide another bank.
-                one = slice(row, row + 1)
-                crowd = mirror.search(vectors[one], tenants[one], CROWD, canaries[one])
-                # The version told is the one before: what came in between was not seen by all.
-                hits, version = crowd.hits[0], min(version, crowd.version)
-            scored += score(hits, offset, look)
-            row += 1
-        yield Compared(
-            decision=decide(scored, calibration),
-            version=version,
-            calibration=calibration.id if calibration else None,
-        )
+    vectors = torch.cat(list(uploads))
+    found = mirror.search(
+        vectors,
+        [tenants[owner] for owner in owners],
+        CANDIDATES,
+        [canaries[owner] for owner in owners],
+    )
+    applied = rules.of(found.against)
+    looked = zip(found.hits, applied.offsets(vectors), strict=True)
+    for looks, tenant, canary in zip(uploads, tenants, canaries, strict=True):
+        scored = _score(islice(looked, len(looks)))
+        if any(_is_crowd(own, applied.lowest_threshold) for own in scored):
+            # All of them may match, so there may be more: a crowd must not hide another bank.
+            crowd = mirror.search(looks, [tenant] * len(looks), CROWD, [canary] * len(looks))
+            own = rules.of(crowd.against)
+            yield _decide(own, _score(zip(crowd.hits, own.offsets(looks), strict=True)), tenant)
+        else:
+            yield _decide(applied, scored, tenant)
+
+
+def _score(looks: Iterable[tuple[Sequence[Hit], float]]) -> list[list[Scored]]:
+    """The hits of each look, with its offset."""
+    return [score(hits, offset, look) for look, (hits, offset) in enumerate(looks)]
+
+
+def _is_crowd(scored: Sequence[Scored], lowest: float) -> bool:
+    return len(scored) >= CANDIDATES and scored[-1].score >= lowest
+
+
+def _decide(applied: Applied, scored: Iterable[Iterable[Scored]], tenant: str | None) -> Compared:
+    against = applied.against
+    return Compared(
+        decision=decide(list(chain.from_iterable(scored)), applied.rules),
+        version=against.version,
+        calibration=against.calibration.id if against.calibration else None,
+        thresholds=applied.thresholds(tenant),
+    )

@@ -155,6 +155,7 @@ class Envelope(Event):
     model: ModelStamp
     hot_set: HotSetStamp | None
     calibration: str | None
+    thresholds: dict[str, float]
     views: list[str]
     image: ImageStamp | None
     source: Source

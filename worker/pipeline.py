@@ -41,8 +41,10 @@ from worker.image.budget import ByteBudget
 from worker.image.decoder import Decoder
 from worker.image.fetch import Fetcher
 from worker.image.fetching import FetchQueue, Result
+from worker.image.preprocess import boxes
 from worker.records import Looks, Pixels, Query, Record, Upload
 from worker.results import Results, Screened, Unscreened
+from worker.scoring.rules import Rules
 from worker.settings import Settings
 from worker.stream import admission
 from worker.stream.held import Held, Load
@@ -96,6 +98,7 @@ class Pipeline:
         self._mirror = mirror
         self._on_failure = on_failure
         self._genuine = genuine
+        self._rules = Rules(tuple(boxes(settings.views)), embedder.device)
         self._results = Results(settings, embedder.model, embedder.precision, sightings)
         self._held = Held()
         self._fetches = FetchQueue(
@@ -247,7 +250,7 @@ class Pipeline:
                 uploads = [one for one in described if isinstance(one, torch.Tensor)]
                 tenants = [queries[i].upload.tenant for i in good]
                 canaries = [queries[i].upload.is_canary for i in good]
-                found = compare(self._mirror, uploads, tenants, canaries)
+                found = compare(self._mirror, self._rules, uploads, tenants, canaries)
                 compared = dict(zip(good, found, strict=True))
         metrics.DEVICE_BUSY.inc(time.monotonic() - started)
         for i, (query, one) in enumerate(zip(queries, described, strict=True)):

@@ -71,6 +71,7 @@ class Results:
         envelope = self._envelope(upload, screened.info, screened.looks) | {
             "hot_set": HotSetStamp(epoch=compared.version.epoch, seq=compared.version.seq),
             "calibration": compared.calibration,
+            "thresholds": dict(compared.thresholds),
         }
         overruled = decision.suppressed[:MATCHES_SHOWN]
         suppressed = [_suppressed(screened, one, flooded) for one in overruled]
@@ -101,6 +102,7 @@ class Results:
         envelope = self._envelope(upload, unscreened.info) | {
             "hot_set": None,
             "calibration": None,
+            "thresholds": {},
             "matches": [],
             "matches_total": 0,
             "suppressed": [],

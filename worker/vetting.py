@@ -19,8 +19,7 @@ from worker.hotset.mirror import Mirror, SearchResult
 from worker.hotset.types import Bank, Descriptors, Hit, Reference
 from worker.image import information, patterns
 from worker.records import Pixels
-from worker.scoring import calibration as calibrations
-from worker.scoring.policy import threshold_of
+from worker.scoring.rules import Applied, Rules
 
 PATTERN = 0.5
 """Cosine from which a picture counts as one of the patterns. Of 93 photographs the highest was 0.40
@@ -59,15 +58,22 @@ class Objected:
 class Vetting:
     """Judges candidates against what is known of the model and the hot set, and each other.
 
-    `mirror` holds the hot set. `known` are the references of the bank, also those that the mirror
-    does not search: disabled ones, and those that another model described. `share` is the most of
-    its bank's budget of false matches that one reference may use up.
+    `mirror` holds the hot set, and `rules` are made of it. `known` are the references of the bank,
+    also those that the mirror does not search: disabled ones, and those that another model
+    described. `share` is the most of its bank's budget of false matches that one reference may use
+    up.
     """
 
     def __init__(
-        self, embedder: Embedder, mirror: Mirror, share: float, known: Iterable[Reference] = ()
+        self,
+        embedder: Embedder,
+        mirror: Mirror,
+        rules: Rules,
+        share: float,
+        known: Iterable[Reference] = (),
     ) -> None:
         self._mirror = mirror
+        self._rules = rules
         self._share = share
         self._device = embedder.device
         self._patterns = described_patterns(embedder)
@@ -85,6 +91,7 @@ class Vetting:
             return []
         rows = [_vectors(one.descriptors, self._device) for one in candidates]
         found = self._search(torch.cat(rows))
+        applied = self._rules.of(found.against)
         judged: list[tuple[Objected, ...]] = []
         at = 0
         for candidate, own in zip(candidates, rows, strict=True):
@@ -93,7 +100,7 @@ class Vetting:
             raised = _distinct(self._of_the_picture(candidate, own))
             if not candidate.reference.canary:
                 raised += self._of_the_hot_set(bank, candidate, own, hits)
-                raised += self._of_the_null_images(bank, own, found.calibration)
+                raised += self._of_the_null_images(bank, own, applied)
                 if not raised:
                     self._remember(candidate, own)
             judged.append(tuple(raised))
@@ -138,16 +145,12 @@ class Vetting:
             return None
         return Objected(Objection.DUPLICATE, f"like reference {other}: cosine {cosine:.2f}", other)
 
-    def _of_the_null_images(
-        self, bank: Bank, own: Tensor, artefact: bytes | None
-    ) -> Iterator[Objected]:
-        budget = bank.max_false_matches_per_million
-        calibration = calibrations.parse(artefact) if artefact else None
-        threshold = threshold_of(bank, calibration)
-        if calibration is None or budget is None or threshold is None:
+    def _of_the_null_images(self, bank: Bank, own: Tensor, applied: Applied) -> Iterator[Objected]:
+        budget, rule = bank.max_false_matches_per_million, applied.rules.get(bank.name)
+        if budget is None or rule is None or rule.state != "budget" or rule.threshold is None:
             return
-        expected = calibration.false_matches_of(own, threshold)
-        if expected is not None and expected > self._share * budget:
+        expected = applied.false_matches_of(own, rule.threshold, self._rules.looks)
+        if expected > self._share * budget:
             share = f"{self._share:.0%} of the bank's {budget:g}"
             detail = f"{expected:g} false matches per million expected, more than {share}"
             yield Objected(Objection.FALSE_MATCHES, detail)
@@ -193,15 +196,6 @@ class _Fresh:
         best = (own @ self._rows[: len(self._names)].T).max(dim=0).values
         close = (best >= cosine).nonzero()[:, 0].tolist()
         return [(float(best[number]), self._names[number]) for number in close]
-
-
-def without_budget_rule(calibration: calibrations.Calibration | None) -> str | None:
-    """Why nothing is refused for its false matches now; None: something may be."""
-    if calibration is None:
-        return "no calibration is applied"
-    if calibration.null_images is None:
-        return "the calibration has no null images"
-    return None
 
 
 _DESCRIBED: dict[str, Mapping[patterns.Family, Tensor]] = {}

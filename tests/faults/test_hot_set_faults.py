@@ -37,6 +37,7 @@ from worker.hotset.layout import Keys
 from worker.hotset.mirror import Mirror
 from worker.hotset.store import open_store
 from worker.hotset.sync import HotSetSync
+from worker.scoring import artefact
 from worker.settings import HotSetSettings, Redis
 
 pytestmark = pytest.mark.redis
@@ -53,7 +54,7 @@ class Replica:
         self.mirror = Mirror(MODEL, "cpu", folder)
         self.failures: list[BaseException] = []
         settings = HotSetSettings(**{"stale_after_seconds": 0.5} | options)
-        reader = self.store.of_model(MODEL)
+        reader = self.store.of_model(MODEL, artefact.read_for)
         self.sync = HotSetSync(reader, self.mirror, settings, name, self.failures.append)
         self.seen: set[frozenset[tuple[str, str]] | None] = set()
         self._stop = threading.Event()
@@ -442,7 +443,7 @@ def test_a_damaged_copy_is_refused_and_redis_asked(replicas, filled, tmp_path, n
 
 
 def test_a_copy_with_any_byte_wrong_is_refused_or_right(filled, tmp_path):
-    reader = filled.of_model(MODEL)
+    reader = filled.of_model(MODEL, artefact.read_for)
     saved = Mirror(MODEL, "cpu", tmp_path / "saved")
     saved.load(reader.snapshot(reader.head()))
     saved.save()
@@ -458,7 +459,7 @@ def test_a_copy_with_any_byte_wrong_is_refused_or_right(filled, tmp_path):
         next(folder.rglob("state.npz")).write_bytes(data)
         again = Mirror(MODEL, "cpu", folder)
         try:
-            again.restore()
+            again.restore(artefact.read)
         except StoreError:
             continue
         assert again.tallies() == expected
@@ -466,7 +467,7 @@ def test_a_copy_with_any_byte_wrong_is_refused_or_right(filled, tmp_path):
 
 
 def test_another_models_copy_is_refused(filled, tmp_path):
-    reader = filled.of_model(MODEL)
+    reader = filled.of_model(MODEL, artefact.read_for)
     saved = Mirror(MODEL, "cpu", tmp_path)
     saved.load(reader.snapshot(reader.head()))
     saved.save()
@@ -475,7 +476,7 @@ def test_another_models_copy_is_refused(filled, tmp_path):
     [folder] = (one for one in tmp_path.iterdir() if one.is_dir())
     folder.rename(tmp_path / OTHER_MODEL.sha256[:16])
     with pytest.raises(StoreError, match="another model"):
-        Mirror(OTHER_MODEL, "cpu", tmp_path).restore()
+        Mirror(OTHER_MODEL, "cpu", tmp_path).restore(artefact.read)
 
 
 def test_a_copy_is_as_old_as_the_last_look_at_the_store(replicas, kind, tmp_path):
@@ -490,7 +491,7 @@ def test_a_copy_is_as_old_as_the_last_look_at_the_store(replicas, kind, tmp_path
         one.sync._equal_at -= 1000  # so long ago
         one.end()
         again = Mirror(MODEL, "cpu", tmp_path / "copy")
-        age = again.restore()
+        age = again.restore(artefact.read)
         assert age is not None
         assert age > 1000
         assert found(again) == both([*NAMES, "r10"])
@@ -523,13 +524,15 @@ from tests.fixtures.hot_set import MODEL
 from worker.hotset import hot_set, sync as syncs
 from worker.hotset.mirror import Mirror
 from worker.hotset.store import open_store
+from worker.scoring import artefact
 from worker.settings import HotSetSettings, Redis
 
 syncs.SAVE_CHANGES = 1
 hot_set._GARBAGE = 1000
 store = open_store(Redis(url=SecretStr(sys.argv[1])))
 mirror = Mirror(MODEL, "cpu", Path(sys.argv[2]))
-sync = syncs.HotSetSync(store.of_model(MODEL), mirror, HotSetSettings(), "child", print)
+reader = store.of_model(MODEL, artefact.read_for)
+sync = syncs.HotSetSync(reader, mirror, HotSetSettings(), "child", print)
 sync.start()
 sync.wait_ready(None, lambda: False)
 print("ready", file=sys.stderr, flush=True)
@@ -557,7 +560,7 @@ def test_a_process_killed_while_it_saves(tmp_path):
                     history[store.remove_references([gone])] = both(names)
                 child.kill()
             one = Mirror(MODEL, "cpu", tmp_path / "copy")
-            assert one.restore() is not None
+            assert one.restore(artefact.read) is not None
             assert one.head is not None
             assert found(one) == history[one.head.version]
             del one  # its folder is the next child's

@@ -8,10 +8,22 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.fixtures.hot_set import MODEL, NOW, OTHER_MODEL, bank, descriptors, reference, unit_rows
+from tests.fixtures.hot_set import (
+    CALIBRATIONS,
+    MODEL,
+    NOW,
+    OTHER_MODEL,
+    add_all,
+    bank,
+    calibrate,
+    descriptors,
+    reference,
+    told,
+    unit_rows,
+)
 from worker.errors import StoreError
 from worker.hotset.mirror import Mirror
-from worker.hotset.types import Calibration
+from worker.scoring import artefact
 
 pytestmark = pytest.mark.redis
 
@@ -29,7 +41,7 @@ CHANGES = st.one_of(
     st.tuples(st.just("remove"), IDS),
     st.tuples(st.just("purge"), IDS),
     st.tuples(st.just("remove_bank"), BANKS),
-    st.tuples(st.just("calibrate"), st.sampled_from([None, "c1", "c2"])),
+    st.tuples(st.just("calibrate"), st.sampled_from([None, *CALIBRATIONS])),
     st.tuples(st.just("accept")),
 )
 
@@ -42,10 +54,10 @@ def change(store, kind, *arguments):
                 store.set_bank(bank(name, views=views, tenants=tenants, enabled=enabled))
             case "add", name, bank_name, views, expires_at, seed:
                 one = reference(name, bank_name, expires_at=expires_at)
-                store.add_references([(one, descriptors(seed, views))], MODEL)
+                add_all(store, [(one, descriptors(seed, views))], MODEL)
             case "add_by_other_model", name, bank_name:
                 rows = descriptors(0, model=OTHER_MODEL)
-                store.add_references([(reference(name, bank_name), rows)], OTHER_MODEL)
+                add_all(store, [(reference(name, bank_name), rows)], OTHER_MODEL)
             case "enable", name, enabled:
                 store.set_enabled([name], enabled=enabled)
             case "remove", name:
@@ -55,7 +67,7 @@ def change(store, kind, *arguments):
             case "remove_bank", name:
                 store.remove_bank(name)
             case "calibrate", name:
-                store.set_calibration(name and Calibration(name, name.encode()))
+                calibrate(store, name)
             case _:
                 store.accept()
     except StoreError:
@@ -72,7 +84,7 @@ def seen(mirror):
     """All that a mirror shows: every row it finds for some queries and tenants, in order."""
     queries = torch.from_numpy(unit_rows(42, 3).astype(np.float32))
     result = mirror.search(queries, [None, "t1", "t3"], 100)
-    return result, mirror.sizes(), mirror.head, mirror.tallies()
+    return result.hits, told(result.against), mirror.sizes(), mirror.head, mirror.tallies()
 
 
 @pytest.fixture
@@ -93,7 +105,7 @@ def emptied(redis_server):
 def test_following_equals_loading(store, emptied, rounds):
     emptied()
     store.set_bank(bank("bank-a"))
-    reader = store.of_model(MODEL)
+    reader = store.of_model(MODEL, artefact.read_for)
     follower = loaded(reader)
     noted = reader.head()
     for changes in rounds:

@@ -28,7 +28,18 @@ from hypothesis.stateful import (
 )
 from pydantic import SecretStr
 
-from tests.fixtures.hot_set import MODEL, NOW, OTHER_MODEL, bank, descriptors, reference, unit_rows
+from tests.fixtures.hot_set import (
+    CALIBRATIONS,
+    MODEL,
+    NOW,
+    OTHER_MODEL,
+    add_all,
+    bank,
+    calibrate,
+    descriptors,
+    reference,
+    unit_rows,
+)
 from worker.embedded.redis import Server
 from worker.errors import StoreError
 from worker.hotset import index, kept, layout, local_copy
@@ -39,8 +50,9 @@ from worker.hotset.layout import Keys
 from worker.hotset.mirror import Mirror
 from worker.hotset.store import open_store
 from worker.hotset.sync import HotSetSync
-from worker.hotset.types import Calibration, Tallies, Tally
+from worker.hotset.types import Tallies, Tally
 from worker.records import Version
+from worker.scoring import artefact
 from worker.settings import HotSetSettings, Redis
 
 pytestmark = pytest.mark.redis
@@ -73,7 +85,7 @@ def changes_of(most):
         st.tuples(st.just("purge"), ids),
         st.tuples(st.just("set_bank"), BANKS, VIEWS, tenants, st.booleans()),
         st.tuples(st.just("remove_bank"), BANKS),
-        st.tuples(st.just("calibrate"), st.sampled_from([None, "c1", "c2"])),
+        st.tuples(st.just("calibrate"), st.sampled_from([None, *CALIBRATIONS])),
         st.tuples(st.just("accept")),
     )
 
@@ -182,7 +194,7 @@ class Model:
         return len(set(chunk))
 
     def content(self):
-        """What a replica holds of it; the calibration by its blob."""
+        """What a replica holds of it; the calibration by its name."""
         rows = {
             name: layout.read_descriptors(name, blob, MODEL.dims)
             for name, blob in self.blobs[MODEL].items()
@@ -204,6 +216,11 @@ class Model:
                     {n: layout.write_reference(one) for n, one in self.references.items()}
                 ),
                 f"descriptors:{MODEL.sha256}": tally(self.blobs[MODEL]),
+                f"calibration:{MODEL.sha256}": tally(
+                    {MODEL.sha256: CALIBRATIONS[self.calibration].id.encode()}
+                    if self.calibration
+                    else {}
+                ),
             }
         )
 
@@ -218,9 +235,9 @@ def described(added, model):
 def command(store, kind, *arguments):
     match kind, *arguments:
         case "add", added:
-            store.add_references(described(added, MODEL), MODEL)
+            add_all(store, described(added, MODEL), MODEL)
         case "add_by_other_model", added:
-            store.add_references(described(added, OTHER_MODEL), OTHER_MODEL)
+            add_all(store, described(added, OTHER_MODEL), OTHER_MODEL)
         case "enable", ids, value:
             store.set_enabled(ids, enabled=value)
         case "confirm", ids, value:
@@ -234,7 +251,7 @@ def command(store, kind, *arguments):
         case "remove_bank", name:
             store.remove_bank(name)
         case "calibrate", name:
-            store.set_calibration(name and Calibration(name, name.encode()))
+            calibrate(store, name)
         case _:
             store.accept()
 
@@ -255,19 +272,43 @@ def expected(content, now):
                 if view in policy.views:
                     hits[name, view] = one, policy, pytest.approx(float(query @ row), abs=1e-5)
         found.append(hits)
-    return found, banks, calibration
+    return found, banks, calibration, dict(_best(content, now))
+
+
+def _best(content, now):
+    """How similar each probe is to each bank at best; a bank without any rows is left out."""
+    banks, references, rows, calibration = content
+    if calibration is None:
+        return
+    one = CALIBRATIONS[calibration]
+    for name, policy in banks.items():
+        live = [
+            row
+            for reference_id, each in references.items()
+            if each.bank == name and each.enabled and reference_id in rows and policy.enabled
+            if each.expires_at is None or each.expires_at > now
+            for view, row in zip(rows[reference_id].views, rows[reference_id].rows, strict=True)
+            if view in policy.views
+        ]
+        if live:
+            there = one.project(torch.from_numpy(np.stack(live)).float())
+            similar = (one.project(one.probes) @ there.T).amax(dim=1)
+            yield name, pytest.approx(similar.tolist(), abs=1e-5)
 
 
 def shown(mirror):
     result = mirror.search(torch.from_numpy(QUERIES), list(TENANTS), 100)
     found = []
     for hits in result.hits:
-        assert hits == sorted(hits, key=lambda h: (-h.cosine, h.reference.reference_id, h.view))
+        assert hits == sorted(hits, key=lambda h: (-h.similarity, h.reference.reference_id, h.view))
         own = {(h.reference.reference_id, h.view): (h.reference, h.bank, h.cosine) for h in hits}
         assert len(own) == len(hits)
         found.append(own)
-    calibration = result.calibration and result.calibration.decode()
-    return found, dict(result.banks), calibration
+    against = result.against
+    names = {one.id: name for name, one in CALIBRATIONS.items()}
+    calibration = names[against.calibration.id] if against.calibration else None
+    best = {name: one.tolist() for name, one in against.best.items() if np.isfinite(one).all()}
+    return found, dict(against.banks), calibration, best
 
 
 class Replica:
@@ -276,7 +317,7 @@ class Replica:
     def __init__(self, name, store, folder, clock, max_shrink):
         self.name = name
         self.mirror = Mirror(MODEL, "cpu", folder, clock)
-        reader = store.of_model(MODEL)
+        reader = store.of_model(MODEL, artefact.read_for)
         read = reader.changes
         # A turn of hypothesis waits for nobody.
         reader.changes = lambda version, mark, *, wait: read(version, mark, wait=False)  # noqa: ARG005
@@ -480,7 +521,7 @@ class HotSetMachine(RuleBasedStateMachine):
             self.write(("accept",))
             self.settle()
         fresh = Mirror(MODEL, "cpu", clock=lambda: self.now)
-        reader = self.store.of_model(MODEL)
+        reader = self.store.of_model(MODEL, artefact.read_for)
         now = reader.head()
         assert now is not None
         fresh.load(reader.snapshot(now))

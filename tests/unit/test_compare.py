@@ -8,6 +8,9 @@ from worker.compare import CANDIDATES, compare
 from worker.hotset.mirror import Mirror
 from worker.hotset.types import Head
 from worker.records import Version
+from worker.scoring.rules import Rules
+
+RULES = Rules(["plain"])
 
 
 def mirror_of(*references, tenants=None, alike=False):
@@ -38,7 +41,7 @@ def told(compared):
 def test_each_upload_has_the_matches_of_its_own_looks():
     mirror = mirror_of(reference("r0"), reference("r1"), reference("r2"))
     uploads = [looks(None), looks(None, 1, None, 0), looks(2), looks(2, 2)]
-    found = list(compare(mirror, uploads, [None] * 4))
+    found = list(compare(mirror, RULES, uploads, [None] * 4))
     assert [sorted(told(one)) for one in found] == [
         [],
         [("r0", 3), ("r1", 1)],
@@ -50,7 +53,9 @@ def test_each_upload_has_the_matches_of_its_own_looks():
 def test_tenants_and_canaries_are_the_uploads_whatever_their_looks():
     mirror = mirror_of(reference("r0"), reference("r1", canary=True), tenants=("t1",))
     uploads = [looks(0, 1), looks(0, 1), looks(1, 0), looks(1)]
-    found = list(compare(mirror, uploads, ["t1", "t2", None, "t1"], [False, False, False, True]))
+    found = list(
+        compare(mirror, RULES, uploads, ["t1", "t2", None, "t1"], [False, False, False, True])
+    )
     assert [told(one) for one in found] == [[("r0", 0)], [], [("r0", 1)], []]
     assert [one.reference.reference_id for one in found[3].decision.shadow] == ["r1"]
 
@@ -62,16 +67,25 @@ def test_the_version_told_is_one_that_all_looks_were_compared_with(monkeypatch):
 
     def and_a_change_comes_in(*arguments):
         found = search(*arguments)
-        mirror._set._head = Head(Version(5, found.version.seq + 1), "m", "")
+        mirror._set._head = Head(Version(5, found.against.version.seq + 1), "m", "")
         return found
 
     monkeypatch.setattr(mirror, "search", and_a_change_comes_in)
-    found = list(compare(mirror, [looks(None), looks(0), looks(None, 0), looks(None)], [None] * 4))
-    assert [one.version for one in found] == [Version(5, 1)] * 4
+    uploads = [looks(None), looks(0), looks(None, 0), looks(None)]
+    found = list(
+        compare(
+            mirror,
+            RULES,
+            [looks(None), looks(0), looks(None, 0), looks(None)],
+            [None] * 4,
+        )
+    )
+    # An upload that is searched again is compared with the later one, in all its looks.
+    assert [one.version.seq for one in found] == [1, 2, 3, 1]
 
 
 def test_a_crowd_in_one_look_hides_nothing():
     count = 2 * CANDIDATES
     mirror = mirror_of(*(reference(f"r{number:03}") for number in range(count)), alike=True)
-    (found,) = compare(mirror, [looks(None, 0)], [None])
+    (found,) = compare(mirror, RULES, [looks(None, 0)], [None])
     assert len(found.decision.enforced) == count

@@ -16,6 +16,7 @@ from worker.hotset.types import Bank, Hit, Reference
 from worker.records import ImageInfo, Look, Model, Position, Record, Upload, Version
 from worker.results import Results, Screened, Unscreened
 from worker.scoring.policy import Decision, decide, score
+from worker.scoring.rules import rule_of
 from worker.settings import Settings
 from worker.stream.publisher import RESULT_BYTES
 
@@ -37,11 +38,14 @@ def upload(upload_id="u1", **fields):
 
 def hit(bank, cosine, reference_id="r1"):
     reference = Reference(reference_id=reference_id, bank=bank.name, added_by="t", added_at=NOW)
-    return Hit(reference, bank, "plain", cosine)
+    return Hit(reference, bank, "plain", cosine, cosine)
 
 
 def screened(*hits, of=None):
-    compared = Compared(decide(score(hits)), Version(1700000000000, 5), None)
+    rules = {one.bank.name: rule_of(one.bank, None, None) for one in hits}
+    thresholds = {name: rule.threshold for name, rule in rules.items() if rule.threshold}
+    decision = decide(score(hits), rules)
+    compared = Compared(decision, Version(1700000000000, 5), None, thresholds)
     return Screened(of or upload(), INFO, LOOKS, compared)
 
 
@@ -59,6 +63,7 @@ def test_a_match_is_a_verdict_and_a_match_event():
     assert set(told) == {"verdict", "match"}
     assert told["verdict"]["outcome"] == "match"
     assert told["verdict"]["matches"] == told["match"]["matches"]
+    assert told["verdict"]["thresholds"] == {"bad": 0.5}
     assert told["verdict"]["hot_set"] == {"epoch": 1700000000000, "seq": 5}
     assert told["match"]["matches"][0]["euclidean"] == pytest.approx(0.447214)
     assert {event.key for event in events} == {b"u1"}
@@ -223,4 +228,4 @@ def test_the_documents_name_exactly_the_reasons_there_are():
 
 
 def test_without_any_hit_there_is_no_best_score():
-    assert Decision().best_score is decide([]).best_score is None
+    assert Decision().best_score is decide([], {}).best_score is None

@@ -14,11 +14,13 @@ from worker.descriptor import embedders
 from worker.descriptor.views import REFERENCE_VIEWS
 from worker.errors import Objection
 from worker.hotset.mirror import Mirror
-from worker.hotset.types import Calibration, Descriptors, View
+from worker.hotset.types import Descriptors, View
 from worker.image import patterns
-from worker.scoring import calibration as calibrations
+from worker.scoring.calibration import Calibration
+from worker.scoring.learning import learn
+from worker.scoring.rules import Rules
 from worker.settings import ModelSettings
-from worker.vetting import Candidate, Vetting, without_budget_rule
+from worker.vetting import Candidate, Vetting
 
 PHOTOGRAPHS = (
     "astronaut", "brick", "camera", "cat", "cell", "clock", "coffee", "coins", "grass", "gravel",
@@ -56,15 +58,18 @@ class HotSet:
     embedder: embedders.Embedder
     held: list[Candidate] = field(default_factory=list)
     banks: tuple = (BANK, ALLOW)
-    calibration: calibrations.Calibration | None = None
+    calibration: Calibration | None = None
 
     def vetting(self, share=0.05):
         mirror = Mirror(self.embedder.model, self.embedder.device)
-        stored = Calibration("c1", self.calibration.dump()) if self.calibration else None
         described = [(one.reference, one.descriptors) for one in self.held]
-        mirror.load(snapshot(self.banks, described, calibration=stored))
+        mirror.load(snapshot(self.banks, described, calibration=self.calibration))
         known = [one.reference for one in self.held if one.reference.bank == BANK.name]
-        return Vetting(self.embedder, mirror, share, known)
+        return Vetting(self.embedder, mirror, Rules(["plain"]), share, known)
+
+
+def budgeted(per_million):
+    return bank(threshold=None, max_false_matches_per_million=per_million)
 
 
 def kinds(raised):
@@ -178,34 +183,27 @@ def test_a_crowd_of_the_same_hides_no_allow_reference(embedder, candidate):
     assert [one.objection for one in raised] == [Objection.ALLOWED]
 
 
-@pytest.mark.parametrize("images", [True, False])
-def test_too_many_false_matches_are_objected_to(embedder, candidate, images):
+def test_too_many_false_matches_are_objected_to(embedder, candidate):
     """A null image that is the reference's copy, among a thousand that are nothing to it."""
     one, other = candidate(photograph("coffee"), "a"), candidate(photograph("rocket"), "b")
     generator = torch.Generator().manual_seed(0)
-    noise = torch.nn.functional.normalize(torch.randn(2000, 512, generator=generator), dim=1)
+    noise = torch.nn.functional.normalize(torch.randn(2999, 512, generator=generator), dim=1)
     copy = torch.from_numpy(one.descriptors.rows[1:].astype(np.float32))
-    calibration = calibrations.Calibration(
-        "c1",
-        embedder.model.sha256,
-        noise[:1000],
-        nulls={"known-bad": np.linspace(0, 0.3, 100_000, dtype=np.float32)},
-        null_images=torch.cat([noise[1000:1999], copy]) if images else None,
+    held = candidate(photograph("astronaut"), "c")
+    near = torch.from_numpy(held.descriptors.rows[:1].astype(np.float32)) + noise[1000:1030]
+    null = torch.cat([near / near.norm(dim=1, keepdim=True), noise[1030:], copy]).half().numpy()
+    calibration = learn(
+        embedder.model.sha256, noise[:1000].half().numpy(), null[:, None], np.arange(2000)
     )
-    assert without_budget_rule(None) == "no calibration is applied"
-    assert without_budget_rule(calibration) == (
-        None if images else "the calibration has no null images"
-    )
-    budgeted = bank(threshold=None, max_false_matches_per_million=500)
     for policy, share, expected in (
-        (budgeted, 0.05, [Objection.FALSE_MATCHES] if images else []),  # 1 of 1000, of 25 allowed
-        (bank(threshold=None, max_false_matches_per_million=1000), 1.0, []),
-        (bank(threshold=None, max_false_matches_per_million=1), 0.05, []),  # not supported
+        (budgeted(5000), 0.05, [Objection.FALSE_MATCHES]),  # 1 of 2000, of 250 allowed
+        (budgeted(5000), 0.2, []),
+        (budgeted(1), 0.05, []),  # not supported
         (bank(threshold=None), 0.05, []),
     ):
-        hot_set = HotSet(embedder, banks=(policy,), calibration=calibration)
+        hot_set = HotSet(embedder, [held], (policy,), calibration)
         raised = hot_set.vetting(share).objections(policy, [one, other])
         assert kinds(raised) == [expected, []]
         if expected:
-            detail = "1000 false matches per million expected, more than 5% of the bank's 500"
+            detail = "500 false matches per million expected, more than 5% of the bank's 5000"
             assert raised[0][0].detail == detail

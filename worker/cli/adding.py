@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from worker.cli.embed import bytes_of
-from worker.cli.mirroring import load_mirror
+from worker.cli.mirroring import load_mirror, rules_for
 from worker.descriptor import embedders
 from worker.descriptor.embedders import Embedder
 from worker.descriptor.views import REFERENCE_VIEWS
@@ -131,7 +131,10 @@ def add_references(
         embedder = embedders.load(settings.model)
         mirror = load_mirror(store, embedder, may_be_unusable=True)
         share = settings.hotset.false_match_share
-        vetting = Vetting(embedder, mirror, share, store.references(bank))
+        rules = rules_for(settings, embedder)
+        vetting = Vetting(embedder, mirror, rules, share, store.references(bank))
+        applied = mirror.against().calibration
+        calibration_id = applied.id if applied is not None else None
         fetcher = None
         if any(is_url(source) for source in sources):
             fetcher = Fetcher(settings.fetch, settings.limits.image_bytes)
@@ -157,7 +160,7 @@ def add_references(
             ]
             references = _vet(described, policy, vetting, details, despite, report)
             if references:
-                report.count(store.add_references(references, embedder.model))
+                report.count(store.add_references(references, embedder.model, calibration_id))
             report.reference_ids += [reference.reference_id for reference, _ in references]
             on_progress(len(batch))
     return report

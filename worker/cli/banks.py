@@ -1,7 +1,8 @@
 """`copysieve banks`: groups of references with one policy each."""
 
+from collections.abc import Mapping
 from contextlib import closing
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 from pydantic import ValidationError
@@ -17,11 +18,17 @@ from worker.cli.common import (
     stderr,
     stdout,
 )
+from worker.cli.mirroring import apply_rules, current_calibration
 from worker.cli.waiting import ByOption, TimeoutOption, WaitOption
+from worker.errors import ModelError
 from worker.events import Action, Severity
 from worker.hotset.store import Store, open_store
 from worker.hotset.types import Bank, View
 from worker.records import Version
+from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from worker.scoring.rules import Rule
 
 app = typer.Typer(name="banks", no_args_is_help=True, help="Banks: references with one policy.")
 
@@ -111,9 +118,11 @@ def set_bank(
     if flood_per_hour is not None:
         given["flood_per_hour"] = _count_or_none(flood_per_hour)
 
+    settings = load_settings(config)
+
     def change(store: Store) -> Version:
         old = store.banks().get(name)
-        bank = _changed(name, old, given, store)
+        bank = _changed(name, old, given, store, settings)
         for warning in _warnings(old, bank):
             stderr.print(warning, style="yellow", markup=False, highlight=False)
         return store.set_bank(bank)
@@ -123,18 +132,25 @@ def set_bank(
 
 @app.command("list")
 def list_banks(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Tell all banks and their policies.
+    """Tell all banks, their policies, and what they match at.
+
+    A budget is resolved as replicas do it, for the bank as it is now: at which score it matches,
+    and why not, if it does not. That needs the model's file and the whole hot set.
 
     References that lack a view were added before their bank wanted it. Pictures are not kept: only
     adding them again describes them so.
     """
-    with closing(open_store(load_settings(config).redis)) as store:
+    settings = load_settings(config)
+    with closing(open_store(settings.redis)) as store:
         banks = store.banks().values()
         lacking = store.lacking_views()
+        rules = _rules(store, settings) if any(map(_needs_calibration, banks)) else {}
     if as_json:
         emit(
             [
-                bank.model_dump(mode="json") | {"lacking_views": lacking.get(bank.name, {})}
+                bank.model_dump(mode="json")
+                | {"lacking_views": lacking.get(bank.name, {})}
+                | {"rule": _resolved(rules.get(bank.name))}
                 for bank in banks
             ]
         )
@@ -147,11 +163,14 @@ def list_banks(config: ConfigOption = None, as_json: JsonOption = False) -> None
             bank.severity,
             bank.action if bank.kind == "block" else f"allow over {', '.join(bank.suppresses)}",
             bank.mode if bank.enabled else "disabled",
-            _rule(bank),
+            _rule(bank, rules.get(bank.name)),
             ", ".join(bank.tenants) if bank.tenants else "all",
         )
     stdout.print(table)
     for bank in banks:
+        rule = rules.get(bank.name)
+        if rule is not None and not rule.is_enforced and bank.kind == "block":
+            stdout.print(f"\n{bank.name}: {_unenforced(rule)}", style="yellow", markup=False)
         line = f"\n{bank.name}: views {', '.join(bank.views)}{_flood(bank)}"
         stdout.print(line, markup=False, highlight=False)
         for model, count in sorted(lacking.get(bank.name, {}).items()):
@@ -179,7 +198,9 @@ def remove(
     )
 
 
-def _changed(name: str, old: Bank | None, given: dict[str, Any], store: Store) -> Bank:
+def _changed(
+    name: str, old: Bank | None, given: dict[str, Any], store: Store, settings: Settings
+) -> Bank:
     """The bank with what is given put in its place."""
     if "threshold" in given and "max_false_matches_per_million" in given:
         raise typer.BadParameter("a bank has a threshold or a budget, not both")
@@ -191,8 +212,7 @@ def _changed(name: str, old: Bank | None, given: dict[str, Any], store: Store) -
                 fields.pop(rule)
             fields.pop("max_false_matches_per_million")
     if "threshold" in given:
-        current = store.calibration()
-        fields["calibration"] = current.calibration_id if current else None
+        fields["calibration"] = current_calibration(store, settings.model)
         fields["max_false_matches_per_million"] = None
     if "max_false_matches_per_million" in given:
         fields["threshold"] = fields["calibration"] = None
@@ -237,9 +257,46 @@ def _flood(bank: Bank) -> str:
     return f"{limit}, then review" if bank.flood_demotes else limit
 
 
-def _rule(bank: Bank) -> str:
+def _needs_calibration(bank: Bank) -> bool:
+    return bank.max_false_matches_per_million is not None or bank.calibration is not None
+
+
+def _rules(store: Store, settings: Settings) -> "Mapping[str, Rule]":
+    """The banks' rules as replicas have them; none where the model's file is not here."""
+    try:
+        with stderr.status("resolving budgets ..."):
+            applied = apply_rules(store, settings)
+    except ModelError as error:
+        stderr.print(f"budgets are not resolved: {error}", style="yellow", markup=False)
+        return {}
+    return applied.rules if applied else {}
+
+
+def _resolved(rule: "Rule | None") -> dict[str, Any] | None:
+    """A rule as a document."""
+    if rule is None:
+        return None
+    supported = None if rule.null is None else 1e6 * rule.null.supported_rate
+    return {
+        "state": rule.state,
+        "why": rule.why,
+        "threshold": rule.threshold,
+        "enforced": rule.is_enforced,
+        "images_needed": rule.needed,
+        "lowest_supported_per_million": supported,
+    }
+
+
+def _unenforced(rule: "Rule") -> str:
+    effect = "matches nothing" if rule.threshold is None else "only matches in shadow"
+    return f"{effect}: {rule.why}"
+
+
+def _rule(bank: Bank, rule: "Rule | None") -> str:
     if bank.threshold is not None:
         return f"score {bank.threshold:g}"
     if bank.max_false_matches_per_million is not None:
-        return f"{bank.max_false_matches_per_million:g} false matches per million"
+        budget = f"{bank.max_false_matches_per_million:g} false matches per million"
+        at = rule.threshold if rule else None
+        return budget if at is None else f"score {at:.4f}: {budget}"
     return "" if bank.kind == "allow" else "nothing: no threshold, no budget"

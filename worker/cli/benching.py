@@ -82,13 +82,18 @@ def hot_set(settings: Settings, embedder: "Embedder") -> Iterator["Mirror"]:
     from worker.hotset.mirror import Mirror  # noqa: PLC0415
     from worker.hotset.store import open_store  # noqa: PLC0415
     from worker.hotset.sync import HotSetSync  # noqa: PLC0415
+    from worker.scoring import artefact  # noqa: PLC0415
 
     with redis_server() as server:
         store = open_store(Redis.model_validate({"url": server.url}))
         _random_references(store, embedder.model)
         mirror = Mirror(embedder.model, embedder.device)
         sync = HotSetSync(
-            store.of_model(embedder.model), mirror, settings.hotset, "bench", on_failure=_raise
+            store.of_model(embedder.model, artefact.read_for),
+            mirror,
+            settings.hotset,
+            "bench",
+            on_failure=_raise,
         )
         sync.start()
         sync.wait_ready(30, lambda: False)

@@ -10,11 +10,12 @@ import typer
 from rich.table import Table
 
 from worker.cli.common import ConfigOption, JsonOption, emit, load_settings, stderr, stdout
+from worker.cli.mirroring import apply_rules
 from worker.errors import CopysieveError, ModelError
 from worker.settings import Settings, chosen_file
 
 if TYPE_CHECKING:
-    from worker.hotset.types import Bank
+    from worker.hotset.store import Store
 
 type Status = Literal["ok", "warning", "problem"]
 
@@ -82,9 +83,6 @@ def _kafka(settings: Settings) -> Iterator[Finding]:
 def _hot_set(settings: Settings) -> Iterator[Finding]:
     from worker.descriptor import zoo  # noqa: PLC0415 - not needed for --help
     from worker.hotset.store import open_store  # noqa: PLC0415
-    from worker.scoring.calibration import parse  # noqa: PLC0415
-    from worker.scoring.policy import threshold_of  # noqa: PLC0415
-    from worker.vetting import without_budget_rule  # noqa: PLC0415
 
     store = open_store(settings.redis)
     head = store.head()
@@ -100,19 +98,38 @@ def _hot_set(settings: Settings) -> Iterator[Finding]:
         if missing := len(references) - store.described(sha256):
             detail = f"{missing} of them are not described by {settings.model.name}: add them again"
             yield Finding("hot set", "warning", detail)
-    stored = store.calibration()
-    calibration = parse(stored.blob) if stored else None
-    if why := without_budget_rule(calibration):
-        detail = f"`refs add` refuses none for its expected false matches: {why}"
-        yield Finding("vetting", "ok", detail)
     for bank in store.banks().values():
-        count = sum(reference.bank == bank.name for reference in references)
-        if not count:
+        if not any(reference.bank == bank.name for reference in references):
             yield Finding(f"bank {bank.name}", "warning", "it has no references")
-        if bank.kind == "block" and threshold_of(bank, calibration) is None:
-            yield Finding(f"bank {bank.name}", "warning", f"it matches nothing: {_why(bank)}")
-        elif stored is None and (bank.threshold or 0) > 1:
-            yield Finding(f"bank {bank.name}", "warning", "a cosine is never above its threshold")
+    yield from _rules(settings, store)
+
+
+def _rules(settings: Settings, store: "Store") -> Iterator[Finding]:
+    """What the banks match at."""
+    from worker.scoring.rules import WITHOUT_RULE  # noqa: PLC0415 - imports torch
+
+    try:
+        applied = apply_rules(store, settings)
+    except ModelError:  # which is told of elsewhere
+        return
+    if applied is None:
+        return
+    calibration = applied.against.calibration
+    if calibration is None:
+        detail = (
+            "none is applied: scores are cosines, budgets match nothing, and `refs add` refuses "
+            "none for its expected false matches"
+        )
+        yield Finding("calibration", "ok", detail)
+    else:
+        yield Finding("calibration", "ok", f"{calibration.id} is applied")
+    for name, rule in applied.rules.items():
+        bank = applied.against.banks[name]
+        if rule.state in WITHOUT_RULE:
+            effect = "nothing" if rule.threshold is None else f"in shadow, at {rule.threshold:.3f}"
+            yield Finding(f"bank {name}", "warning", f"it matches {effect}: {rule.why}")
+        elif calibration is None and (bank.threshold or 0) > 1:
+            yield Finding(f"bank {name}", "warning", "a cosine is never above its threshold")
 
 
 def _canaries(settings: Settings) -> Iterator[Finding]:
@@ -130,14 +147,6 @@ def _canaries(settings: Settings) -> Iterator[Finding]:
         yield Finding("canaries", "warning", f"{picture}: not registered, `refs add --canary` it")
     for reference in paired.references:
         yield Finding("canaries", "warning", f"no picture of reference {reference.reference_id}")
-
-
-def _why(bank: "Bank") -> str:
-    if bank.threshold is not None:
-        return f"its threshold was set for calibration {bank.calibration or 'none'}"
-    if bank.max_false_matches_per_million is not None:
-        return "its budget needs a calibration that supports it"
-    return "it has neither threshold nor budget"
 
 
 def _model(settings: Settings) -> Iterator[Finding]:

@@ -73,10 +73,11 @@ def import_(
 
 def _import(store: Store, archive: Archive, total: int) -> Added:
     done = Added(Version(0, 0), 0, 0, 0)
+    calibration_id = store.calibration_of(archive.model.sha256)
     with _progress("importing", total) as advance:
         try:
             for some in batched(archive.references(), exchange.AT_ONCE):
-                one = store.add_references(some, archive.model)
+                one = store.add_references(some, archive.model, calibration_id)
                 done = Added(
                     one.version,
                     done.added + one.added,

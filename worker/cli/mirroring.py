@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 from worker.cli.common import stderr
 from worker.errors import StoreError
 from worker.hotset.store import Store
+from worker.image.preprocess import boxes
+from worker.settings import ModelSettings, Settings
 
 if TYPE_CHECKING:
     from worker.descriptor.embedders import Embedder
     from worker.hotset.mirror import Mirror
+    from worker.scoring.rules import Applied, Rules
 
 
 def load_mirror(store: Store, embedder: "Embedder", *, may_be_unusable: bool = False) -> "Mirror":
@@ -17,9 +20,9 @@ def load_mirror(store: Store, embedder: "Embedder", *, may_be_unusable: bool = F
     Raises StoreError where there is no hot set, or, unless `may_be_unusable`, no other reference.
     """
     from worker.hotset.mirror import Mirror  # noqa: PLC0415 - imports torch
-    from worker.scoring import calibration as calibrations  # noqa: PLC0415
+    from worker.scoring import artefact  # noqa: PLC0415
 
-    reader = store.of_model(embedder.model, calibrations.check)
+    reader = store.of_model(embedder.model, artefact.read_for)
     head = reader.head()
     if head is None:
         raise StoreError("there is no hot set yet: `copysieve banks set`, then `refs add`")
@@ -31,3 +34,35 @@ def load_mirror(store: Store, embedder: "Embedder", *, may_be_unusable: bool = F
             raise StoreError(line)
         stderr.print(line, style="yellow", markup=False, highlight=False)
     return mirror
+
+
+def current_calibration(store: Store, settings: ModelSettings) -> str | None:
+    """The id of the current calibration of the model in use.
+
+    Raises ModelError where there are some and the model's file is not here to tell which is its.
+    """
+    from worker.descriptor import zoo  # noqa: PLC0415 - not needed for --help
+
+    current = store.current_calibrations()
+    return current.get(zoo.verify(zoo.locate(settings), settings)) if current else None
+
+
+def rules_for(settings: Settings, embedder: "Embedder") -> "Rules":
+    """What makes the rules of banks as a replica with these settings does."""
+    from worker.scoring.rules import Rules  # noqa: PLC0415 - imports torch
+
+    return Rules(tuple(boxes(settings.views)), embedder.device)
+
+
+def apply_rules(store: Store, settings: Settings) -> "Applied | None":
+    """The banks' rules as replicas have them now, from the whole hot set; None: there is none.
+
+    Raises StoreError and ModelError.
+    """
+    from worker.descriptor import embedders  # noqa: PLC0415 - imports torch
+
+    if store.head() is None:
+        return None
+    embedder = embedders.load(settings.model)
+    mirror = load_mirror(store, embedder, may_be_unusable=True)
+    return rules_for(settings, embedder).of(mirror.against())

@@ -16,7 +16,7 @@ from worker.hotset.mirror import Mirror
 from worker.hotset.store import Store
 from worker.hotset.sync import HotSetSync
 from worker.pipeline import Pipeline
-from worker.scoring import calibration as calibrations
+from worker.scoring import artefact
 from worker.settings import Settings
 from worker.stream.consumer import UploadConsumer
 from worker.stream.ledger import Ledger
@@ -45,7 +45,7 @@ class Replica:
         self._failure: StageDied | None = None
         self._mirror = Mirror(embedder.model, embedder.device, settings.hotset.folder)
         self._sync = HotSetSync(
-            store.of_model(embedder.model, calibrations.check),
+            store.of_model(embedder.model, artefact.read_for),
             self._mirror,
             settings.hotset,
             settings.replica.name,

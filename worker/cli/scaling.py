@@ -134,6 +134,7 @@ def _started(plan: Plan, stack: ExitStack) -> tuple[float, "Mirror"]:
     """Seconds until a mirror follows, as a worker's would."""
     from worker.hotset.mirror import Mirror  # noqa: PLC0415 - imports torch
     from worker.hotset.sync import HotSetSync  # noqa: PLC0415
+    from worker.scoring import artefact  # noqa: PLC0415
     from worker.telemetry import log  # noqa: PLC0415
 
     log.configure(Log(level="error"))
@@ -142,7 +143,11 @@ def _started(plan: Plan, stack: ExitStack) -> tuple[float, "Mirror"]:
     began = time.monotonic()
     mirror = Mirror(plan.model, "cpu", plan.folder)
     sync = HotSetSync(
-        store.of_model(plan.model), mirror, HotSetSettings(), "bench", on_failure=_raise
+        store.of_model(plan.model, artefact.read_for),
+        mirror,
+        HotSetSettings(),
+        "bench",
+        on_failure=_raise,
     )
     sync.start()
     stack.callback(sync.stop)

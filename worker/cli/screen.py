@@ -19,7 +19,7 @@ from worker.cli.common import (
     with_model,
 )
 from worker.cli.embed import bytes_of, read, walk
-from worker.cli.mirroring import load_mirror
+from worker.cli.mirroring import load_mirror, rules_for
 from worker.errors import CopysieveError, Unscreenable
 from worker.image.decoder import Decoder
 from worker.records import Look, Looks
@@ -100,6 +100,7 @@ def _screen_files(
 
     with closing(open_store(settings.redis)) as store:
         mirror = load_mirror(store, embedder)
+    rules = rules_for(settings, embedder)
     version = str(mirror.head.version) if mirror.head else None
     screened: list[dict[str, Any]] = []
     with closing(_decoder(settings, embedder, settings.views)) as decoder:
@@ -114,7 +115,7 @@ def _screen_files(
                     "matches": [],
                 }
             else:
-                (compared,) = compare(mirror, [descriptors], [tenant])
+                (compared,) = compare(mirror, rules, [descriptors], [tenant])
                 told = _told(compared.decision, image.looks)
             screened.append({"image": str(file)} | told)
     if as_json:

@@ -28,6 +28,7 @@ class Recount:
                 key = keys.descriptors(sha256, bucket)
                 read = partial(_read_descriptors, rows)
                 self._read(key, f"descriptors:{sha256}", read)
+        self._read_calibrations()
 
     @property
     def references(self) -> int:
@@ -67,6 +68,22 @@ class Recount:
             self._there[f"count:{kind}"] += 1
             self._there[f"sum:{kind}"] += layout.checksum(field, raw)
         return names
+
+    def _read_calibrations(self) -> None:
+        """Tally the current calibrations; one whose artefact is not whole cannot be read."""
+        key = self._keys.calibration
+        for field, raw in self._values(key):
+            if field.startswith(b"previous:"):
+                continue
+            name, kind = layout.text(raw), f"calibration:{layout.text(field)}"
+            self._kinds.append(kind)
+            try:
+                layout.read_artefact(name, self._client.hgetall(self._keys.artefact(name)))
+            except Unusable:
+                self._unreadable.append((key, field, raw))
+                continue
+            self._there[f"count:{kind}"] += 1
+            self._there[f"sum:{kind}"] += layout.checksum(field, raw)
 
     def _values(self, key: str) -> Iterator[tuple[bytes, bytes]]:
         yield from self._client.hgetall(key).items()

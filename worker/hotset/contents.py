@@ -5,6 +5,7 @@ from datetime import datetime
 from importlib import resources
 from itertools import batched
 
+from worker.errors import StoreError
 from worker.hotset import audit, layout
 from worker.hotset.audit import AuditEntry
 from worker.hotset.connection import Client, as_store_errors
@@ -12,10 +13,10 @@ from worker.hotset.layout import Keys, Unusable, bucket_of, reject
 from worker.hotset.replicas import Replicas
 from worker.hotset.types import (
     Bank,
-    Calibration,
     Descriptors,
     Head,
     Heartbeat,
+    KeptCalibration,
     Reference,
     Tombstone,
 )
@@ -73,9 +74,43 @@ class Contents:
         return layout.read_row(Tombstone, reference_id, raw) if raw else None
 
     @as_store_errors
-    def calibration(self) -> Calibration | None:
-        """The current calibration."""
-        return layout.read_calibration(self._client.hgetall(self._keys.calibration))
+    def current_calibrations(self) -> dict[str, str]:
+        """The ids of the current calibrations, by the digests of their models."""
+        found = self._client.hgetall(self._keys.calibration).items()
+        return {
+            layout.text(of): layout.read_calibration_id(raw)
+            for of, raw in found
+            if not of.startswith(b"previous:")
+        }
+
+    def calibration_of(self, model_sha256: str) -> str | None:
+        """The id of a model's current calibration."""
+        return self.current_calibrations().get(model_sha256)
+
+    @as_store_errors
+    def previous_calibration_of(self, model_sha256: str) -> str | None:
+        """The id of the calibration before it, `none` if there was none; None: nothing is known."""
+        raw = self._client.hget(self._keys.calibration, f"previous:{model_sha256}")
+        return layout.read_calibration_id(raw) if raw else None
+
+    @as_store_errors
+    def calibrations(self) -> list[KeptCalibration]:
+        """What is told of all calibrations that are kept, oldest first."""
+        found: list[KeptCalibration] = []
+        for name, raw in self._client.hgetall(self._keys.calibrations).items():
+            try:
+                found.append(layout.read_row(KeptCalibration, layout.text(name), raw))
+            except Unusable as error:
+                reject(error)
+        return sorted(found, key=lambda one: (one.added_at, one.calibration_id))
+
+    @as_store_errors
+    def artefact(self, calibration_id: str) -> bytes:
+        """The artefact of a calibration that is kept. Raises StoreError where it is not whole."""
+        raw = self._client.hgetall(self._keys.artefact(calibration_id))
+        if not raw:
+            raise StoreError(f"calibration {calibration_id} is not kept in the store")
+        return layout.read_artefact(calibration_id, raw)
 
     def heartbeats(self) -> list[Heartbeat]:
         """What the live replicas tell, by name."""

@@ -1,22 +1,36 @@
 """One version of the hot set, changed in place: policies in memory, descriptors on the device."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache, partial
-from itertools import groupby
+from itertools import chain, groupby
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from crc32c import crc32c
 from torch import Tensor
 
 from worker.hotset import layout
-from worker.hotset.index import NOBODYS, Found, Index
+from worker.hotset.index import NOBODYS, Found
 from worker.hotset.layout import Unusable, reject
 from worker.hotset.local_copy import LocalCopy
-from worker.hotset.table import CANARY, ENABLED, NO_ROWS, Ids, Runs, Slots, Table, hash_of
+from worker.hotset.matrix import Matrix
+from worker.hotset.probes import Best
+from worker.hotset.table import (
+    CANARY,
+    ENABLED,
+    NO_ROWS,
+    SHADOW,
+    Ids,
+    Runs,
+    Slots,
+    Table,
+    hash_of,
+)
 from worker.hotset.types import (
     Accepted,
     Bank,
@@ -39,6 +53,9 @@ from worker.hotset.types import (
 )
 from worker.records import Model, Version
 
+_KINDS = 3
+_ENFORCED, _SHADOW, _CANARY = range(_KINDS)
+"""Kinds of references in a bank, which have a column each: the null is of the first alone."""
 _NORMS_AT_ONCE = 512  # as many as the caches hold
 _NAMED_AT_ONCE = 8192
 
@@ -55,6 +72,22 @@ class Sizes:
     unusable: int
 
 
+@dataclass(frozen=True, slots=True)
+class Against:
+    """A hot set as of one version, as far as decisions go by it.
+
+    `best` is how similar each probe of the calibration is to each bank at best, float32 [probes];
+    banks without enforced references are left out. `copies` are digests of images that passed for
+    benign and are copies of references.
+    """
+
+    version: Version
+    banks: Mapping[str, Bank]
+    calibration: Calibration | None
+    best: Mapping[str, Best]
+    copies: frozenset[str]
+
+
 class HotSet:
     """All of it, as one model sees it.
 
@@ -63,12 +96,13 @@ class HotSet:
     moves no descriptor. Not thread-safe.
     """
 
-    def __init__(self, model: Model, index: Index, copy: LocalCopy) -> None:
+    def __init__(self, model: Model, matrix: Matrix) -> None:
+        """`matrix` is empty."""
         self.model = model
-        self.index = index
-        self.copy = copy
+        self.matrix = matrix
+        self.copy = matrix.copy
         self.banks: dict[str, Bank] = {}
-        self.calibration: Calibration | None = None
+        self.copies: frozenset[str] = frozenset()
         self.unreadable: set[str] = set()
         self._head = Head(Version(0, 0), "", "")
         self._bank_rows: dict[str, bytes] = {}
@@ -80,9 +114,10 @@ class HotSet:
         self._described = Counter[int]()  # references that are, by the code of their bank
         self._row_sum = self._blob_sum = 0
         self._next_expiry = np.inf
+        self._copies_of: dict[int, tuple[str, ...]] = {}  # of references that have some, by slot
         self._removed: list[tuple[int, int, int, int]] = []  # runs of rows and records to be erased
         # It knows the copy and not this set: a cycle would keep gigabytes after a swap.
-        self._reference_at = lru_cache(_NAMED_AT_ONCE)(partial(_read_reference, copy))
+        self._reference_at = lru_cache(_NAMED_AT_ONCE)(partial(_read_reference, self.copy))
 
     # -- what there is --
 
@@ -99,14 +134,26 @@ class HotSet:
                 "banks": Tally(len(banks), sum(banks)),
                 "references": Tally(len(self._table), self._row_sum),
                 f"descriptors:{self.model.sha256}": Tally(self._described.total(), self._blob_sum),
+                f"calibration:{self.model.sha256}": self._calibration_tally(),
             }
         )
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The current one of the model."""
+        return self.matrix.calibration
+
+    def _calibration_tally(self) -> Tally:
+        if self.calibration is None:
+            return Tally()
+        of, current = self.model.sha256.encode(), self.calibration.id.encode()
+        return Tally(1, layout.checksum(of, current))
 
     def sizes(self) -> Sizes:
         """How much is there now."""
         usable = sum(self._described[self._codes[name]] for name in self.banks)
         unreadable = sum(self._find(name) is None for name in self.unreadable)
-        return Sizes(usable, len(self.index), len(self._table) - usable + unreadable)
+        return Sizes(usable, len(self.matrix), len(self._table) - usable + unreadable)
 
     def canaries(self) -> list[Reference]:
         """The references that are canaries, by id."""
@@ -119,10 +166,19 @@ class HotSet:
     ) -> list[list[Hit]]:
         """Search the index and name what was found; ties go by reference, then view."""
         allowed = self._allowed(tenants, canaries)
-        return [
-            self._hits(found, k)
-            for found in self.index.search(queries, allowed, k, self.copy.read_rows)
-        ]
+        return [self._hits(found, k) for found in self.matrix.search(queries, allowed, k)]
+
+    def against(self) -> Against:
+        """What decisions go by."""
+        columns = {_column(self._codes[name], _ENFORCED): name for name in self.banks}
+        best = self.matrix.best(list(columns))
+        return Against(
+            version=self._head.version,
+            banks=dict(self.banks),
+            calibration=self.calibration,
+            best={columns[at]: found for at, found in best.items()},
+            copies=self.copies,
+        )
 
     # -- changes --
 
@@ -130,7 +186,7 @@ class HotSet:
         """Take all of a snapshot in; it was empty before."""
         head = snapshot.head
         self._head = Head(head.version, head.mark, head.accepted)
-        self.calibration = snapshot.calibration
+        self.matrix.calibrate(snapshot.calibration)
         for bank in snapshot.banks:
             self._put_bank(bank)
         for stored in snapshot.buckets:
@@ -153,6 +209,19 @@ class HotSet:
         if now.timestamp() >= self._next_expiry:
             self._settle(np.flatnonzero(self._table.rows["expires"] <= now.timestamp()), now)
             self._note_expiry(now)
+
+    def prepare(self, entry: Entry) -> None:
+        """Do what takes long of applying an entry, while the set is still searched as it is.
+
+        Nothing else may be applied in between, by the one who makes the changes.
+        """
+        for change in entry.changes:
+            if isinstance(change, CalibrationPut) and self._is_another(change):
+                self.matrix.prepare(change.calibration)
+
+    def _is_another(self, change: CalibrationPut) -> bool:
+        current = self.calibration.id if self.calibration else None
+        return change.model_sha256 == self.model.sha256 and change.calibration_id != current
 
     def _is_new(self, change: Change) -> bool:
         return (
@@ -192,8 +261,10 @@ class HotSet:
                 self.banks.pop(name, None)
                 self._bank_rows.pop(name, None)
                 self._settle(self._slots_of(name), now)
-            case CalibrationPut(calibration):
-                self.calibration = calibration
+            case CalibrationPut(calibration=calibration) if self._is_another(change):
+                self.matrix.calibrate(calibration)
+            case CalibrationPut():
+                pass
             case Accepted():
                 self.unreadable.clear()
 
@@ -211,18 +282,18 @@ class HotSet:
         first = NO_ROWS
         if descriptors is not None:
             first = int(self._runs.take([slot], len(descriptors.views))[0])
-            self.copy.write_rows(first, descriptors.rows)
+            self.matrix.put(first, descriptors.rows)
         self._count(slot, -1)
         self._forget(slot, rows=descriptors is not None)
         row = self._table.rows[slot]
         row["offset"], row["length"] = offset, length
         row["row_sum"] = layout.checksum(name, change.row)
         row["bank"], row["flags"], row["expires"] = self._facts(reference)
+        self._note_copies({slot: reference.copies})
         if descriptors is not None:
             row["views"] = self._view_code(descriptors.views)
             row["first"] = first
             row["blob_sum"] = layout.checksum(name, layout.write_descriptors(descriptors))
-            self.index.put(first, descriptors.rows)
         self._next_expiry = min(self._next_expiry, float(row["expires"]))
         self._count(slot, 1)
         return np.array([slot])
@@ -262,6 +333,8 @@ class HotSet:
         rows["first"][slots] = NO_ROWS
         facts = np.array([self._facts(one) for one in stored.references])
         rows["bank"][slots], rows["flags"][slots], rows["expires"][slots] = facts.T
+        copies = zip(slots.tolist(), stored.references, strict=True)
+        self._note_copies({slot: one.copies for slot, one in copies if one.copies})
         alike: dict[tuple[int, bytes], list[int]] = {}
         for number, blob in enumerate(stored.blobs):
             if blob is not None:
@@ -306,13 +379,12 @@ class HotSet:
         cuts = 1 + np.flatnonzero(np.diff(firsts) != len(views))
         runs = zip(np.split(firsts, cuts), np.split(stored[good], cuts), strict=True)
         for numbers, rows_of in runs:
-            flat = rows_of.reshape(-1, self.model.dims)
-            self.copy.write_rows(int(numbers[0]), flat)
-            self.index.put(int(numbers[0]), flat)
+            self.matrix.put(int(numbers[0]), rows_of.reshape(-1, self.model.dims))
 
     def _remove(self, slot: int) -> None:
         self._count(slot, -1)
         self._forget(slot, rows=True)
+        self._note_copies({slot: ()})
         self._table.free(slot)
 
     def _forget(self, slot: int, *, rows: bool) -> None:
@@ -320,7 +392,7 @@ class HotSet:
         row, first, count = self._table.rows[slot], 0, 0
         if rows and row["first"] != NO_ROWS:
             first, count = int(row["first"]), len(self._views[row["views"]])
-            self.index.assign(np.arange(first, first + count), np.full(count, NOBODYS))
+            self.matrix.assign(np.arange(first, first + count), np.full(count, NOBODYS))
             row["first"], row["blob_sum"] = NO_ROWS, 0
         self._removed.append((first, count, int(row["offset"]), int(row["length"])))
         if self.copy.folder is None:
@@ -343,7 +415,9 @@ class HotSet:
         rows = self._table.rows[slots]
         live = (rows["flags"] & ENABLED > 0) & (rows["expires"] > now.timestamp())
         described = (rows["first"] != NO_ROWS) & (rows["length"] > 0)
-        columns = 1 + 2 * rows["bank"].astype(np.int32) + (rows["flags"] & CANARY > 0)
+        canary, shadow = (rows["flags"] & flag > 0 for flag in (CANARY, SHADOW))
+        kinds = np.select([canary, shadow], [_CANARY, _SHADOW], _ENFORCED)
+        columns = _column(rows["bank"].astype(np.int32), kinds)
         for name, code in self._codes.items():
             bank = self.banks.get(name)
             of_bank = described & (rows["bank"] == code)
@@ -352,24 +426,34 @@ class HotSet:
                 for number, view in enumerate(self._views[views_code]):
                     wanted = bank is not None and bank.enabled and view in bank.views
                     seen = np.where(live[own] & wanted, columns[own], NOBODYS)
-                    self.index.assign(rows["first"][own].astype(np.int64) + number, seen)
+                    self.matrix.assign(rows["first"][own].astype(np.int64) + number, seen)
 
-    def _allowed(self, tenants: Sequence[str | None], canaries: Sequence[bool]) -> Tensor:
+    def _allowed(
+        self, tenants: Sequence[str | None], canaries: Sequence[bool]
+    ) -> npt.NDArray[np.bool_]:
         """Which columns each query is compared with, [n, columns]."""
-        allowed = np.zeros((len(tenants), 1 + 2 * len(self._codes)), dtype=bool)
+        allowed = np.zeros((len(tenants), _column(len(self._codes), 0)), dtype=bool)
         for name, code in self._codes.items():
             if (bank := self.banks.get(name)) is None:
                 continue
-            own = [t is None or bank.tenants is None or t in bank.tenants for t in tenants]
-            allowed[:, 1 + 2 * code] = own
-            allowed[:, 2 + 2 * code] = np.logical_and(own, canaries)
-        return torch.from_numpy(allowed).to(self.index.device)
+            own = [bank.screens(tenant) for tenant in tenants]
+            allowed[:, _column(code, _ENFORCED)] = allowed[:, _column(code, _SHADOW)] = own
+            allowed[:, _column(code, _CANARY)] = np.logical_and(own, canaries)
+        return allowed
 
     def _facts(self, reference: Reference) -> tuple[int, int, float]:
         """Code of its bank, flags, when it expires."""
-        flags = ENABLED * reference.enabled | CANARY * reference.canary
+        flags = ENABLED * reference.enabled | CANARY * reference.canary | SHADOW * reference.shadow
         expires = reference.expires_at.timestamp() if reference.expires_at else np.inf
         return self._code(reference.bank), flags, expires
+
+    def _note_copies(self, copies: Mapping[int, tuple[str, ...]]) -> None:
+        """Note which benign images are copies of the references in these slots."""
+        if all(self._copies_of.get(slot, ()) == own for slot, own in copies.items()):
+            return
+        self._copies_of |= copies
+        self._copies_of = {slot: own for slot, own in self._copies_of.items() if own}
+        self.copies = frozenset(chain.from_iterable(self._copies_of.values()))
 
     def _code(self, bank: str) -> int:
         return self._codes.setdefault(bank, len(self._codes))
@@ -390,15 +474,15 @@ class HotSet:
     # -- names --
 
     def _hits(self, found: Found, k: int) -> list[Hit]:
-        hits = [self._hit(n, c) for n, c in zip(*(part.tolist() for part in found), strict=True)]
-        hits.sort(key=lambda hit: (-hit.cosine, hit.reference.reference_id, hit.view))
+        hits = [self._hit(*one) for one in zip(*(part.tolist() for part in found), strict=True)]
+        hits.sort(key=lambda hit: (-hit.similarity, hit.reference.reference_id, hit.view))
         return hits[:k]
 
-    def _hit(self, number: int, cosine: float) -> Hit:
+    def _hit(self, number: int, similarity: float, cosine: float) -> Hit:
         slot = self._runs.owner(number)
         row, reference = self._table.rows[slot], self._reference(slot)
         view = self._views[row["views"]][number - row["first"]]
-        return Hit(reference, self.banks[reference.bank], view, cosine)
+        return Hit(reference, self.banks[reference.bank], view, cosine, similarity)
 
     def _find(self, reference_id: str) -> int | None:
         hashed = hash_of(reference_id)
@@ -411,6 +495,11 @@ class HotSet:
     def _reference(self, slot: int) -> Reference:
         row = self._table.rows[slot]
         return self._reference_at(int(row["offset"]), int(row["length"]))
+
+
+def _column(code: Any, kind: Any) -> Any:
+    """The column of a bank's references of one kind; 0 is nobody's."""
+    return 1 + _KINDS * code + kind
 
 
 def _read_reference(copy: LocalCopy, offset: int, length: int) -> Reference:

@@ -1,8 +1,10 @@
 """The searchable matrix on the device: exact, though it is kept and multiplied in half precision.
 
-A product in half precision picks the candidates, by a bound that cannot miss one; their cosines are
-then computed anew from the descriptors as stored, in fp64. So what is found does not depend on the
-device, the batch, or where in the matrix a row stands.
+A product in half precision picks the candidates, by a bound that cannot miss one; their
+similarities are then computed anew from the descriptors as stored, in fp64. So what is found does
+not depend on the device, the batch, or where in the matrix a row stands.
+
+What is compared may be a projection of the descriptors; rows and queries come and go without it.
 """
 
 from collections.abc import Callable
@@ -28,13 +30,19 @@ type Exact = Callable[[Numbers], npt.NDArray[np.float16]]
 """Gives rows as they are stored, [n, dims], by their numbers."""
 
 
-class Found(NamedTuple):
-    """A query's best rows, best first: int64 [n] and float32 [n].
+type Projection = Callable[[Tensor], Tensor]
+"""Moves descriptors, floating [n, dims], to where they are compared, L2-normalised."""
 
-    All that are as good as the k-th, so maybe more than k.
+
+class Found(NamedTuple):
+    """A query's best rows, best first: int64 [n], and float32 [n] each.
+
+    All that are as good as the k-th, so maybe more than k. `cosines` are of the descriptors,
+    `similarities` of their projections, and the order is theirs.
     """
 
     numbers: Numbers
+    similarities: npt.NDArray[np.float32]
     cosines: npt.NDArray[np.float32]
 
 
@@ -44,20 +52,44 @@ class Index:
     Not thread-safe.
     """
 
-    def __init__(self, dims: int, device: torch.device | str, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        dims: int,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        projection: Projection | None = None,
+    ) -> None:
         self.dims = dims
+        self.projection = projection
         self.device = torch.device(device)
         self.dtype = dtype
         if self.device.type == "cuda":  # parts of a sum are not to be rounded to half precision
             torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
         self._matrices: list[Tensor] = []
         self._columns: list[Tensor] = []
-        self._seen = np.zeros(0, dtype=bool)
+        self._column_of = np.zeros(0, dtype=np.int32)
         self._rounded = 0.0  # the furthest that a row has moved by being kept in `dtype`
 
     def __len__(self) -> int:
         """How many rows a search may see."""
-        return int(np.count_nonzero(self._seen))
+        return int(np.count_nonzero(self._column_of))
+
+    def columns_of(self, numbers: Numbers) -> npt.NDArray[np.int32]:
+        """The columns of rows."""
+        return self._column_of[numbers]
+
+    @property
+    def seen(self) -> Numbers:
+        """The rows that a search may see."""
+        return np.flatnonzero(self._column_of)
+
+    def members(self, column: int) -> Numbers:
+        """The rows of a column."""
+        return np.flatnonzero(self._column_of == column)
+
+    def compared(self, descriptors: npt.NDArray[np.float16]) -> Tensor:
+        """Descriptors as stored to what is compared: fp32 [n, dims] on the device."""
+        return self._project(torch.from_numpy(descriptors).to(self.device).float())
 
     def put(self, first: int, descriptors: npt.NDArray[np.float16]) -> None:
         """Write rows `first`, `first + 1`, ...: fp16 [rows, dims], as stored; nobody's as yet."""
@@ -74,12 +106,23 @@ class Index:
 
     def assign(self, numbers: Numbers, columns: npt.NDArray[np.integer]) -> None:
         """Set the columns of rows that were put; `NOBODYS` hides them."""
-        self._seen[numbers] = columns != NOBODYS
+        self._column_of[numbers] = columns
         for segment in np.unique(numbers // SEGMENT_ROWS):
             own = numbers // SEGMENT_ROWS == segment
             offsets = torch.from_numpy(numbers[own] % SEGMENT_ROWS).to(self.device)
             values = torch.from_numpy(columns[own].astype(np.int32)).to(self.device)
             self._columns[segment][offsets] = values
+
+    def like(
+        self, projection: Projection | None, segment: Callable[[int], npt.NDArray[np.float16]]
+    ) -> "Index":
+        """The same rows in the same columns under another projection, from the stored segments."""
+        other = Index(self.dims, self.device, self.dtype, projection)
+        for number, columns in enumerate(self._columns):
+            other.put(number * SEGMENT_ROWS, segment(number))
+            other._columns[number].copy_(columns)
+        other._column_of = self._column_of.copy()
+        return other
 
     @torch.no_grad()
     def search(self, queries: Tensor, allowed: Tensor, k: int, exact: Exact) -> list[Found]:
@@ -96,20 +139,38 @@ class Index:
     def _search(self, queries: Tensor, allowed: Tensor, k: int, exact: Exact) -> list[Found]:
         if not self._matrices or k < 1:
             return [_NOTHING for _ in queries]
-        scores, bests = self._scores(queries, allowed)
+        projected = self._project(queries)
+        scores, bests = self._scores(projected, allowed)
         # The k-th best of the groups' best is at most the k-th best row; few rows share a group.
         pool = bests if len(bests) >= 4 * k else scores
         kth = pool.topk(min(k, len(pool)), dim=0).values[-1]
-        bar = kth.float() - 2 * self._error_bound(queries, kth.float())
+        bar = kth.float() - 2 * self._error_bound(projected, kth.float())
         group, query = (bests >= bar).nonzero(as_tuple=True)
         cells = scores.view(-1, _GROUP, len(queries))[group, :, query].float()
         hit, within = ((cells >= bar[query, None]) & (cells > -torch.inf)).nonzero(as_tuple=True)
         numbers = (group[hit] * _GROUP + within).cpu().numpy()
         owners = query[hit].cpu().numpy()
-        cosines = _cosines(queries, owners, numbers, exact)
-        return [
-            _best(numbers[o], cosines[o], k) for o in (owners == q for q in range(len(queries)))
-        ]
+        found = self._exactly(queries, owners, numbers, exact)
+        of_each = (owners == query for query in range(len(queries)))
+        return [_best(_some(found, own), k) for own in of_each]
+
+    def _exactly(self, queries: Tensor, owners: Numbers, numbers: Numbers, exact: Exact) -> Found:
+        """Pairs of queries and rows, the same to the last bit in whatever company.
+
+        Only a projection may make a difference, in the last bit of fp64.
+        """
+        similarities, cosines = np.empty((2, len(numbers)), dtype=np.float32)
+        for begin in range(0, len(numbers), _PAIRS_AT_ONCE):
+            some = slice(begin, begin + _PAIRS_AT_ONCE)
+            rows = torch.from_numpy(exact(numbers[some])).to(self.device).double()
+            own = queries[torch.from_numpy(owners[some]).to(self.device)].double()
+            cosines[some] = similarities[some] = _products(own, rows)
+            if self.projection is not None:
+                similarities[some] = _products(self.projection(own), self.projection(rows))
+        return Found(numbers, similarities, cosines)
+
+    def _project(self, rows: Tensor) -> Tensor:
+        return rows if self.projection is None else self.projection(rows)
 
     def _scores(self, queries: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
         """Rounded cosines [rows, n], -inf where not allowed, and the best of each group of rows."""
@@ -136,14 +197,14 @@ class Index:
 
     def _write(self, rows: Tensor, stored: Tensor) -> None:
         """Write rows, and note how far they move by it."""
-        if self.dtype == stored.dtype:
+        if self.dtype == stored.dtype and self.projection is None:
             rows.copy_(stored)
             return
         # As much at a time as the caches hold: that is ten times as fast.
         for some, exact in zip(
             *(torch.split(part, _ROWS_AT_ONCE) for part in (rows, stored)), strict=True
         ):
-            wide = exact.float()
+            wide = self._project(exact.float())
             some.copy_(wide)
             moved = torch.linalg.vector_norm(wide.sub_(some), dim=1).max().item()
             self._rounded = max(self._rounded, moved)
@@ -154,10 +215,14 @@ class Index:
         Query and row move by what is measured, so their product by the sum (Cauchy-Schwarz; norms
         are 1.01 at most, and something is left for the product of both), and by the sum in fp32,
         whatever its order. Then it is rounded itself: by half a unit in the last place of a number
-        up to the k-th and its margin.
+        up to the k-th and its margin. A projection is rounded as sums are, and its result is then
+        lengthened to 1, with what was rounded: by eight times at most, unless a descriptor is next
+        to the mean of all.
         """
         moved = torch.linalg.vector_norm(queries - queries.to(self.dtype).float(), dim=1)
         summed = self.dims * torch.finfo(torch.float32).eps
+        if self.projection is not None:
+            summed *= 1 + 2 * 8
         last_place = (cosines.abs() + 0.1).clamp(max=1) * torch.finfo(self.dtype).eps / 2
         bound: Tensor = 1.02 * (moved + self._rounded) + summed + last_place
         return bound
@@ -167,27 +232,25 @@ class Index:
         size = (SEGMENT_ROWS, self.dims)
         self._matrices.append(torch.zeros(size, dtype=self.dtype, device=self.device))
         self._columns.append(torch.zeros(SEGMENT_ROWS, dtype=torch.int32, device=self.device))
-        self._seen = np.concatenate([self._seen, np.zeros(SEGMENT_ROWS, dtype=bool)])
+        fresh = np.full(SEGMENT_ROWS, NOBODYS, dtype=np.int32)
+        self._column_of = np.concatenate([self._column_of, fresh])
 
 
-_NOTHING = Found(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
+_NOTHING = Found(np.empty(0, dtype=np.int64), *np.empty((2, 0), dtype=np.float32))
 
 
-def _cosines(
-    queries: Tensor, owners: Numbers, numbers: Numbers, exact: Exact
-) -> npt.NDArray[np.float32]:
-    """Cosines of pairs of queries and rows, the same to the last bit in whatever company."""
-    device, cosines = queries.device, np.empty(len(numbers), dtype=np.float32)
-    for begin in range(0, len(numbers), _PAIRS_AT_ONCE):
-        some = slice(begin, begin + _PAIRS_AT_ONCE)
-        rows = torch.from_numpy(exact(numbers[some])).to(device).double()
-        own = queries[torch.from_numpy(owners[some]).to(device)].double()
-        cosines[some] = (own * rows).sum(1).clamp(-1, 1).float().cpu().numpy()
-    return cosines
+def _products(own: Tensor, rows: Tensor) -> npt.NDArray[np.float32]:
+    products: npt.NDArray[np.float32] = (own * rows).sum(1).clamp(-1, 1).float().cpu().numpy()
+    return products
 
 
-def _best(numbers: Numbers, cosines: npt.NDArray[np.float32], k: int) -> Found:
-    order = np.argsort(-cosines, kind="stable")
+def _best(found: Found, k: int) -> Found:
+    order = np.argsort(-found.similarities, kind="stable")
     if len(order) > k:
-        order = order[: np.searchsorted(-cosines[order], -cosines[order[k - 1]], side="right")]
-    return Found(numbers[order], cosines[order])
+        ranked = -found.similarities[order]
+        order = order[: np.searchsorted(ranked, ranked[k - 1], side="right")]
+    return _some(found, order)
+
+
+def _some(found: Found, which: npt.NDArray[np.generic]) -> Found:
+    return Found(found.numbers[which], found.similarities[which], found.cosines[which])

@@ -1,5 +1,6 @@
 """A hot set that outlives its process: what its copy keeps of it, and how it is read again."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import datetime
 
@@ -16,7 +17,7 @@ from worker.hotset.table import FIELDS, NO_ROWS, Ids, Runs, Slots, Table
 from worker.hotset.types import BankPut, Calibration, Head, Strict, Views
 from worker.records import Version
 
-_FORM = 1
+_FORM = 2
 """Of what a copy keeps; another one is loaded anew."""
 _AT_ONCE = 4096
 _GARBAGE = 1 << 26
@@ -36,13 +37,14 @@ class _Kept(Strict):
     codes: tuple[str, ...]
     views: tuple[Views, ...]
     calibration: str | None
+    copies: dict[int, tuple[str, ...]]
 
 
 class KeptHotSet(HotSet):
     """A hot set that can be saved in its copy, and restored from one."""
 
-    def restore(self, now: datetime) -> None:
-        """Take what a copy has saved; it was empty before.
+    def restore(self, now: datetime, interpret: Callable[[bytes], Calibration]) -> None:
+        """Take what a copy has saved; it was empty before. `interpret` reads calibrations.
 
         Raises StoreError where that is not whole, of another model, or of another version of this
         code.
@@ -54,7 +56,6 @@ class KeptHotSet(HotSet):
                 raise StoreError("it is of another model or form")
             self._table = Table(state["table"].astype(FIELDS, casting="equiv"))
             count = int(state["rows"])
-            calibration = state["calibration"].tobytes()
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"its state is not whole: {type(error).__name__}") from None
         self._head = Head(Version(*kept.version), kept.mark, kept.accepted)
@@ -63,13 +64,16 @@ class KeptHotSet(HotSet):
         for name, row in kept.banks.items():
             self._put_bank(BankPut(layout.read_bank(name, row.encode()), row.encode()))
         if kept.calibration is not None:
-            self.calibration = Calibration(kept.calibration, calibration)
+            self.matrix.calibrate(interpret(self.copy.read(_artefact(kept.calibration))))
+        self._note_copies(kept.copies)
         self._runs = Runs(self._owners(count))
         self._blank()
         self._verify()
-        for number in range(-(-count // SEGMENT_ROWS)):
-            self.index.put(number * SEGMENT_ROWS, self.copy.segment(number))
-        self._take_stock(now)
+        self.matrix.restore(count)
+        try:
+            self.matrix.resume(state, lambda: self._take_stock(now))
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise StoreError(f"its state is not whole: {type(error).__name__}") from None
 
     def _owners(self, count: int) -> npt.NDArray[np.int32]:
         """Whose each row is, as the table has it. Raises StoreError where two have one."""
@@ -133,7 +137,8 @@ class KeptHotSet(HotSet):
                 self._reference_at.cache_clear()
             old.close()
             self._removed = [(first, count, 0, 0) for first, count, _, _ in self._removed]
-        blob = self.calibration.blob if self.calibration else b""
+        if self.calibration is not None:
+            self.copy.keep(_artefact(self.calibration.id), self.calibration.artefact)
         kept = _Kept(
             form=_FORM,
             model=self.model.sha256,
@@ -144,16 +149,15 @@ class KeptHotSet(HotSet):
             banks={name: row.decode() for name, row in self._bank_rows.items()},
             codes=tuple(self._codes),
             views=tuple(self._views),
-            calibration=self.calibration.calibration_id if self.calibration else None,
+            calibration=self.calibration.id if self.calibration else None,
+            copies=self._copies_of,
         )
-        self.copy.save(
-            {
-                "kept": np.frombuffer(kept.model_dump_json().encode(), dtype=np.uint8),
-                "table": self._table.rows,
-                "rows": np.array(len(self._runs.owners)),
-                "calibration": np.frombuffer(blob, dtype=np.uint8),
-            }
-        )
+        state = {
+            "kept": np.frombuffer(kept.model_dump_json().encode(), dtype=np.uint8),
+            "table": self._table.rows,
+            "rows": np.array(len(self._runs.owners)),
+        }
+        self.copy.save({**state, **self.matrix.kept()})
         self._erase()
 
     def _rewritten(self, slots: Slots) -> tuple[Records, Numbers]:
@@ -164,3 +168,8 @@ class KeptHotSet(HotSet):
             old = zip(rows["offset"][some].tolist(), rows["length"][some].tolist(), strict=True)
             moved.append(records.append([self.copy.records.read(o, n) for o, n in old])[0])
         return records, np.concatenate(moved)
+
+
+def _artefact(calibration_id: str) -> str:
+    """The name of a calibration's file in a copy."""
+    return f"calibration-{calibration_id}"

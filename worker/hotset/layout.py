@@ -11,7 +11,10 @@ touch them together:
     {ns}:descriptors:SHA:B    hash    reference id -> descriptors by the model of that digest
     {ns}:models               hash    digest -> name of each model that has descriptors here
     {ns}:removed              hash    reference id -> Tombstone (JSON)
-    {ns}:calibration          hash    id, blob
+    {ns}:calibration          hash    digest of a model -> id of its current calibration;
+                                      `previous:DIGEST` -> of the one before, or `none`
+    {ns}:calibrations         hash    id -> KeptCalibration (JSON) of all that are kept
+    {ns}:calibration:ID       hash    0, 1, ... -> parts of its artefact, which never changes
     {ns}:replicas             set     names of replicas
     {ns}:replica:NAME         string  Heartbeat (JSON), expires
     {ns}:canary:key           string  what canaries are signed with: 32 random bytes, in hex
@@ -30,15 +33,17 @@ change or several that are one, and `seq` counts them: an entry with three has a
 above the one before it. It has `at` (the writer's clock, Unix seconds), `mark` (unique), `previous`
 (the mark before), `changes` (their number), `model` (whose descriptors it has), and for each,
 numbered from 0: `0:kind`, and by kind `0:row` (reference, bank), `0:descriptors` (reference, if
-they changed), `0:id` (removed, bank_removed, calibration), `0:blob` (calibration).
+they changed), `0:id` (removed, bank_removed, calibration), `0:of` (calibration: its model).
 
-The kinds that are tallied are `banks`, `references` and `descriptors:SHA`. `sum` adds up the
-CRC-32C of field, a zero byte and value: whoever holds the same values has the same sum.
+The kinds that are tallied are `banks`, `references`, `descriptors:SHA` and `calibration:SHA`.
+`sum` adds up the CRC-32C of field, a zero byte and value: whoever holds the same values has the
+same sum. A calibration's id is the digest of its artefact, and so stands for all of it.
 
 What is read back is held to the same rules as what comes in from outside. A value that breaks them
 is `Unusable`: it is left out and told of, by key and field, never by content.
 """
 
+import hashlib
 import math
 import zlib
 from collections.abc import Mapping, Sequence
@@ -56,7 +61,6 @@ from worker.hotset.types import (
     Bank,
     BankPut,
     BankRemoved,
-    Calibration,
     CalibrationPut,
     Change,
     Descriptors,
@@ -111,10 +115,10 @@ class Keys:
         self.models = f"{self._tag}:models"
         self.removed = f"{self._tag}:removed"
         self.calibration = f"{self._tag}:calibration"
+        self.calibrations = f"{self._tag}:calibrations"
         self.replicas = f"{self._tag}:replicas"
         self.canary_key = f"{self._tag}:canary:key"
         self.canary_lease = f"{self._tag}:canary:lease"
-        self.audit = f"{self._tag}:audit"
         self.floods = f"{self._tag}:floods"
 
     def references(self, bucket: int) -> str:
@@ -124,6 +128,10 @@ class Keys:
     def descriptors(self, model_sha256: str, bucket: int) -> str:
         """Descriptors, by one model, of the references of a bucket."""
         return f"{self._tag}:descriptors:{model_sha256}:{bucket}"
+
+    def artefact(self, calibration_id: str) -> str:
+        """The parts of a calibration's artefact."""
+        return f"{self._tag}:calibration:{calibration_id}"
 
     def replica(self, name: str) -> str:
         """A replica's heartbeat."""
@@ -252,16 +260,22 @@ def _tallies(raw: Mapping[bytes, bytes]) -> Tallies:
     )
 
 
-def read_calibration(raw: Mapping[bytes, bytes]) -> Calibration | None:
-    """Read the current calibration. Raises Unusable."""
-    if not raw:
-        return None
-    if raw.keys() != {b"id", b"blob"}:
-        raise Unusable("calibration", "calibration", "id or blob")
-    return Calibration(_id(raw[b"id"]), raw[b"blob"])
+def calibration_id(artefact: bytes) -> str:
+    """The id of a calibration: the digest of its artefact."""
+    return hashlib.sha256(artefact).hexdigest()[:16]
 
 
-def _id(raw: bytes) -> str:
+def read_artefact(name: str, raw: Mapping[bytes, bytes]) -> bytes:
+    """Put the parts of an artefact together. Raises Unusable if it is not the one with this id."""
+    parts = [raw.get(b"%d" % number, b"") for number in range(len(raw))]
+    artefact = b"".join(parts)
+    if not artefact or calibration_id(artefact) != name:
+        raise Unusable("calibration", name, "artefact")
+    return artefact
+
+
+def read_calibration_id(raw: bytes) -> str:
+    """Read the id of a calibration. Raises Unusable."""
     try:
         return _IDENTIFIER.validate_python(text(raw))
     except ValidationError:
@@ -294,10 +308,10 @@ def _write_change(change: Change) -> Mapping[str, bytes | str]:
             told = {"kind": "bank", "row": row}
         case BankRemoved(name):
             told = {"kind": "bank_removed", "id": name}
-        case CalibrationPut(calibration):
-            told = {"kind": "calibration"}
+        case CalibrationPut(of, calibration):
+            told = {"kind": "calibration", "of": of}
             if calibration is not None:
-                told |= {"id": calibration.calibration_id, "blob": calibration.blob}
+                told["id"] = calibration
         case Accepted():
             told = {"kind": "accepted"}
     return told
@@ -330,7 +344,7 @@ def _read_changes(name: str, raw: Mapping[bytes, bytes], model: Model) -> list[C
             break
         told = {
             field: raw[number + field]
-            for field in (b"kind", b"row", b"descriptors", b"id", b"blob")
+            for field in (b"kind", b"row", b"descriptors", b"id", b"of")
             if number + field in raw
         }
         changes.append(_read_change(name, told, model if described else None))
@@ -354,8 +368,8 @@ def _read_change(name: str, told: Mapping[bytes, bytes], model: Model | None) ->
         case b"bank_removed":
             change = BankRemoved(text(told[b"id"]))
         case b"calibration":
-            one = Calibration(_id(told[b"id"]), told[b"blob"]) if b"blob" in told else None
-            change = CalibrationPut(one)
+            current = read_calibration_id(told[b"id"]) if b"id" in told else None
+            change = CalibrationPut(text(told[b"of"]), current)
         case b"accepted":
             change = Accepted()
         case _:

@@ -2,6 +2,7 @@
 
     descriptors     fp16 [rows, dims], little-endian, memory-mapped; numbered like the index's rows
     records-N       id, a zero byte, the reference's row (JSON), one after the other
+    calibration-ID  the artefact of the calibration
     state.npz       all else, as of one version of the hot set; replaced as a whole
 
 What a saved state refers to is not changed before the next one is saved: rows and records are only
@@ -140,6 +141,25 @@ class LocalCopy:
         """An empty file of records, to take the place of `records`."""
         number = self.records.number + 1
         return Records(self._open(f"records-{number}"), number)
+
+    def keep(self, name: str, data: bytes) -> None:
+        """Write a file of what never changes, unless it is there. Raises OSError."""
+        if self.folder is None or (self.folder / name).exists():
+            return
+        new = self.folder / f"{name}.new"
+        with open(new, "wb", opener=_private) as file:
+            file.write(data)
+        new.replace(self.folder / name)
+        for left in self.folder.glob(f"{name.partition('-')[0]}-*"):
+            if left.name != name:
+                left.unlink()
+
+    def read(self, name: str) -> bytes:
+        """Read what was kept. Raises StoreError."""
+        if self.folder is None:
+            raise StoreError("a copy without a folder keeps nothing")
+        with _told(self.folder):
+            return (self.folder / name).read_bytes()
 
     def discard(self) -> None:
         """Let go of the files, and remove them."""

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,12 +14,22 @@ from torch import Tensor
 
 from worker.errors import StoreError
 from worker.hardware import cpu_computes, release_memory
-from worker.hotset.hot_set import Sizes
+from worker.hotset.hot_set import Against, Sizes
 from worker.hotset.index import Index
 from worker.hotset.kept import KeptHotSet
 from worker.hotset.local_copy import LocalCopies, LocalCopy
-from worker.hotset.types import Bank, Entry, Head, Hit, Reference, Snapshot, Tallies
-from worker.records import Model, Version
+from worker.hotset.matrix import Matrix
+from worker.hotset.types import (
+    Calibration,
+    CalibrationPut,
+    Entry,
+    Head,
+    Hit,
+    Reference,
+    Snapshot,
+    Tallies,
+)
+from worker.records import Model
 
 _TURN_SECONDS = 0.01
 """A search waits so long, at most, for changes that come in a crowd."""
@@ -36,10 +46,8 @@ def utc_now() -> datetime:
 class SearchResult:
     """What a batch was compared with, and for each query its hits, best first."""
 
-    version: Version
     hits: list[list[Hit]]
-    banks: Mapping[str, Bank]
-    calibration: bytes | None
+    against: Against
 
 
 class Mirror:
@@ -107,16 +115,17 @@ class Mirror:
         del old
         release_memory()
 
-    def restore(self) -> float | None:
+    def restore(self, interpret: Callable[[bytes], Calibration]) -> float | None:
         """Begin with the copy that an earlier process has kept, and tell how old it is in seconds.
 
-        None: there is none. Raises StoreError where it cannot be used.
+        `interpret` reads the artefact of a calibration. None: there is no copy. Raises StoreError
+        where it cannot be used.
         """
         copy = self._copies.newest(self._model.dims)
         if copy is None:
             return None
         kept = self._empty(copy)
-        kept.restore(self._clock())
+        kept.restore(self._clock(), interpret)
         self.swap(kept)
         return copy.age
 
@@ -145,10 +154,13 @@ class Mirror:
         """
         coming = deque(entries)
         while coming:
+            self._loaded().prepare(coming[0])
             with self._turns.change():
                 until = time.monotonic() + _TURN_SECONDS
-                while coming and time.monotonic() < until:
+                while True:
                     self._loaded().apply(coming.popleft(), self._clock())
+                    if not coming or _takes_long(coming[0]) or time.monotonic() >= until:
+                        break
             if coming:
                 self._turns.let_search()
 
@@ -181,21 +193,28 @@ class Mirror:
         with self._turns.search():
             hot_set = self._loaded()
             hot_set.expire(self._clock())
-            return SearchResult(
-                hot_set.head.version,
-                hot_set.search(queries, tenants, k, canaries or [False] * len(tenants)),
-                dict(hot_set.banks),
-                hot_set.calibration.blob if hot_set.calibration else None,
-            )
+            hits = hot_set.search(queries, tenants, k, canaries or [False] * len(tenants))
+            return SearchResult(hits, hot_set.against())
+
+    def against(self) -> Against:
+        """What a search would be decided by now. Raises StoreError before `load`."""
+        with self._turns.search():
+            self._loaded().expire(self._clock())
+            return self._loaded().against()
 
     def _empty(self, copy: LocalCopy) -> KeptHotSet:
         index = Index(self._model.dims, self._device, precision(self._device))
-        return KeptHotSet(self._model, index, copy)
+        return KeptHotSet(self._model, Matrix(index, copy))
 
     def _loaded(self) -> KeptHotSet:
         if self._set is None:
             raise StoreError("the hot set is not loaded")
         return self._set
+
+
+def _takes_long(entry: Entry) -> bool:
+    """Whether an entry is to be prepared while the others' effects can be seen already."""
+    return any(isinstance(change, CalibrationPut) for change in entry.changes)
 
 
 class _Turns:

@@ -1,9 +1,11 @@
 """The hot set in Redis, as a replica with one model sees it: snapshot and history."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import lru_cache, partial
 from itertools import batched, chain
-from typing import Literal
+from typing import Literal, Protocol
 
 from worker.errors import StoreError
 from worker.hotset import layout
@@ -14,6 +16,7 @@ from worker.hotset.types import (
     BankPut,
     Calibration,
     CalibrationPut,
+    Change,
     Entry,
     Head,
     Reference,
@@ -34,8 +37,11 @@ class BrokenHistory(StoreError):
         self.reason = reason
 
 
-type Judge = Callable[[bytes, Model], object]
-"""Raises StoreError where a calibration's artefact cannot be used with the model."""
+class Interpret(Protocol):
+    """Reads the artefacts of calibrations."""
+
+    def __call__(self, artefact: bytes, model: Model) -> Calibration:
+        """Raise StoreError where it cannot be used with the model."""
 
 
 class Reader:
@@ -47,10 +53,11 @@ class Reader:
         keys: Keys,
         model: Model,
         block_seconds: float,
-        judge: Judge,
+        interpret: Interpret,
     ) -> None:
-        self._judge = judge
         self.model = model
+        self.interpret = partial(interpret, model=model)
+        self._read_artefact = lru_cache(maxsize=2)(self._fetch_artefact)
         self.block_seconds = block_seconds
         self.replicas = Replicas(client, keys)
         self._client = client
@@ -69,8 +76,8 @@ class Reader:
     def snapshot(self, head: Head) -> Snapshot:
         """Read all there is. `head` was read before: what changed since may be in it or not.
 
-        The references are read while they are asked for. Raises Unusable for a bank that cannot be
-        read: without its policy its references would be missing quietly.
+        The references are read while they are asked for. Raises Unusable for a bank or calibration
+        that cannot be read: without them references would be missing, or judged, quietly.
         """
         banks = [
             BankPut(layout.read_bank(layout.text(name), raw), raw)
@@ -103,14 +110,15 @@ class Reader:
         return replies
 
     @as_store_errors
-    def counts(self) -> tuple[int, int]:
-        """How many references there are in truth, and how many are described by the model."""
+    def counts(self) -> dict[str, int]:
+        """How many references, and descriptors of them, there are in truth; by kind of tally."""
         pipeline = self._client.pipeline(transaction=False)
         for bucket in range(layout.BUCKETS):
             pipeline.hlen(self._keys.references(bucket))
             pipeline.hlen(self._keys.descriptors(self.model.sha256, bucket))
         replies = pipeline.execute()
-        return sum(replies[::2]), sum(replies[1::2])
+        described = f"descriptors:{self.model.sha256}"
+        return {"references": sum(replies[::2]), described: sum(replies[1::2])}
 
     @as_store_errors
     def changes(self, version: Version, mark: str, *, wait: bool) -> list[Entry]:
@@ -128,9 +136,7 @@ class Reader:
         for entry_id, fields in reply[0][1] if reply else ():
             try:
                 entry = layout.read_entry(entry_id, fields, self.model)
-                for change in entry.changes:
-                    if isinstance(change, CalibrationPut):
-                        self._judged(change.calibration)
+                entry = replace(entry, changes=[self._whole(one) for one in entry.changes])
             except Unusable as error:
                 reject(error)
                 raise BrokenHistory("unreadable") from None
@@ -143,21 +149,27 @@ class Reader:
         return entries
 
     def _calibration(self) -> Calibration | None:
-        try:
-            return self._judged(
-                layout.read_calibration(self._client.hgetall(self._keys.calibration))
-            )
-        except Unusable as error:
-            reject(error)
-            return None
+        raw = self._client.hget(self._keys.calibration, self.model.sha256)
+        return self._read_artefact(layout.read_calibration_id(raw)) if raw else None
 
-    def _judged(self, calibration: Calibration | None) -> Calibration | None:
+    def _whole(self, change: Change) -> Change:
+        """A change of the model's calibration, with the calibration. Raises Unusable."""
+        if (
+            isinstance(change, CalibrationPut)
+            and change.model_sha256 == self.model.sha256
+            and change.calibration_id is not None
+        ):
+            return replace(change, calibration=self._read_artefact(change.calibration_id))
+        return change
+
+    def _fetch_artefact(self, calibration_id: str) -> Calibration:
+        raw = self._client.hgetall(self._keys.artefact(calibration_id))
         try:
-            if calibration is not None:
-                self._judge(calibration.blob, self.model)
-        except StoreError:
-            raise Unusable("calibration", "calibration", "blob") from None
-        return calibration
+            return self.interpret(layout.read_artefact(calibration_id, raw))
+        except Unusable:
+            raise
+        except StoreError as error:
+            raise Unusable("calibration", calibration_id, str(error)) from None
 
 
 def _stored(rows: Mapping[bytes, bytes], blobs: Mapping[bytes, bytes]) -> Stored:

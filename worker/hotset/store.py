@@ -16,14 +16,14 @@ from worker.hotset.connection import Client, as_store_errors, connect
 from worker.hotset.contents import Contents
 from worker.hotset.duty import Duty
 from worker.hotset.layout import Keys, bucket_of
-from worker.hotset.reader import Judge, Reader
+from worker.hotset.reader import Interpret, Reader
 from worker.hotset.types import (
     Bank,
     BankPut,
     BankRemoved,
-    Calibration,
     CalibrationPut,
     Descriptors,
+    KeptCalibration,
     Reference,
     ReferencePut,
     ReferenceRemoved,
@@ -33,6 +33,10 @@ from worker.records import Model, Version
 
 CHUNK = 64
 """References that are added, changed or removed as one change."""
+PART = 1 << 23
+"""Bytes of one part of an artefact: Redis takes 512 MiB at most in one value."""
+NO_CALIBRATION = b"none"
+"""What is noted as the calibration before the first."""
 _ANY = b"*"
 _NAME_LENGTH = 1000
 
@@ -72,9 +76,9 @@ class Store(Contents):
         """Close the connections."""
         self._client.close()
 
-    def of_model(self, model: Model, judge: Judge = lambda _blob, _model: None) -> Reader:
-        """What a replica reads: the hot set as this model sees it; `judge` knows calibrations."""
-        return Reader(self._client, self._keys, model, self._block_seconds, judge)
+    def of_model(self, model: Model, interpret: Interpret) -> Reader:
+        """What a replica reads: the hot set as a model sees it; `interpret` reads calibrations."""
+        return Reader(self._client, self._keys, model, self._block_seconds, interpret)
 
     def duty(self) -> Duty:
         """What the replicas share about canaries."""
@@ -122,21 +126,27 @@ class Store(Contents):
         return self._commits.make(plan)[1]
 
     def add_references(
-        self, described: Iterable[tuple[Reference, Descriptors]], model: Model
+        self,
+        described: Iterable[tuple[Reference, Descriptors]],
+        model: Model,
+        calibration_id: str | None = None,
     ) -> Added:
         """Add references with their descriptors by `model`, or replace them. Creates the epoch.
+
+        `calibration_id` is the one whose images were searched for copies of them.
 
         One that is there already with the same content (whoever added it, and when) stays as it
         is. Descriptors by other models stay too, so one id is always one image.
 
         Raises StoreError for a bank that is not there, an id that another bank or another image
-        has, or descriptors that do not fit the model; what came before stays added.
+        has, descriptors that do not fit the model, or if another calibration was applied
+        meanwhile; what came before stays added.
         """
         added = replaced = unchanged = 0
         version: Version | None = None
         for chunk in batched(described, CHUNK):
             latest = {one[0].reference_id: one for one in chunk}
-            plan = partial(self._plan_adding, latest, model)
+            plan = partial(self._plan_adding, latest, model, calibration_id)
             step, version = self._commits.make(plan, may_begin=True)
             added += step.new
             replaced += len(step.changes) - step.new
@@ -157,7 +167,7 @@ class Store(Contents):
         new = changed = count = 0
         for chunk in batched(described, CHUNK):
             latest = {one[0].reference_id: one for one in chunk}
-            step = self._plan_adding(latest, model, banks)
+            step = self._plan_adding(latest, model, self.calibration_of(model.sha256), banks)
             new, changed, count = new + step.new, changed + len(step.changes), count + len(latest)
         return new, changed - new, count - changed
 
@@ -196,21 +206,69 @@ class Store(Contents):
             _, version = self._commits.make(plan, keep_entries=False)
         return version
 
-    def set_calibration(self, calibration: Calibration | None) -> Version:
-        """Make a calibration the current one, or none."""
+    def set_copies(self, copies: Mapping[str, Sequence[str]]) -> Version:
+        """Note, for references by id, digests of benign images that are copies of them.
+
+        Raises StoreError if a reference is not there.
+        """
+
+        def change(step: Step, raw: bytes, old: Reference) -> None:
+            new = old.model_copy(update={"copies": tuple(copies[old.reference_id])})
+            if new != old:
+                self._put(step, new, raw)
+
+        return self._change_references("references_changed", list(copies), change)
+
+    @as_store_errors
+    def keep_calibration(self, artefact: bytes, model_sha256: str) -> str:
+        """Keep an artefact in the store, so that it can be applied; returns its id."""
+        calibration_id = layout.calibration_id(artefact)
+        parts = {
+            str(number): artefact[at : at + PART]
+            for number, at in enumerate(range(0, len(artefact), PART))
+        }
+        for field, part in parts.items():
+            self._client.hset(self._keys.artefact(calibration_id), field, part)
+        row = KeptCalibration(
+            calibration_id=calibration_id,
+            model_sha256=model_sha256,
+            size=len(artefact),
+            added_by=self._by,
+            added_at=datetime.now(UTC),
+        )
+        self._client.hsetnx(self._keys.calibrations, calibration_id, row.model_dump_json())
+        return calibration_id
+
+    def apply_calibration(
+        self,
+        calibration_id: str | None,
+        model_sha256: str,
+        copies: Mapping[str, Sequence[str]] | None = None,
+    ) -> Version:
+        """Make a calibration that is kept a model's current one, or none, and note `copies`.
+
+        All of it is one change. Raises StoreError where it is not kept, or a reference is gone.
+        """
+        copies = copies or {}
 
         def plan() -> Step:
-            new = calibration.calibration_id if calibration else ""
-            step, key = (
-                Step("calibration_set", {"calibration": new or None}),
-                self._keys.calibration,
-            )
-            old = self._client.hget(key, "id") or b""
-            blob = self._client.hget(key, "blob") or b""
-            if layout.text(old) != new or blob != (calibration.blob if calibration else b""):
-                step.write(key, "id", old, new.encode())
-                step.write(key, "blob", _ANY, calibration.blob if calibration else b"")
-                step.changes.append(CalibrationPut(calibration))
+            step = Step("calibration_set", {"calibration": calibration_id, "model": model_sha256})
+            kept = self._client.hget(self._keys.calibrations, calibration_id or "")
+            if calibration_id and not kept:
+                raise StoreError(f"calibration {calibration_id} is not kept in the store")
+            for reference_id, raw in self._fetch(copies, self._keys.references).items():
+                if raw is None:
+                    raise StoreError(f"there is no reference {reference_id} any more")
+                old = layout.read_reference(reference_id, raw)
+                new = old.model_copy(update={"copies": tuple(copies[reference_id])})
+                if new != old:
+                    self._put(step, new, raw)
+            key, kind = self._keys.calibration, f"calibration:{model_sha256}"
+            before, after = self._client.hget(key, model_sha256) or b"", calibration_id or ""
+            if layout.text(before) != after:
+                step.write(key, model_sha256, before, after.encode(), kind)
+                step.write(key, f"previous:{model_sha256}", _ANY, before or NO_CALIBRATION)
+                step.changes.append(CalibrationPut(model_sha256, calibration_id))
             return step
 
         return self._commits.make(plan)[1]
@@ -244,6 +302,7 @@ class Store(Contents):
         self,
         described: Mapping[str, tuple[Reference, Descriptors]],
         model: Model,
+        calibration_id: str | None,
         coming: Collection[str] = (),
     ) -> Step:
         step, banks = Step("references_added", model_sha256=model.sha256), self._raw_banks()
@@ -268,6 +327,10 @@ class Store(Contents):
             self._put(step, reference, raw or b"", descriptors)
             key = self._keys.descriptors(model.sha256, bucket_of(reference_id))
             step.write(key, reference_id, old_blob, blob, f"descriptors:{model.sha256}")
+        current = self._client.hget(self._keys.calibration, model.sha256) or b""
+        if layout.text(current) != (calibration_id or ""):
+            raise StoreError("another calibration was applied meanwhile: add them again")
+        step.write(self._keys.calibration, model.sha256, current, current)
         for name in {reference.bank for reference, _ in described.values()} - {*coming}:
             step.write(self._keys.banks, name, banks[name], banks[name])  # they are still there
         step.write(self._keys.models, model.sha256, _ANY, model.name.encode())

@@ -214,8 +214,8 @@ class HotSetSync:
             self._count_at = time.monotonic() + COUNT_SECONDS
             counted, latest = self._reader.counts(), self._reader.head()
             if latest == head:  # nobody wrote in between
-                tallies = head.tallies.of_model(self._reader.model.sha256)
-                self._lost = counted != tuple(tally.number for tally in tallies.values())[1:]
+                said = {kind: head.tallies.get(kind, Tally()).number for kind in counted}
+                self._lost = counted != said
         return True
 
     def _load(self, head: Head, reason: str) -> None:
@@ -310,7 +310,7 @@ class HotSetSync:
 
     def _restore(self) -> None:
         try:
-            age = self._mirror.restore()
+            age = self._mirror.restore(self._reader.interpret)
         except StoreError as error:
             logger.warning("hot_set_copy_unusable", detail=str(error))
             return

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from crc32c import crc32c
 
 NO_ROWS = -1
-ENABLED, CANARY = 1, 2
+ENABLED, CANARY, SHADOW = 1, 2, 4
 """Bits of `flags`."""
 
 FIELDS = np.dtype(

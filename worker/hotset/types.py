@@ -6,9 +6,9 @@ models, held to the same rules when read back from Redis; what only flows inside
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,9 @@ from pydantic import (
 from worker.errors import Objection
 from worker.events import Action, Identifier, Severity, Sha256
 from worker.records import Version
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 type View = Literal["plain", "inverted", "mirrored", "rotated_90", "rotated_180", "rotated_270"]
 """A picture derived from a reference that is described as well: `inverted` in its colours,
@@ -80,6 +83,10 @@ class Bank(Strict):
     flood_demotes: bool = False
     suppresses: Annotated[tuple[Slug, ...], AfterValidator(_distinct)] = ()
 
+    def screens(self, tenant: str | None) -> bool:
+        """Whether a tenant's uploads are compared with it; None: an upload without one."""
+        return self.enabled and (tenant is None or self.tenants is None or tenant in self.tenants)
+
     @model_validator(mode="after")
     def _one_rule(self) -> Self:
         if self.threshold is not None and self.max_false_matches_per_million is not None:
@@ -110,6 +117,8 @@ class Reference(Strict):
 
     `objections` are those it was added in spite of: in `shadow`, where its matches are not
     enforced, or by force. A person has `confirmed` it: a flood of its matches is no alarm.
+    `copies` are digests of images that passed for benign and are copies of it: while it is here
+    they count as neither background nor null, or it would not stand out from them.
     """
 
     reference_id: ReferenceId
@@ -128,6 +137,17 @@ class Reference(Strict):
     note: Text | None = None
     sha256: Sha256 | None = None
     pdq: Pdq | None = None
+    copies: Annotated[tuple[Sha256, ...], AfterValidator(_distinct)] = ()
+
+
+class KeptCalibration(Strict):
+    """What is told of a calibration that the store keeps, applied or not."""
+
+    calibration_id: Identifier
+    model_sha256: Sha256
+    size: Annotated[int, Field(gt=0)]
+    added_by: Text
+    added_at: AwareDatetime
 
 
 class Tombstone(Strict):
@@ -166,12 +186,16 @@ class Heartbeat(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One row of the index that is among a query's best."""
+    """One row of the index that is among a query's best.
+
+    `similarity` is the cosine after the calibration's projection; without one it is the cosine.
+    """
 
     reference: Reference
     bank: Bank
     view: str
     cosine: float
+    similarity: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +206,24 @@ class Descriptors:
     rows: npt.NDArray[np.float16]
 
 
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """What scoring learnt from the background; opaque here."""
+class Calibration(Protocol):
+    """What a mirror needs of a calibration; scoring knows the rest of it."""
 
-    calibration_id: str
-    blob: bytes
+    @property
+    def id(self) -> str:
+        """The digest of its artefact."""
+
+    @property
+    def artefact(self) -> bytes:
+        """How it is stored."""
+
+    @property
+    def projection(self) -> "Callable[[Tensor], Tensor] | None":
+        """Moves descriptors, floating [n, dims], to where they are compared, L2-normalised."""
+
+    @property
+    def probes(self) -> "Tensor":
+        """Descriptors whose best similarity in each bank is kept up to date: fp32 [n, dims]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,9 +262,14 @@ class BankRemoved:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationPut:
-    """Another calibration is current; None: none is."""
+    """Another calibration is a model's current one; without an id none is.
 
-    calibration: Calibration | None
+    `calibration` is there for the model of the replica that reads it.
+    """
+
+    model_sha256: str
+    calibration_id: str | None
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,11 +288,14 @@ class Tally(NamedTuple):
 
 
 class Tallies(dict[str, Tally]):
-    """A tally for each kind of value: `banks`, `references`, `descriptors:SHA256` of a model."""
+    """A tally for each kind of value.
+
+    `banks`, `references`, and of each model `descriptors:SHA256` and `calibration:SHA256`.
+    """
 
     def of_model(self, sha256: str) -> "Tallies":
         """What a mirror with this model holds."""
-        kinds = ("banks", "references", f"descriptors:{sha256}")
+        kinds = ("banks", "references", f"descriptors:{sha256}", f"calibration:{sha256}")
         return Tallies((kind, self.get(kind, Tally())) for kind in kinds)
 
     @property

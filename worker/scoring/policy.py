@@ -1,26 +1,33 @@
 """Policy: from hits in the hot set to what is enforced, what is only shown, what is suppressed."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from worker.hotset.types import Bank, Hit, Reference
-from worker.scoring.calibration import Calibration
-from worker.telemetry import metrics
+from worker.scoring.rules import Rule
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
     """One hit with its score; `look` counts the upload's looks, as its descriptors do.
 
-    `threshold` is None for hits of allow banks.
+    `rule` is the bank's, None before it is applied and for hits of allow banks.
     """
 
     hit: Hit
     score: float
     look: int = 0
-    threshold: float | None = None
-    false_matches_per_million: float | None = None
+    rule: Rule | None = None
+
+    @property
+    def threshold(self) -> float | None:
+        """The score from which the bank matches."""
+        return self.rule.threshold if self.rule else None
+
+    @property
+    def false_matches_per_million(self) -> float | None:
+        """Benign uploads in a million that score so much against the bank; None: not known."""
+        return self.rule.false_matches_per_million(self.score) if self.rule else None
 
     @property
     def bank(self) -> Bank:
@@ -51,50 +58,25 @@ class Decision:
     best_score: float | None = None
 
 
-def threshold_of(bank: Bank, calibration: Calibration | None) -> float | None:
-    """The bank's threshold in scores. None: it has no rule that can be applied now.
-
-    A threshold is pinned to the calibration that it was set for, a budget needs one whose data
-    support it. A bank without a rule matches nothing, not even in shadow, and `check` says so.
-    """
-    if bank.threshold is not None:
-        current = calibration.id if calibration else None
-        return bank.threshold if bank.calibration == current else None
-    if calibration is None or bank.max_false_matches_per_million is None:
-        return None
-    return calibration.threshold(bank.name, bank.max_false_matches_per_million)
-
-
-def lowest_threshold(banks: Iterable[Bank], calibration: Calibration | None) -> float:
-    """No hit below it can match; infinite where no bank has a rule that can be applied."""
-    rules = [threshold_of(one, calibration) for one in banks if one.kind == "block" and one.enabled]
-    metrics.BANKS_WITHOUT_RULE.set(rules.count(None))
-    return min((rule for rule in rules if rule is not None), default=math.inf)
-
-
 def score(hits: Iterable[Hit], offset: float = 0.0, look: int = 0) -> list[Scored]:
-    """Score the hits of one look. `offset` is `Calibration.offsets` of it; without, cosines."""
-    return [Scored(hit, hit.cosine - offset, look) for hit in hits]
+    """Score the hits of one look. `offset` is `Applied.offsets` of it; without, similarities."""
+    return [Scored(hit, hit.similarity - offset, look) for hit in hits]
 
 
-def decide(scored: Sequence[Scored], calibration: Calibration | None = None) -> Decision:
-    """Apply the banks' policies to the hits of all looks of one upload."""
+def decide(scored: Sequence[Scored], rules: Mapping[str, Rule]) -> Decision:
+    """Apply the banks' policies, and `rules` by their names, to all hits of one upload."""
     ranked = sorted(scored, key=_best_first)
     allow = _best_allowing(ranked)
-    thresholds: dict[str, float | None] = {}
     matched: dict[str, Scored] = {}
     overruled: dict[str, Overruled] = {}
     for one in ranked:
         bank = one.bank
         if bank.kind == "allow":
             continue
-        if bank.name not in thresholds:
-            thresholds[bank.name] = threshold_of(bank, calibration)
-        threshold = thresholds[bank.name]
-        if threshold is None or one.score < threshold:
+        rule = rules[bank.name]
+        if rule.threshold is None or one.score < rule.threshold:
             continue
-        rate = _rate(one, calibration)
-        match = replace(one, threshold=threshold, false_matches_per_million=rate)
+        match = replace(one, rule=rule)
         reference = one.reference.reference_id
         if by := _suppressor(match, allow):
             overruled.setdefault(reference, Overruled(match, by))
@@ -113,8 +95,9 @@ def _best_first(one: Scored) -> tuple[float, str, str, int]:
 
 
 def _enforced(match: Scored) -> bool:
-    reference = match.reference
-    return match.bank.mode == "enforce" and not (reference.canary or reference.shadow)
+    reference, rule = match.reference, match.rule
+    may_be = rule is not None and rule.is_enforced and match.bank.mode == "enforce"
+    return may_be and not (reference.canary or reference.shadow)
 
 
 type _Place = tuple[str, str, int]
@@ -137,9 +120,3 @@ def _suppressor(match: Scored, allow: Mapping[_Place, Scored]) -> Scored | None:
         return None
     best = allow.get((match.bank.name, match.hit.view, match.look))
     return best if best and best.score > match.score else None
-
-
-def _rate(one: Scored, calibration: Calibration | None) -> float | None:
-    if calibration is None:
-        return None
-    return calibration.false_matches_per_million(one.bank.name, one.score)

@@ -37,7 +37,10 @@ IN_FLIGHT_RECORDS = Gauge("copysieve_in_flight_records", "Records taken and not 
 IN_FLIGHT_BYTES = Gauge("copysieve_in_flight_bytes", "Encoded bytes of records in flight")
 FETCHED_IN_FLIGHT = Gauge("copysieve_in_flight_fetched_bytes", "Bytes of fetched images held")
 BANKS_WITHOUT_RULE = Gauge(
-    "copysieve_hotset_banks_without_rule", "Enabled block banks that can match nothing"
+    "copysieve_hotset_banks_without_rule", "Enabled block banks that can enforce nothing"
+)
+BANK_THRESHOLD = Gauge(
+    "copysieve_bank_threshold", "Score from which a bank matches; infinite: none", ["bank"]
 )
 RECORDS_LOST = Counter(
     "copysieve_records_lost_total", "Records that retention took before they were screened"

@@ -24,6 +24,7 @@ from worker.hotset.sync import HotSetSync
 from worker.hotset.types import Calibration, Heartbeat, State
 from worker.image.decode import decode
 from worker.image.preprocess import resize
+from worker.scoring import artefact
 from worker.settings import HotSetSettings, Limits, ModelSettings, Settings
 
 pytestmark = pytest.mark.redis
@@ -64,7 +65,11 @@ def replica(store, embedder):
     mirror = Mirror(embedder.model, embedder.device)
     failures: list[BaseException] = []
     sync = HotSetSync(
-        store.of_model(embedder.model), mirror, HotSetSettings(), "replica-1", failures.append
+        store.of_model(embedder.model, artefact.read_for),
+        mirror,
+        HotSetSettings(),
+        "replica-1",
+        failures.append,
     )
     sync.start()
     yield mirror
@@ -364,7 +369,7 @@ def test_status_tells_of_each_replica_in_a_line(run, told, store, redis_server):
             model=MODEL.sha256,
             at=datetime.now(UTC),
         )
-        store.of_model(MODEL).replicas.tell(beat)
+        store.of_model(MODEL, artefact.read_for).replicas.tell(beat)
     with redis_server.client() as client:
         client.sadd("{copysieve}:floods", "known-bad", "known-bad:r1")
     told_of = {one["name"]: one for one in told("hotset", "status")["replicas"]}

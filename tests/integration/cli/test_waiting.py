@@ -9,6 +9,7 @@ from worker.cli.waiting import wait_for
 from worker.hotset.layout import Keys
 from worker.hotset.types import Heartbeat
 from worker.records import Version
+from worker.scoring import artefact
 
 pytestmark = pytest.mark.redis
 KEYS = Keys("copysieve")
@@ -34,7 +35,7 @@ def tell(store, head):
             model=MODEL.sha256,
             at=datetime.now(UTC),
         )
-        store.of_model(MODEL).replicas.tell(beat)
+        store.of_model(MODEL, artefact.read_for).replicas.tell(beat)
 
     return told
 

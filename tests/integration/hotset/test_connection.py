@@ -17,6 +17,7 @@ from worker.errors import StoreError
 from worker.hotset.mirror import Mirror
 from worker.hotset.store import open_store
 from worker.hotset.sync import HotSetSync
+from worker.scoring import artefact
 from worker.settings import HotSetSettings, Redis
 
 pytestmark = pytest.mark.redis
@@ -38,7 +39,7 @@ def works(config):
     store = open_store(config, "ann")
     store.set_bank(bank())
     mirror = Mirror(MODEL, "cpu")
-    reader = store.of_model(MODEL)
+    reader = store.of_model(MODEL, artefact.read_for)
     sync = HotSetSync(reader, mirror, HotSetSettings(), "replica-1", with_failures.append)
     sync.start()
     assert sync.wait_ready(PATIENCE, lambda: False)

@@ -23,6 +23,7 @@ from worker.hotset.types import Hit
 from worker.records import ImageInfo, Look, Position, Upload, Version
 from worker.results import Results, Screened
 from worker.scoring.policy import decide, score
+from worker.scoring.rules import rule_of
 from worker.settings import Redis, Settings
 
 pytestmark = pytest.mark.redis
@@ -41,7 +42,7 @@ class Replica:
 
     def match(self, images, of, *references):
         for number in images:
-            hits = [Hit(one, of, "plain", 0.9) for one in references]
+            hits = [Hit(one, of, "plain", 0.9, 0.9) for one in references]
             self.sightings.note(sha256(str(number).encode()).hexdigest(), hits)
 
     def turn(self):
@@ -208,8 +209,9 @@ def test_from_uploads_to_the_action_that_is_published(store, replicas):
         upload = Upload(at, f"u{number}", NOW, image=b"x")
         digest = sha256(str(number).encode()).hexdigest()
         info = ImageInfo("PNG", 8, 8, 1, 9, digest, truncated=False)
-        hits = [Hit(each, of, "plain", 0.9) for each in (flooding, confirmed)]
-        compared = Compared(decide(score(hits)), Version(1, 1), None)
+        hits = [Hit(each, of, "plain", 0.9, 0.9) for each in (flooding, confirmed)]
+        rules = {of.name: rule_of(of, None, None)}
+        compared = Compared(decide(score(hits), rules), Version(1, 1), None, {})
         results = Results(Settings(), MODEL, "fp32", replica.sightings)
         verdict, _ = results.screened(Screened(upload, info, (Look(0, "plain"),), compared))
         matches = json.loads(verdict.value)["matches"]

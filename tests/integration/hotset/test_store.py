@@ -4,17 +4,27 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from tests.fixtures.hot_set import MODEL, OTHER_MODEL, bank, descriptors, reference
+from tests.fixtures.hot_set import (
+    CALIBRATIONS,
+    MODEL,
+    OTHER_MODEL,
+    add_all,
+    bank,
+    calibrate,
+    descriptors,
+    reference,
+)
 from worker.embedded import redis
 from worker.errors import StoreError
 from worker.hotset import commits, layout
+from worker.hotset import store as stores
 from worker.hotset.hot_set import Sizes
 from worker.hotset.layout import Keys, Unusable
 from worker.hotset.mirror import Mirror
 from worker.hotset.reader import BrokenHistory
 from worker.hotset.store import CHUNK, Added, open_store
-from worker.hotset.types import Calibration
 from worker.records import Version
+from worker.scoring import artefact
 from worker.settings import Redis
 from worker.telemetry import metrics
 
@@ -33,7 +43,7 @@ def add(store, *reference_ids, model=MODEL, **changes):
 def described(store, model=MODEL):
     """The descriptors of all references that have some by the model, as stored."""
     found: dict[str, bytes] = {}
-    for stored in store.of_model(model).snapshot(store.head()).buckets:
+    for stored in store.of_model(model, artefact.read_for).snapshot(store.head()).buckets:
         for one, blob in zip(stored.references, stored.blobs, strict=True):
             found |= {one.reference_id: blob} if blob else {}
     return found
@@ -59,7 +69,7 @@ def test_the_first_bank_creates_the_epoch(store):
     "act",
     [
         lambda store: store.accept(),
-        lambda store: store.set_calibration(Calibration("c", b"c")),
+        lambda store: calibrate(store, "c1"),
         lambda store: store.set_enabled(["r1"], enabled=False),
         lambda store: store.remove_references(["r1"]),
         lambda store: store.purge_references(["r1"]),
@@ -151,17 +161,71 @@ def test_a_bank_with_references_stays(store):
 
 def test_a_calibration_is_set_and_taken_back(store):
     store.set_bank(bank())
-    one = Calibration("c1", bytes(range(256)))
-    version = store.set_calibration(one)
-    assert store.set_calibration(one) == version
-    assert store.calibration() == one
-    store.set_calibration(None)
-    assert store.calibration() is None
+    one = CALIBRATIONS["c1"]
+    version = calibrate(store, "c1")
+    assert calibrate(store, "c1") == version
+    assert store.calibration_of(MODEL.sha256) == one.id
+    assert store.calibration_of(OTHER_MODEL.sha256) is None
+    assert store.artefact(one.id) == one.artefact
+    (kept,) = store.calibrations()
+    assert (kept.calibration_id, kept.model_sha256, kept.size) == (
+        one.id,
+        MODEL.sha256,
+        len(one.artefact),
+    )
+    assert store.previous_calibration_of(MODEL.sha256) == "none"
+    calibrate(store, "c2")
+    assert store.previous_calibration_of(MODEL.sha256) == one.id
+    calibrate(store, None)
+    assert store.calibration_of(MODEL.sha256) is None
+    assert store.previous_calibration_of(MODEL.sha256) == CALIBRATIONS["c2"].id
+
+
+def test_a_large_artefact_is_kept_in_parts(store, monkeypatch):
+    monkeypatch.setattr(stores, "PART", 1000)
+    store.set_bank(bank())
+    calibrate(store, "c1")
+    assert store.artefact(CALIBRATIONS["c1"].id) == CALIBRATIONS["c1"].artefact
+
+
+@pytest.mark.parametrize("damage", ["missing", "another"])
+def test_an_artefact_that_is_not_whole_is_refused(store, raw, damage):
+    store.set_bank(bank())
+    with pytest.raises(StoreError, match="is not kept in the store"):
+        store.apply_calibration("c9", MODEL.sha256)
+    calibrate(store, "c1")
+    key = KEYS.artefact(CALIBRATIONS["c1"].id)
+    raw.delete(key) if damage == "missing" else raw.hset(key, "0", b"x")
+    with pytest.raises(StoreError, match=r"not kept|cannot be used: artefact"):
+        store.artefact(CALIBRATIONS["c1"].id)
+
+
+def test_a_calibration_and_the_copies_that_it_holds_are_one_change(store):
+    store.set_bank(bank())
+    add(store, "r1", "r2")
+    version = store.version()
+    kept = store.keep_calibration(CALIBRATIONS["c1"].artefact, MODEL.sha256)
+    copies = {"r1": ("a" * 64,), "r2": ()}
+    after = store.apply_calibration(kept, MODEL.sha256, copies)
+    assert after.seq == version.seq + 2
+    assert store.reference("r1").copies == ("a" * 64,)
+    with pytest.raises(StoreError, match="no reference r9"):
+        store.apply_calibration(None, MODEL.sha256, {"r9": ("a" * 64,)})
+    store.set_copies({"r1": ("a" * 64, "b" * 64)})
+    assert store.reference("r1").copies == ("a" * 64, "b" * 64)
+
+
+def test_references_are_not_added_with_copies_of_another_calibration(store):
+    store.set_bank(bank())
+    calibrate(store, "c1")
+    with pytest.raises(StoreError, match="another calibration was applied"):
+        store.add_references([(reference("r1"), descriptors())], MODEL)
+    assert add_all(store, [(reference("r1"), descriptors())]).added == 1
 
 
 def test_writers_at_once_lose_nothing_and_the_stream_has_no_gap(store, redis_settings):
     epoch = store.set_bank(bank()).epoch
-    reader, failures = store.of_model(MODEL), []
+    reader, failures = store.of_model(MODEL, artefact.read_for), []
     start = reader.head()
 
     def write(number):
@@ -197,7 +261,7 @@ def test_unusable_values_are_told_of_and_left_out(store, raw):
     before = metrics.REJECTED._value.get()
     with capture_logs() as logs:
         mirror = Mirror(MODEL, "cpu")
-        mirror.load(store.of_model(MODEL).snapshot(store.head()))
+        mirror.load(store.of_model(MODEL, artefact.read_for).snapshot(store.head()))
     assert mirror.sizes() == Sizes(references=1, rows=2, unusable=4)
     assert mirror._set is not None
     assert mirror._set.unreadable == {"r1", "\\xff\n"}
@@ -212,13 +276,13 @@ def test_unusable_values_are_told_of_and_left_out(store, raw):
     store.purge_references(["r1"])
     raw.hset(KEYS.banks, "other", "{}")
     with pytest.raises(Unusable, match="bank 'other'"):
-        store.of_model(MODEL).snapshot(store.head())
+        store.of_model(MODEL, artefact.read_for).snapshot(store.head())
 
 
 def test_history_that_does_not_go_on_is_noticed(store, raw, monkeypatch):
     monkeypatch.setattr(commits, "STREAM_LENGTH", 1)
     store.set_bank(bank())
-    reader, start = store.of_model(MODEL), store.head()
+    reader, start = store.of_model(MODEL, artefact.read_for), store.head()
     assert reader.changes(start.version, start.mark, wait=True) == []
     add(store, "r1")
     assert len(reader.changes(start.version, start.mark, wait=False)) == 1
@@ -253,9 +317,9 @@ def test_all_keys_carry_the_tag(store, raw):
     store.set_bank(bank())
     add(store, "r1", "r2")
     store.remove_references(["r2"])
-    store.set_calibration(Calibration("c1", b"1"))
+    calibrate(store, "c1")
     keys = raw.keys("*")
-    assert len(keys) == 9
+    assert len(keys) == 11
     assert all(key.startswith(b"{copysieve}:") for key in keys)
 
 
@@ -273,7 +337,7 @@ def test_it_lives_on_a_cluster(kind):
         store = open_store(Redis(url=SecretStr(server.url), cluster=True))
         store.set_bank(bank())
         add(store, "r1", "r2")
-        reader = store.of_model(MODEL)
+        reader = store.of_model(MODEL, artefact.read_for)
         head = reader.head()
         assert head is not None
         store.remove_references(["r2"])

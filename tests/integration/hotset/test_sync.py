@@ -9,7 +9,18 @@ import pytest
 import torch
 from pydantic import SecretStr
 
-from tests.fixtures.hot_set import MODEL, NOW, VIEWS, bank, descriptors, reference
+from tests.fixtures.hot_set import (
+    CALIBRATIONS,
+    MODEL,
+    NOW,
+    OTHER_MODEL,
+    VIEWS,
+    bank,
+    calibrate,
+    calibration,
+    descriptors,
+    reference,
+)
 from worker.embedded import redis
 from worker.errors import StoreError
 from worker.hotset import layout
@@ -19,7 +30,7 @@ from worker.hotset.mirror import Mirror
 from worker.hotset.reader import Reader
 from worker.hotset.store import open_store
 from worker.hotset.sync import HotSetSync
-from worker.hotset.types import Calibration
+from worker.scoring import artefact
 from worker.settings import HotSetSettings, Redis
 from worker.telemetry import metrics
 
@@ -36,7 +47,7 @@ class Replica:
         self.mirror = Mirror(MODEL, "cpu")
         self.failures: list[BaseException] = []
         self.sync = HotSetSync(
-            self.store.of_model(MODEL),
+            self.store.of_model(MODEL, artefact.read_for),
             self.mirror,
             HotSetSettings(**settings),
             name,
@@ -152,7 +163,7 @@ def test_two_mirrors_converge_and_tell(replicas, store):
     store.set_enabled(["r3"], enabled=False)
     late = replicas("late")
     store.remove_references(["r4"])
-    version = store.set_calibration(Calibration("c1", b"blob"))
+    version = calibrate(store, "c1")
     until(lambda: early.at(version) and late.at(version))
     expected = both(*{f"r{n}" for n in range(1, 40)} - {"r3", "r4"})
     assert early.found() == late.found() == expected
@@ -319,27 +330,42 @@ def test_an_entry_beyond_the_head_does_not_make_it_spin(replicas, store, raw, mo
     until(lambda: one.sync.state == "following")
 
 
-def test_a_calibration_that_cannot_be_used_is_told_and_left_out(replicas, store):
-    def judge(blob, model):
-        assert model == MODEL
-        if blob != b"good":
-            raise StoreError("no good")
-
+def test_a_calibration_that_cannot_be_read_is_told_and_the_last_set_kept(replicas, store, raw):
     store.set_bank(bank())
     add(store, "a")
-    store.set_calibration(Calibration("c1", b"good"))
+    calibrate(store, "c1")
     one = replicas()
-    one.sync._reader._judge = judge
-    query = torch.zeros(1, MODEL.dims)
     until(lambda: one.found() == both("a"))
-    assert one.mirror.search(query, [None], 1).calibration == b"good"
+
+    def current():
+        return one.mirror.against().calibration.id
+
+    assert current() == CALIBRATIONS["c1"].id
     before = rejected()
-    version = store.set_calibration(Calibration("c2", b"bad"))
-    until(lambda: one.at(version))
-    assert one.mirror.search(query, [None], 1).calibration is None
+    kept = store.keep_calibration(CALIBRATIONS["c2"].artefact, MODEL.sha256)
+    raw.hset(KEYS.artefact(kept), "0", b"damaged")
+    version = store.apply_calibration(kept, MODEL.sha256)
+    until(lambda: one.sync.state == "shrunk")
+    assert current() == CALIBRATIONS["c1"].id
     assert rejected() > before
-    version = add(store, "b")
-    until(lambda: one.at(version) and one.found() == both("a", "b"))
+    late = replicas("late")
+    until(lambda: late.sync.state == "shrunk")
+    assert not late.sync.ready
+    version = calibrate(store, "c1")
+    until(lambda: one.at(version))
+    assert current() == CALIBRATIONS["c1"].id
+
+
+def test_another_models_calibration_is_nothing_to_a_replica(replicas, store):
+    store.set_bank(bank())
+    version = add(store, "a")
+    one = replicas()
+    until(lambda: one.at(version))
+    other = calibration(model=OTHER_MODEL)
+    kept = store.keep_calibration(other.artefact, OTHER_MODEL.sha256)
+    version = store.apply_calibration(kept, OTHER_MODEL.sha256)
+    until(lambda: one.at(version))
+    assert one.mirror.against().calibration is None
 
 
 def test_an_emptied_store_is_not_served_until_accepted(replicas, store, raw):
@@ -388,7 +414,7 @@ def test_a_snapshot_may_lose_as_much_as_allowed(replicas, store, raw, left, serv
         for name in names[left:]:
             raw.hdel(KEYS.references(layout.bucket_of(name)), name)
         raw.delete(KEYS.changes)
-        version = store.set_calibration(Calibration("c1", b"1"))
+        version = calibrate(store, "c1")
         raw.delete(KEYS.changes)
     until(lambda: one.sync.state == ("damaged" if served else "shrunk"))
     assert one.found() == both(*names[: left if served else 10])
@@ -398,7 +424,7 @@ def test_a_snapshot_may_lose_as_much_as_allowed(replicas, store, raw, left, serv
     assert one.found() == both(*names[:left])
     with away(one):
         raw.delete(*[KEYS.references(layout.bucket_of(name)) for name in names])
-        store.set_calibration(None)
+        calibrate(store, None)
         raw.delete(KEYS.changes)
     until(lambda: one.sync.state == "shrunk")
     assert one.found() == both(*names[:left])

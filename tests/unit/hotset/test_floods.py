@@ -16,7 +16,7 @@ from worker.hotset.types import Hit
 
 SEVERITIES = st.sampled_from(get_args(Severity))
 HITS = st.builds(
-    lambda of, one: Hit(one, of, "plain", 0.9),
+    lambda of, one: Hit(one, of, "plain", 0.9, 0.9),
     st.builds(
         bank,
         severity=SEVERITIES,
@@ -33,7 +33,7 @@ IN_FLOOD = st.frozensets(
 
 
 def hit(**changes):
-    return Hit(reference(**changes), bank(flood_per_hour=5), "plain", 0.9)
+    return Hit(reference(**changes), bank(flood_per_hour=5), "plain", 0.9, 0.9)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_where_nothing_is_in_flood_every_match_keeps_its_action(one):
 @pytest.mark.parametrize("action", ["hold", "block"])
 @pytest.mark.parametrize("subject", [Subject("known-bad"), Subject("known-bad", "r1")])
 def test_hold_and_block_become_review(action, subject):
-    one = Hit(reference(), bank(action=action, flood_demotes=True), "plain", 0.9)
+    one = Hit(reference(), bank(action=action, flood_demotes=True), "plain", 0.9, 0.9)
     assert Flooded(frozenset({subject})).action(one) == "review"
 
 
@@ -111,8 +111,8 @@ def test_one_image_is_taken_once_and_counts_for_bank_and_reference():
 def test_exempt_references_and_banks_without_a_limit_are_not_counted():
     sightings = Sightings()
     sightings.note("i1", [hit(confirmed=True), hit(severity="critical")])
-    sightings.note("i2", [Hit(reference(), bank(), "plain", 0.9)])
-    sightings.note("i3", [Hit(reference(), bank(severity="critical"), "plain", 0.9)])
+    sightings.note("i2", [Hit(reference(), bank(), "plain", 0.9, 0.9)])
+    sightings.note("i3", [Hit(reference(), bank(severity="critical"), "plain", 0.9, 0.9)])
     assert sightings.take() == ({}, 3)
 
 

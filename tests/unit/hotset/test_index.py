@@ -7,6 +7,7 @@ import torch
 from tests.fixtures.hot_set import unit_rows
 from worker.hotset import index as indexes
 from worker.hotset.index import NOBODYS, Index
+from worker.scoring.projection import centering, whitening
 
 DIMS = 16
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -15,8 +16,8 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 class Rows:
     """An index with the rows it was given, as stored."""
 
-    def __init__(self, dtype=torch.bfloat16):
-        self.index = Index(DIMS, "cpu", dtype)
+    def __init__(self, dtype=torch.bfloat16, projection=None):
+        self.index = Index(DIMS, "cpu", dtype, projection)
         self.stored = np.zeros((0, DIMS), dtype=np.float16)
         self.columns = np.zeros(0, dtype=np.int32)
 
@@ -37,8 +38,12 @@ class Rows:
 
     def brute_force(self, queries, allowed, k):
         """The k best numbers with their cosines for each query, and ties of the last, in fp64."""
-        wide = self.stored.astype(np.float64)
-        for query, own in zip(queries.astype(np.float64), allowed, strict=True):
+        project = self.index.projection or (lambda rows: rows)
+        wide, queries = (
+            project(torch.from_numpy(rows.astype(np.float64))).numpy()
+            for rows in (self.stored, queries)
+        )
+        for query, own in zip(queries, allowed, strict=True):
             cosines = np.clip((wide * query).sum(1), -1, 1).astype(np.float32)
             numbers = np.flatnonzero(own[self.columns])
             best = sorted(numbers.tolist(), key=lambda number: (-cosines[number], number))
@@ -51,8 +56,9 @@ class Rows:
             allowed = np.tile([False, True, True, True], (len(queries), 1))
         found = self.search(queries, allowed, k)
         for hits, best in zip(found, self.brute_force(queries, allowed, k), strict=True):
-            assert dict(zip(*map(np.ndarray.tolist, hits), strict=True)) == pytest.approx(best)
-            assert (np.diff(hits.cosines) <= 0).all()
+            similar = zip(hits.numbers.tolist(), hits.similarities.tolist(), strict=True)
+            assert dict(similar) == pytest.approx(best)
+            assert (np.diff(hits.similarities) <= 0).all()
 
 
 def queries_of(seed, count):
@@ -66,9 +72,17 @@ def small_segments(monkeypatch):
     monkeypatch.setattr(indexes, "SEGMENT_ROWS", 256)
 
 
+PROJECTIONS = {
+    "none": None,
+    "centred": centering(torch.from_numpy(unit_rows(50, 40, DIMS)).float() + 0.1),
+    "whitened": whitening(torch.from_numpy(unit_rows(50, 40, DIMS)).float() + 0.1),
+}
+
+
+@pytest.mark.parametrize("projection", PROJECTIONS.values(), ids=PROJECTIONS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_equals_brute_force_through_growth_and_hiding(dtype):
-    rows, rng = Rows(dtype), np.random.default_rng(3)
+def test_equals_brute_force_through_growth_and_hiding(dtype, projection):
+    rows, rng = Rows(dtype, projection), np.random.default_rng(3)
     for seed in range(5):
         rows.add(unit_rows(seed, 333, DIMS), rng.integers(1, 4, 333))
         rows.check()
@@ -135,3 +149,24 @@ def test_an_empty_index_finds_nothing():
     rows.add(unit_rows(6, 1, DIMS), np.ones(1))
     assert [len(one.numbers) for one in rows.search(queries_of(1, 2), everything, 0)] == [0, 0]
     rows.check()
+
+
+def test_under_another_projection_the_same_rows_stand_in_the_same_columns():
+    rows = Rows()
+    rows.add(unit_rows(1, 600, DIMS), np.arange(600) % 4)
+    stored = np.concatenate([rows.stored, np.zeros((168, DIMS), dtype=np.float16)])
+    rows.index = rows.index.like(
+        PROJECTIONS["whitened"], lambda n: stored[n * 256 : (n + 1) * 256].copy()
+    )
+    assert len(rows.index) == 450
+    assert rows.index.members(2).tolist() == list(range(2, 600, 4))
+    rows.check()
+
+
+def test_cosines_are_those_of_the_descriptors():
+    rows = Rows(projection=PROJECTIONS["whitened"])
+    rows.add(unit_rows(1, 20, DIMS), np.ones(20))
+    (found,) = rows.search(queries_of(1, 1), np.array([[False, True]]), 20)
+    expected = rows.stored[found.numbers].astype(np.float64) @ queries_of(1, 1)[0]
+    assert found.cosines == pytest.approx(expected, abs=1e-6)
+    assert found.similarities != pytest.approx(expected, abs=1e-2)

@@ -18,7 +18,6 @@ from worker.hotset.layout import Keys, Unusable
 from worker.hotset.types import (
     Accepted,
     BankRemoved,
-    Calibration,
     CalibrationPut,
     Descriptors,
     ReferencePut,
@@ -30,9 +29,10 @@ from worker.records import Version
 def test_all_keys_share_one_slot():
     keys = Keys("copysieve")
     made = [value for value in vars(keys).values() if value.startswith("{copysieve}:")]
+    made += [keys.artefact("c1")]
     made += [keys.references(3), keys.descriptors("a" * 64, 3), keys.replica("host-1")]
     made += [keys.flood("b", 1), keys.flood("b:r", 1), keys.screened(1)]
-    assert len(set(made)) == 17
+    assert len(set(made)) == 19
     assert {key.partition("}")[0] for key in made} == {"{copysieve"}
 
 
@@ -107,8 +107,8 @@ def test_a_row_that_breaks_a_rule_is_named_without_its_content(raw, field):
         ReferenceRemoved("r1"),
         put_bank(bank()),
         BankRemoved("known-bad"),
-        CalibrationPut(Calibration("c1", b"\x00\xff")),
-        CalibrationPut(None),
+        CalibrationPut("a" * 64, "c1"),
+        CalibrationPut("a" * 64, None),
         Accepted(),
     ],
 )
@@ -140,8 +140,9 @@ def test_descriptors_in_the_stream_are_for_their_model_only():
         (b"5-7", {b"0:row": b'{"a":' * 5000}),
         (b"5-7", {b"0:row": b"x" * 10_000_000}),
         (b"5-7", {b"0:descriptors": b"plain\n" + bytes(10_000_000)}),
-        (b"5-7", {b"0:kind": b"calibration", b"0:id": b"c" * 1000, b"0:blob": b""}),
-        (b"5-7", {b"0:kind": b"calibration", b"0:id": b"c\n", b"0:blob": b""}),
+        (b"5-7", {b"0:kind": b"calibration", b"0:id": b"c" * 1000, b"0:of": b"a"}),
+        (b"5-7", {b"0:kind": b"calibration", b"0:id": b"c\n", b"0:of": b"a"}),
+        (b"5-7", {b"0:kind": b"calibration", b"0:id": b"c"}),
         (b"5-7", {b"0:descriptors": b"plain\n12"}),
     ],
 )

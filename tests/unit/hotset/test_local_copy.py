@@ -13,17 +13,20 @@ from tests.fixtures.hot_set import (
     NOW,
     OTHER_MODEL,
     bank,
+    calibration,
     descriptors,
     put,
     reference,
     snapshot,
+    told,
 )
 from worker.errors import StoreError
 from worker.hotset import kept as keeping
 from worker.hotset.local_copy import LocalCopies, LocalCopy
 from worker.hotset.mirror import Mirror
-from worker.hotset.types import Calibration, Entry, ReferenceRemoved
+from worker.hotset.types import Entry, ReferenceRemoved
 from worker.records import Version
+from worker.scoring import artefact
 
 REFERENCES = [(reference(f"r{n}"), descriptors(n)) for n in range(30)]
 
@@ -67,7 +70,7 @@ def kept(tmp_path):
 def seen(mirror):
     queries = torch.from_numpy(np.concatenate([descriptors(n).rows for n in (1, 5)])).float()
     found = mirror.search(queries, [None] * len(queries), 1000)
-    return found, mirror.sizes(), mirror.head, mirror.tallies()
+    return found.hits, told(found.against), mirror.sizes(), mirror.head, mirror.tallies()
 
 
 def test_the_next_process_has_the_same_set(kept):
@@ -79,9 +82,9 @@ def test_the_next_process_has_the_same_set(kept):
         (off, descriptors(41)),
         (reference("x"), None),
     ]
-    before = seen(kept.loaded(described, calibration=Calibration("c1", b"blob")))
+    before = seen(kept.loaded(described, calibration=calibration()))
     mirror = kept.mirror_of()
-    assert mirror.restore() < 60
+    assert mirror.restore(artefact.read) < 60
     assert seen(mirror) == before
     assert [one.reference_id for one in mirror.canaries] == ["off"]
     kept.seq = 1
@@ -91,7 +94,7 @@ def test_the_next_process_has_the_same_set(kept):
     after = seen(mirror)
     mirror.save()
     mirror = kept.mirror_of()
-    mirror.restore()
+    mirror.restore(artefact.read)
     assert seen(mirror) == after
 
 
@@ -102,7 +105,7 @@ def test_what_was_not_saved_is_as_it_was_at_the_last_state(kept):
     for number in range(20):
         kept.apply(put(reference(f"later-{number}"), descriptors(100 + number)))
     mirror = kept.mirror_of()
-    mirror.restore()
+    mirror.restore(artefact.read)
     assert seen(mirror) == before
 
 
@@ -119,7 +122,7 @@ def test_what_was_removed_is_erased_once_it_is_saved(kept):
     assert mirror.sizes().rows == 60
     mirror.save()
     mirror = kept.mirror_of()
-    mirror.restore()
+    mirror.restore(artefact.read)
     assert mirror.sizes().references == 30
 
 
@@ -133,7 +136,7 @@ def test_what_a_kill_left_unerased_is_erased_at_the_next_start(kept, monkeypatch
     kept.apply(put(reference("later"), descriptors(91)))
     assert gone in (kept.files / "descriptors").read_bytes()
     mirror = kept.mirror_of()
-    mirror.restore()
+    mirror.restore(artefact.read)
     left = (kept.files / "descriptors").read_bytes()
     assert gone not in left
     assert descriptors(91).rows.tobytes() not in left
@@ -158,7 +161,7 @@ def test_records_are_written_anew_when_most_of_them_are_old(kept, monkeypatch):
     mirror.save()
     after = seen(mirror)
     mirror = kept.mirror_of()
-    mirror.restore()
+    mirror.restore(artefact.read)
     assert seen(mirror) == after
 
 
@@ -173,7 +176,7 @@ def test_a_damaged_copy_is_refused(kept, name, damage):
     file.write_bytes({"flip": bytes(raw), "cut": bytes(raw[:20]), "empty": b""}[damage])
     mirror = kept.mirror_of()
     with pytest.raises(StoreError):
-        mirror.restore()
+        mirror.restore(artefact.read)
     assert mirror.head is None
     mirror.load(snapshot([bank()], REFERENCES))
     assert mirror.sizes().references == 30
@@ -181,16 +184,16 @@ def test_a_damaged_copy_is_refused(kept, name, damage):
 
 def test_a_copy_of_another_form_or_model_is_refused(kept, monkeypatch):
     kept.loaded()
-    assert kept.mirror_of(OTHER_MODEL).restore() is None
+    assert kept.mirror_of(OTHER_MODEL).restore(artefact.read) is None
     monkeypatch.setattr(keeping, "_FORM", 99)
     with pytest.raises(StoreError, match="form"):
-        kept.mirror_of().restore()
+        kept.mirror_of().restore(artefact.read)
 
 
 def test_each_process_has_a_folder_of_its_own_and_the_old_set_goes(kept):
     first = kept.loaded()
     beside = Mirror(MODEL, "cpu", kept.folder)
-    assert beside.restore() is None
+    assert beside.restore(artefact.read) is None
     beside.load(snapshot([bank()], REFERENCES[:3]))
     beside.save()
     own = kept.folder / MODEL.sha256[:16]

@@ -9,6 +9,7 @@ from tests.fixtures.hot_set import (
     NOW,
     VIEWS,
     bank,
+    calibration,
     descriptors,
     put,
     put_bank,
@@ -21,7 +22,6 @@ from worker.hotset.mirror import Mirror
 from worker.hotset.types import (
     Accepted,
     BankRemoved,
-    Calibration,
     CalibrationPut,
     Entry,
     Head,
@@ -67,12 +67,15 @@ def test_before_it_is_loaded_there_is_nothing_to_search():
 
 
 def test_a_search_tells_what_it_compared_with():
-    one = Fixture([bank()], [reference()], calibration=Calibration("c1", b"blob"))
-    result = one.mirror.search(torch.zeros(1, MODEL.dims), [None], 5)
-    assert (result.version, result.calibration) == (Version(5, 1), b"blob")
-    assert result.banks == {"known-bad": bank()}
+    applied = calibration()
+    one = Fixture([bank()], [reference(copies=("a" * 64,))], calibration=applied)
+    against = one.mirror.search(torch.zeros(1, MODEL.dims), [None], 5).against
+    assert (against.version, against.calibration) == (Version(5, 1), applied)
+    assert against.banks == {"known-bad": bank()}
+    assert against.copies == {"a" * 64}
+    assert set(against.best) == {"known-bad"}
     hit = one.search()[0]
-    assert (hit.reference, hit.bank, hit.view) == (reference(), bank(), "plain")
+    assert (hit.reference.reference_id, hit.bank, hit.view) == ("r1", bank(), "plain")
     assert hit.cosine == pytest.approx(1, abs=2e-3)
 
 
@@ -170,10 +173,10 @@ def test_what_cannot_match_is_counted():
 
 def test_the_head_moves_with_the_changes():
     one = Fixture([bank()])
-    one.apply(CalibrationPut(Calibration("c2", b"two")))
+    one.apply(CalibrationPut(MODEL.sha256, "c2", calibration()))
     assert one.mirror.head == Head(Version(5, 2), "m2", "")
     one.apply(Accepted())
-    one.apply(CalibrationPut(None))
+    one.apply(CalibrationPut(MODEL.sha256, None))
     assert one.mirror.head == Head(Version(5, 4), "m4", accepted="m3")
 
 

@@ -1,12 +1,12 @@
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-import torch
 
 from worker.hotset.types import Bank, Hit, Reference
 from worker.scoring import policy
-from worker.scoring.calibration import Calibration
-from worker.scoring.policy import lowest_threshold, score, threshold_of
+from worker.scoring.policy import score
+from worker.scoring.rules import Rule, rule_of
 
 
 def bank(name="bad", **fields):
@@ -25,11 +25,15 @@ def hit(of, cosine, reference_id="r1", view="plain", **fields):
         added_at=datetime.now(UTC),
         **fields,
     )
-    return Hit(reference, of, view, cosine)
+    return Hit(reference, of, view, cosine, cosine)
 
 
-def decide(hits, calibration=None, offset=0.0):
-    return policy.decide(score(hits, offset), calibration)
+def rules_of(hits):
+    return {one.bank.name: rule_of(one.bank, None, None) for one in hits}
+
+
+def decide(hits, offset=0.0):
+    return policy.decide(score(hits, offset), rules_of(hits))
 
 
 def ids(found):
@@ -70,22 +74,21 @@ def test_shadow_is_told_and_not_enforced(shadowed):
     assert ids(decision.shadow) == ["r1"]
 
 
-@pytest.mark.parametrize("rule", [{}, {"max_false_matches_per_million": 5.0}])
-def test_a_bank_without_a_rule_that_can_be_applied_matches_nothing(rule):
-    ruleless = bank(threshold=None, **rule)
-    assert threshold_of(ruleless, None) is None
-    assert lowest_threshold([ruleless, bank(threshold=0.7)], None) == 0.7
-    decision = decide([hit(ruleless, 1.0)])
-    assert not decision.enforced
-    assert not decision.shadow
+def test_a_bank_that_nothing_can_be_enforced_of_matches_in_shadow_or_not_at_all():
+    one = hit(bank(threshold=None), 0.9)
+    silent = policy.decide(score([one]), {"bad": Rule("no_calibration")})
+    assert not silent.enforced
+    assert not silent.shadow
+    shown = policy.decide(score([one]), {"bad": Rule("not_supported", threshold=0.5)})
+    assert not shown.enforced
+    assert [match.threshold for match in shown.shadow] == [0.5]
 
 
-def test_a_threshold_is_pinned_to_its_calibration():
-    calibration = Calibration("now", "a" * 64, torch.ones(1, 1))
-    assert threshold_of(bank(calibration="now"), calibration) == 0.5
-    assert threshold_of(bank(calibration="then"), calibration) is None
-    assert threshold_of(bank(), calibration) is None
-    assert threshold_of(bank(calibration="now"), None) is None
+def test_scores_are_similarities_less_the_offset():
+    one = replace(hit(bank(), 0.9), similarity=0.4)
+    decision = policy.decide(score([one], offset=0.25), {"bad": Rule("threshold", 0.1)})
+    assert decision.enforced[0].score == pytest.approx(0.15)
+    assert decision.enforced[0].hit.cosine == 0.9
 
 
 def test_an_allow_reference_overrules_by_a_higher_score_on_the_same_view():
@@ -123,7 +126,7 @@ def test_a_reference_that_matches_by_another_view_is_not_suppressed():
 def test_the_best_look_of_an_upload_makes_the_match_and_the_offsets_are_each_looks_own():
     plain = score([hit(bank(), 0.6), hit(bank(), 0.58, "r2")], offset=0.0, look=0)
     crop = score([hit(bank(), 0.9), hit(bank(), 0.58, "r2")], offset=0.2, look=3)
-    decision = policy.decide(plain + crop)
+    decision = policy.decide(plain + crop, rules_of([one.hit for one in plain]))
     assert [(one.reference.reference_id, one.look) for one in decision.enforced] == [
         ("r1", 3),
         ("r2", 0),
@@ -134,7 +137,7 @@ def test_the_best_look_of_an_upload_makes_the_match_and_the_offsets_are_each_loo
 def test_of_allow_references_the_best_one_overrules():
     match = score([hit(bank(), 0.7, "bad"), hit(bank("worse"), 0.8, "bad2")])
     fine = score([hit(allow(), 0.75, "good"), hit(allow(), 0.9, "best"), hit(allow(), 0.8, "b")])
-    decision = policy.decide(match + fine)
+    decision = policy.decide(match + fine, rules_of(one.hit for one in match))
     assert [
         (o.match.reference.reference_id, o.by.reference.reference_id) for o in decision.suppressed
     ] == [("bad", "best")]
@@ -144,6 +147,6 @@ def test_of_allow_references_the_best_one_overrules():
 def test_an_allow_reference_overrules_on_the_same_look_only():
     match = score([hit(bank(), 0.7, "bad")], look=1)
     elsewhere = score([hit(allow(), 0.9, "good")], look=0)
-    assert ids(policy.decide(match + elsewhere).enforced) == ["bad"]
+    assert ids(policy.decide(match + elsewhere, rules_of([match[0].hit])).enforced) == ["bad"]
     there = score([hit(allow(), 0.9, "good")], look=1)
-    assert not policy.decide(match + there).enforced
+    assert not policy.decide(match + there, rules_of([match[0].hit])).enforced

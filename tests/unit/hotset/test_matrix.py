@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+import torch
+
+from tests.fixtures.hot_set import MODEL, calibration, unit_rows
+from worker.hotset import probes as probing
+from worker.hotset.index import NOBODYS, Index
+from worker.hotset.local_copy import LocalCopy
+from worker.hotset.matrix import Matrix
+
+COLUMNS = [1, 4, 7]
+APPLIED = [
+    None,
+    calibration(1),
+    calibration(2, way="centre"),
+    calibration(3, way="whiten", looks=("plain", "centre_crop")),
+]
+
+
+@pytest.fixture
+def matrix():
+    return Matrix(Index(MODEL.dims, "cpu", torch.float32), LocalCopy(None, MODEL.dims))
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(probing, "_ROWS_AT_ONCE", 16)
+    monkeypatch.setattr(probing, "_CELLS_AT_ONCE", 64)
+
+
+class Wanted:
+    """The same by brute force."""
+
+    def __init__(self):
+        self.rows = np.zeros((0, MODEL.dims), dtype=np.float16)
+        self.columns = np.zeros(0, dtype=np.int32)
+
+    def best(self, applied):
+        if applied is None:
+            return {}
+        probes, rows = applied.probes, torch.from_numpy(self.rows).float()
+        similar = (applied.project(probes) @ applied.project(rows).T).numpy()
+        return {
+            column: similar[:, self.columns == column].max(axis=1, initial=-np.inf)
+            for column in COLUMNS
+        }
+
+
+def check(matrix, wanted):
+    found = matrix.best(COLUMNS)
+    for column, best in wanted.best(matrix.calibration).items():
+        if column in found:
+            assert found[column] == pytest.approx(best, abs=1e-5)
+        else:
+            assert np.isneginf(best).all()
+
+
+def put(matrix, wanted, seed, columns):
+    first = len(wanted.rows)
+    rows = unit_rows(seed, len(columns), MODEL.dims)
+    wanted.rows = np.concatenate([wanted.rows, rows])
+    wanted.columns = np.concatenate([wanted.columns, columns]).astype(np.int32)
+    matrix.put(first, rows)
+    matrix.assign(np.arange(first, len(wanted.rows)), np.asarray(columns, dtype=np.int32))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_probes_know_the_best_row_of_each_column_whatever_moves(matrix, seed):
+    rng, wanted = np.random.default_rng(seed), Wanted()
+    for step in range(12):
+        put(matrix, wanted, 10 * seed + step, rng.choice([NOBODYS, *COLUMNS], 20))
+        some = rng.choice(len(wanted.rows), 15, replace=False)
+        wanted.columns[some] = rng.choice([NOBODYS, *COLUMNS], 15)
+        matrix.assign(some, wanted.columns[some])
+        if step % 3 == 0:
+            applied = APPLIED[rng.integers(len(APPLIED))]
+            if step % 2:
+                matrix.prepare(applied)
+            matrix.calibrate(applied)
+        check(matrix, wanted)
+
+
+def test_a_calibration_that_was_prepared_before_rows_moved_knows_of_them(matrix):
+    wanted = Wanted()
+    put(matrix, wanted, 1, [1, 1, 4])
+    matrix.prepare(APPLIED[3])
+    put(matrix, wanted, 2, [1, 4, 4])
+    matrix.calibrate(APPLIED[3])
+    check(matrix, wanted)
+
+
+def test_what_is_handed_out_is_never_changed(matrix):
+    wanted = Wanted()
+    matrix.calibrate(APPLIED[1])
+    put(matrix, wanted, 1, [1] * 5)
+    before = matrix.best(COLUMNS)[1]
+    kept = before.copy()
+    put(matrix, wanted, 2, [1] * 50)
+    matrix.assign(np.arange(30), np.full(30, NOBODYS))
+    assert (before == kept).all()
+
+
+def test_what_probes_found_is_taken_up_again_and_what_left_since_is_missed(matrix):
+    wanted = Wanted()
+    matrix.calibrate(APPLIED[3])
+    put(matrix, wanted, 1, [1, 4] * 20)
+    again = Matrix(Index(MODEL.dims, "cpu", torch.float32), matrix.copy)
+    again.calibrate(APPLIED[3])
+    again.restore(len(wanted.rows))
+    wanted.columns[:10] = NOBODYS
+    again.resume(matrix.kept(), lambda: again.assign(np.arange(40), wanted.columns))
+    check(again, wanted)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"probed_best": np.zeros((1, 3), dtype=np.float32)},
+        {"probed_numbers": np.full((2, 60), 10**9)},
+        {"probed_columns": np.zeros(2)},
+    ],
+)
+def test_what_is_not_whole_is_not_taken_up(matrix, damage):
+    matrix.calibrate(APPLIED[3])
+    put(matrix, Wanted(), 1, [1, 4] * 20)
+    with pytest.raises((TypeError, ValueError, IndexError)):
+        matrix.resume({**matrix.kept(), **damage}, lambda: None)

@@ -1,0 +1,154 @@
+from dataclasses import replace
+from math import inf
+
+import numpy as np
+import pytest
+import torch
+
+from tests.fixtures.hot_set import MODEL, bank, calibration, descriptors, reference, snapshot
+from worker.hotset.mirror import Mirror
+from worker.records import Version
+from worker.scoring.rules import MILLION, Rule, Rules, rule_of
+from worker.telemetry import metrics
+
+CALIBRATION = calibration(null=1000, looks=("plain", "centre_crop"))
+MASKED = CALIBRATION.without(())
+BEST = np.random.default_rng(1).uniform(size=2000).astype(np.float32)
+
+
+def budget(per_million, **fields):
+    return bank(threshold=None, max_false_matches_per_million=per_million, **fields)
+
+
+def scores(looks=("plain",)):
+    return MASKED.null_scores(BEST, looks)
+
+
+@pytest.mark.parametrize(
+    ("of", "masked", "best", "looks", "state"),
+    [
+        (bank(threshold=None), MASKED, BEST, ["plain"], "no_rule"),
+        (bank(threshold=None), None, None, ["plain"], "no_rule"),
+        (bank(threshold=0.5), None, None, ["plain"], "threshold"),
+        (bank(threshold=0.5), MASKED, BEST, ["plain"], "other_calibration"),
+        (bank(threshold=0.5, calibration="c1"), None, None, ["plain"], "other_calibration"),
+        (bank(threshold=0.5, calibration=CALIBRATION.id), MASKED, BEST, ["plain"], "threshold"),
+        (bank(threshold=0.5, calibration=CALIBRATION.id), MASKED, None, ["plain"], "threshold"),
+        (budget(10_000), None, None, ["plain"], "no_calibration"),
+        (budget(10_000), MASKED, None, ["plain"], "no_references"),
+        (budget(10_000), MASKED, BEST, ["plain", "top_left_crop"], "other_looks"),
+        (budget(10_000), MASKED, BEST, ["plain"], "budget"),
+        (budget(10), MASKED, BEST, ["plain"], "not_supported"),
+        (bank(threshold=None, kind="allow", suppresses=("b",)), MASKED, BEST, ["plain"], "allow"),
+    ],
+)
+def test_how_a_bank_comes_by_its_rule(of, masked, best, looks, state):
+    rule = rule_of(of, masked, best, looks)
+    assert rule.state == state
+    assert rule.is_enforced == (state in ("threshold", "budget"))
+    assert (rule.threshold is not None) == (state in ("threshold", "budget", "not_supported"))
+    assert rule.why
+    assert (rule.needed is not None) == (state == "not_supported")
+
+
+def test_a_threshold_is_as_the_bank_has_it():
+    assert rule_of(bank(threshold=0.5), None, None) == Rule("threshold", 0.5)
+
+
+def test_a_budget_is_kept_by_the_null_images_of_the_looks():
+    for looks in (["plain"], ["plain", "centre_crop"]):
+        rule = rule_of(budget(10_000), MASKED, BEST, looks)
+        assert 0 < (scores(looks) >= rule.threshold).mean() <= 0.01
+    more = rule_of(budget(100_000), MASKED, BEST, looks)
+    assert more.threshold < rule.threshold
+
+
+def test_a_budget_beyond_the_data_is_shown_at_the_lowest_rate_that_they_support():
+    rule = rule_of(budget(1), MASKED, BEST)
+    lowest = rule_of(budget(3000.1), MASKED, BEST)
+    assert rule.threshold == pytest.approx(lowest.threshold, abs=1e-3)
+    assert rule.needed == 3_000_000
+    assert "3000000 would do" in rule.why
+
+
+def test_a_score_has_its_rate():
+    rule = rule_of(budget(10_000), MASKED, BEST)
+    middle = float(np.median(scores()))
+    assert rule.false_matches_per_million(middle) == pytest.approx(MILLION / 2, rel=0.1)
+    assert rule.false_matches_per_million(middle - 0.1) > MILLION / 2
+    assert Rule("threshold", 0.5).false_matches_per_million(0.5) is None
+
+
+# -- of a hot set --
+
+
+def against(**banks):
+    one = CALIBRATION if banks.pop("calibrated", True) else None
+    mirror = Mirror(MODEL, "cpu")
+    described = [(reference(f"r{n}", name), descriptors(n)) for n, name in enumerate(banks)]
+    mirror.load(snapshot(banks.values(), described, calibration=one))
+    return mirror.against()
+
+
+def test_rules_are_made_anew_only_where_something_changed():
+    rules = Rules(["plain"])
+    there = against(a=budget(10_000, name="a"), b=budget(10_000, name="b"))
+    first = rules.of(there)
+    assert {name: rule.state for name, rule in first.rules.items()} == {
+        "a": "budget",
+        "b": "budget",
+    }
+    again = rules.of(replace(there, version=Version(9, 9)))
+    assert again.rules["a"] is first.rules["a"]
+    assert again.masked is first.masked
+    changed = {**there.banks, "b": budget(20_000, name="b")}
+    third = rules.of(replace(there, banks=changed))
+    assert third.rules["a"] is first.rules["a"]
+    assert third.rules["b"].threshold < first.rules["b"].threshold
+    moved = replace(there, best={**there.best, "a": there.best["a"] + 0.1})
+    assert rules.of(moved).rules["a"].threshold > first.rules["a"].threshold
+    assert rules.of(replace(there, copies=frozenset(["f" * 64]))).masked is not first.masked
+
+
+def test_offsets_and_false_matches_are_the_calibrations():
+    applied = Rules(["plain"]).of(against(a=bank("a")))
+    queries = torch.from_numpy(descriptors(3).rows).float()
+    assert applied.offsets(queries) == pytest.approx(MASKED.offsets(queries).tolist())
+    assert applied.false_matches_of(queries, -2, ["plain"]) == MILLION
+    plain = Rules(["plain"]).of(against(a=bank("a"), calibrated=False))
+    assert plain.offsets(queries) == [0.0, 0.0]
+
+
+def test_the_lowest_threshold_and_those_of_a_tenant():
+    there = against(
+        a=bank("a", threshold=0.4, tenants=("t1",)),
+        b=bank("b", threshold=0.6),
+        c=bank("c", threshold=0.2, enabled=False),
+        d=bank("d", threshold=None),
+        calibrated=False,
+    )
+    applied = Rules(["plain"]).of(there)
+    assert applied.thresholds("t1") == {"a": 0.4, "b": 0.6}
+    assert applied.thresholds("t2") == {"b": 0.6}
+    assert applied.thresholds(None) == {"a": 0.4, "b": 0.6}
+    assert applied.lowest_threshold == 0.2
+    assert Rules(["plain"]).of(against(d=bank("d", threshold=None))).lowest_threshold == inf
+
+
+def test_thresholds_and_banks_without_a_rule_are_metrics():
+    rules = Rules(["plain"])
+    rules.of(
+        against(
+            a=budget(10_000, name="a"),
+            b=budget(1, name="b"),
+            c=bank("c", threshold=None),
+            d=bank("d", threshold=None, enabled=False),
+        )
+    )
+    assert metrics.BANKS_WITHOUT_RULE._value.get() == 2
+    assert metrics.BANK_THRESHOLD.labels("a")._value.get() < inf
+    assert metrics.BANK_THRESHOLD.labels("c")._value.get() == inf
+    rules.of(against(a=bank("a", threshold=0.25), calibrated=False))
+    assert metrics.BANKS_WITHOUT_RULE._value.get() == 0
+    (family,) = metrics.BANK_THRESHOLD.collect()
+    assert {one.labels["bank"]: one.value for one in family.samples} == {"a": 0.25}

@@ -1,0 +1,130 @@
+"""The rows of a hot set: as stored, as compared, and how the probes do on them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from worker.hotset.index import NOBODYS, SEGMENT_ROWS, Found, Index, Numbers
+from worker.hotset.local_copy import LocalCopy
+from worker.hotset.probes import Best, Probes
+from worker.hotset.types import Calibration
+
+
+class Matrix:
+    """Descriptors in a copy and an index, and the calibration that they are compared under.
+
+    Another calibration may have another projection, and that gives another index. Not thread-safe.
+    """
+
+    def __init__(self, index: Index, copy: LocalCopy) -> None:
+        """`index` is empty, and projects nothing."""
+        self.copy = copy
+        self.calibration: Calibration | None = None
+        self._index = index
+        self._probes: Probes | None = None
+        self._prepared: _Prepared | None = None
+        self._moves = 0
+
+    def __len__(self) -> int:
+        """How many rows a search may see."""
+        return len(self._index)
+
+    @property
+    def dims(self) -> int:
+        """Of a descriptor."""
+        return self._index.dims
+
+    def put(self, first: int, descriptors: npt.NDArray[np.float16]) -> None:
+        """Write rows `first`, `first + 1`, ...: fp16 [rows, dims], as stored; nobody's as yet.
+
+        Raises StoreError where the copy cannot be written; then nothing was.
+        """
+        self.copy.write_rows(first, descriptors)
+        self._index.put(first, descriptors)
+
+    def restore(self, count: int) -> None:
+        """Take `count` rows in that the copy has."""
+        for begin in range(0, count, SEGMENT_ROWS):
+            self._index.put(begin, self.copy.segment(begin // SEGMENT_ROWS))
+
+    def assign(self, numbers: Numbers, columns: npt.NDArray[np.integer]) -> None:
+        """Set the columns of rows that were put; `NOBODYS` hides them."""
+        before = self._index.columns_of(numbers)
+        self._index.assign(numbers, columns)
+        self._moves += 1
+        if self._probes is not None:
+            self._probes.move(numbers, before, columns, self._index.members)
+
+    def search(self, queries: Tensor, allowed: npt.NDArray[np.bool_], k: int) -> list[Found]:
+        """Find for each query its `k` best rows; `allowed` is bool [n, columns]."""
+        columns = torch.from_numpy(allowed).to(self._index.device)
+        return self._index.search(queries, columns, k, self.copy.read_rows)
+
+    def best(self, columns: Sequence[int]) -> Mapping[int, Best]:
+        """How similar each probe of the calibration is to the best row of each of these columns."""
+        return self._probes.best(columns) if self._probes is not None else {}
+
+    # -- calibrations --
+
+    def prepare(self, calibration: Calibration | None) -> None:
+        """Do what takes long of `calibrate`, while the rows are still searched as they are."""
+        self._prepared = self._made(calibration)
+
+    def calibrate(self, calibration: Calibration | None) -> None:
+        """Compare under another calibration from now on."""
+        prepared = self._prepared
+        if prepared is None or not prepared.is_for(calibration, self._moves):
+            prepared = self._made(calibration)
+        self._index, self._probes, self._prepared = prepared.index, prepared.probes, None
+        self.calibration = calibration
+
+    def _made(self, calibration: Calibration | None) -> "_Prepared":
+        old, projection = self._index, calibration.projection if calibration else None
+        index = old if projection is old.projection else old.like(projection, self.copy.segment)
+        probes = self._probes_of(calibration, index) if calibration is not None else None
+        return _Prepared(calibration, self._moves, index, probes)
+
+    def _probes_of(self, calibration: Calibration, index: Index) -> Probes:
+        vectors = calibration.probes.to(index.device)
+        vectors = vectors if index.projection is None else index.projection(vectors)
+        probes = Probes(vectors, lambda numbers: index.compared(self.copy.read_rows(numbers)))
+        seen = index.seen
+        probes.move(seen, np.full_like(seen, NOBODYS), index.columns_of(seen), index.members)
+        return probes
+
+    # -- what outlives the process --
+
+    def kept(self) -> Mapping[str, npt.NDArray[np.generic]]:
+        """What the probes have found, as arrays."""
+        return self._probes.kept() if self._probes is not None else {}
+
+    def resume(
+        self, kept: Mapping[str, npt.NDArray[np.generic]], settle: Callable[[], object]
+    ) -> None:
+        """Go on with what the probes had found, after `settle` has assigned the rows.
+
+        Raises as `Probes.take_up`.
+        """
+        probes, self._probes = self._probes, None
+        settle()
+        if probes is not None:
+            probes.take_up(kept, self._index.columns_of, self._index.members)
+        self._probes = probes
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """Index and probes for a calibration, when rows had moved so many times."""
+
+    calibration: Calibration | None
+    moves: int
+    index: Index
+    probes: Probes | None
+
+    def is_for(self, calibration: Calibration | None, moves: int) -> bool:
+        """Whether they are still right."""
+        return self.calibration is calibration and self.moves == moves
