@@ -41,8 +41,9 @@ TAILS = {"bounded": -0.3, "exponential": 0.0, "heavy": 0.3}
 LARGEST = 50
 FREEDOM = 4.0
 """Degrees of freedom of the t copula, with which extremes of a group coincide."""
-HUB_SHARE, HUB_LIFT = 0.02, 3.0
-"""Groups of the kind that a hub attracts, and by how many scales of the tail."""
+HUB_SHARE = 0.02
+"""Groups of the kind that a hub attracts."""
+HIGHEST_LIFT = 3.0
 
 
 def alone(random: np.random.Generator, m: int) -> Numbers:
@@ -64,14 +65,16 @@ def albums(random: np.random.Generator, m: int) -> Numbers:
 class Scenario:
     """How groups are drawn: their sizes, how their images go together, and what lifts them.
 
-    `alike` is the correlation of a Gaussian copula within groups, of a t copula if `extreme`.
+    `alike` is the correlation of a Gaussian copula within groups, of a t copula if `extreme`. Hubs
+    lift scores by so many scales of the tail: by 1.5 they lie among the others, by 3 and with a
+    bounded tail above them, with a gap.
     """
 
     name: str
     sizes: Callable[[np.random.Generator, int], Numbers]
     alike: float = 0.0
     extreme: bool = False
-    hubs: bool = False
+    hubs: float = 0.0
     lifted_by_size: float = 0.0
 
     def draw(self, random: np.random.Generator, m: int, shape: float) -> tuple[Reals, Numbers]:
@@ -86,13 +89,13 @@ class Scenario:
             shares = special.ndtr(-deviates)
         scores = quantile(shares, shape)
         if self.hubs:
-            scores += np.where(random.random(m) < HUB_SHARE, HUB_LIFT, 0.0)[groups]
+            scores += np.where(random.random(m) < HUB_SHARE, self.hubs, 0.0)[groups]
         return scores + self.lifted_by_size * np.log(sizes)[groups], groups
 
     def rate(self, scores: Reals, shape: float) -> Reals:
         """The true share of images at or above scores."""
         if self.hubs:
-            hit = survival(scores - HUB_LIFT, shape)
+            hit = survival(scores - self.hubs, shape)
             return HUB_SHARE * hit + (1 - HUB_SHARE) * survival(scores, shape)
         if not self.lifted_by_size:
             return survival(scores, shape)
@@ -104,15 +107,16 @@ class Scenario:
 
 SCENARIOS = (
     Scenario("single images", alone),
-    Scenario("single images, hubs", alone, hubs=True),
+    Scenario("single images, hubs", alone, hubs=1.5),
     Scenario("series, loose", series, alike=0.5),
-    Scenario("series, hubs", series, alike=0.5, hubs=True),
+    Scenario("series, hubs", series, alike=0.5, hubs=1.5),
+    Scenario("series, hubs far above", series, alike=0.5, hubs=HIGHEST_LIFT),
     Scenario("series, larger ones higher", series, alike=0.5, lifted_by_size=0.5),
     Scenario("series, extremes together", series, alike=0.7, extreme=True),
     Scenario("series, all the same", series, alike=1.0),
     Scenario("albums, loose", albums, alike=0.5),
     Scenario("albums, extremes together", albums, alike=0.7, extreme=True),
-    Scenario("albums, all the same", albums, alike=1.0, hubs=True),
+    Scenario("albums, all the same", albums, alike=1.0, hubs=1.5),
 )
 
 
@@ -144,7 +148,7 @@ def simulate(scenario: Scenario, shape: float, m: int, runs: int) -> Held:
     random = np.random.default_rng([zlib.crc32(scenario.name.encode()), m, int(shape * 10) + 10])
     targets = np.array(TARGETS) / m
     # The score of each target, on a fine grid.
-    grid = quantile(np.geomspace(1e-9, 1, 20_000)[::-1], shape) * (1 + HUB_LIFT)
+    grid = quantile(np.geomspace(1e-9, 1, 20_000)[::-1], shape) * (1 + HIGHEST_LIFT)
     rates = scenario.rate(grid, shape)
     places = np.interp(-np.log(targets), -np.log(np.maximum(rates, 1e-300)), grid)
     truths = scenario.rate(places, shape)

@@ -15,9 +15,12 @@ from how many images come with each:
   r how alike the images of a group are and b the size of an image's group on average, whichever
   is larger. The first sees that large groups score higher, the second groups larger than those.
 
-The best few groups tell this badly, so at least `COMPANY` do. The last of them reaches its score
-with one image by construction, and the next may be large: both count as large as an image's group
-among them is on average (Fay and Feuer 1997 add the largest, for sums of few unequal parts).
+The best few groups tell both badly, more of them tell how it is at lower scores: hubs that attract
+whole series do so only above some score, and images of a series are often less alike the higher
+they score. So the mean comes from at least `NEAR` and from at least `FAR` groups, and each limit
+takes the one on its safe side; the design effect comes from `FAR`. The last group reaches its own
+score with one image by construction, and the next may be a large one: the upper limit counts both
+as large as an image's group among them is on average.
 """
 
 from typing import NamedTuple
@@ -29,9 +32,9 @@ from scipy import special
 from worker.scoring.tails import Reals
 
 CONFIDENCE = 0.95
-COMPANY = 50
-"""In simulation, limits cover in 92 to 98% of runs with it; with 30 fewer where groups vary much in
-size, with 100 more where images of a group are less alike the higher they score."""
+NEAR, FAR = 15, 50
+"""Chosen by simulation (`tests/benchmarks/bench_limits.py`). 50 alone failed for hubs far above the
+rest (53%), 20 alone where groups vary much in size (90%), 100 was above 98% for loose series."""
 
 _DENSE, _RATIO = 64, 1.02
 """Limits are computed for every number of groups up to the one, then for each so much larger."""
@@ -102,27 +105,43 @@ def limits(ranked: Ranked) -> Limits:
     k = reaching(peaks, scores)
     k = np.where(np.isin(scores, peaks), k, np.minimum(k + 1, m))
 
-    wide = peaks[m - np.minimum(np.maximum(k, COMPANY), m)]
-    groups, images = reaching(peaks, wide), reaching(ranked.scores, wide)
-    squares, sizes, all_squared = (
-        ranked.squares[images - 1],
-        ranked.sizes[images - 1],
-        ranked.sizes[-1],
-    )
+    near, far = _company(ranked, k, NEAR), _company(ranked, k, FAR)
+    effective = 1 / (1 / k + far.variance)
+    least = k / n * np.minimum(near.seen, far.seen)
+    most = np.minimum(k / n * np.maximum(near.allowed, far.allowed), 1)
+    low = special.betaincinv(effective, effective / least - effective + 1, 1 - CONFIDENCE)
+    high = special.betaincinv(effective, effective / most - effective + 1, CONFIDENCE)
+    return Limits(scores, _falling(low), _falling(high))
+
+
+class _Company(NamedTuple):
+    """How many images come with each group that reaches a score, float64 [knots].
+
+    `seen` and `allowed` are their mean number, as counted and with the last and the next group made up for.
+    `variance` is what their numbers add to the relative variance of the rate.
+    """
+
+    seen: Reals
+    allowed: Reals
+    variance: Reals
+
+
+def _company(ranked: Ranked, k: Numbers, least: int) -> _Company:
+    """From the best `k` groups, or the best `least` if those are more."""
+    n, m = len(ranked.scores), len(ranked.peaks)
+    level = ranked.peaks[m - np.minimum(np.maximum(k, least), m)]
+    groups, images = reaching(ranked.peaks, level), reaching(ranked.scores, level)
+    squares, sizes = ranked.squares[images - 1], ranked.sizes[images - 1]
+    all_squared = ranked.sizes[-1]
     share = images / n
     others = np.maximum(1 - share, 1 / n)
     usual = squares / images
     count = images + 2 * (usual - 1)
     variance = squares + 2 * (usual**2 - 1) - 2 * share * sizes + share**2 * all_squared
-    both = (squares - images) / np.maximum(sizes - images, 1)
-    alike = np.maximum(both - share, 0) / others
+    pairs = (squares - images) / np.maximum(sizes - images, 1)
+    alike = np.maximum(pairs - share, 0) / others
     effect = np.maximum(variance / (count * others), 1 + alike * (all_squared / n - 1))
-
-    effective = 1 / (1 / k + effect / count - 1 / groups)
-    rate = np.minimum(count / groups * k / n, 1)
-    rest = effective / rate - effective + 1
-    low, high = (special.betaincinv(effective, rest, at) for at in (1 - CONFIDENCE, CONFIDENCE))
-    return Limits(scores, _falling(low), _falling(high))
+    return _Company(images / groups, count / groups, effect / count - 1 / groups)
 
 
 def _falling(values: Reals) -> Reals:
