@@ -102,7 +102,7 @@ class Scenario:
         sizes = np.arange(1, 400)  # of `series`: the rest has a share below 1e-60
         weights = sizes * (2 / 3) ** (sizes - 1)
         lifted = survival(scores[:, None] - self.lifted_by_size * np.log(sizes), shape)
-        return lifted @ weights / weights.sum()
+        return np.asarray(lifted @ weights / weights.sum())
 
 
 SCENARIOS = (

@@ -32,9 +32,14 @@ from scipy import special
 from worker.scoring.tails import Reals
 
 CONFIDENCE = 0.95
+DEVIATE = float(special.ndtri(CONFIDENCE))
+"""Standard deviations to a limit, where it comes from them: 1.64."""
 NEAR, FAR = 15, 50
 """Chosen by simulation (`tests/benchmarks/bench_limits.py`). 50 alone failed for hubs far above the
 rest (53%), 20 alone where groups vary much in size (90%), 100 was above 98% for loose series."""
+
+FEWEST = NEAR
+"""Groups below which nothing is told: how many images come with each would be a guess."""
 
 _DENSE, _RATIO = 64, 1.02
 """Limits are computed for every number of groups up to the one, then for each so much larger."""
@@ -96,7 +101,7 @@ def rank(scores: Floats, groups: Numbers) -> Ranked:
 
 
 def limits(ranked: Ranked) -> Limits:
-    """The limits at all scores that tell them apart; at least one group."""
+    """The limits, from the lowest score up; at least `FEWEST` groups."""
     peaks, n, m = ranked.peaks, len(ranked.scores), len(ranked.peaks)
     levels = peaks[m - _numbers_of_groups(m)].astype(np.float32)
     # A score that many groups share is a step: just above it none of them counts.
@@ -111,13 +116,17 @@ def limits(ranked: Ranked) -> Limits:
     most = np.minimum(k / n * np.maximum(near.allowed, far.allowed), 1)
     low = special.betaincinv(effective, effective / least - effective + 1, 1 - CONFIDENCE)
     high = special.betaincinv(effective, effective / most - effective + 1, CONFIDENCE)
+    # All that was seen reaches the lowest score.
+    start = [] if scores[0] == ranked.scores[0] else [0]
+    scores, low, high = (np.insert(values, start, values[0]) for values in (scores, low, high))
+    scores[0], high[0] = ranked.scores[0], 1.0
     return Limits(scores, _falling(low), _falling(high))
 
 
 class _Company(NamedTuple):
     """How many images come with each group that reaches a score, float64 [knots].
 
-    `seen` and `allowed` are their mean number, as counted and with the last and the next group made up for.
+    `seen` and `allowed` are their mean number, as counted and as the upper limit takes it.
     `variance` is what their numbers add to the relative variance of the rate.
     """
 

@@ -21,9 +21,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 
-from worker.scoring.limits import CONFIDENCE, Floats, Limits, Numbers, Ranked, rank, reaching
+from worker.scoring.limits import DEVIATE, FEWEST, Floats, Limits, Numbers, Ranked, rank, reaching
 from worker.scoring.limits import limits as limits_of
 from worker.scoring.tails import Reals, Tail
 
@@ -34,8 +33,6 @@ FEW = 10
 PEAKS = 100
 """Groups that a tail is fitted to, but no more than one in `PEAK_SHARE` of all."""
 PEAK_SHARE = 10
-
-_DEVIATE = float(special.ndtri(CONFIDENCE))
 
 type By = Literal["count", "tail"]
 """From images that were counted, or from a tail beyond them."""
@@ -113,8 +110,8 @@ class Null:
 
     @property
     def supported_rate(self) -> float:
-        """The lowest rate that the data support a threshold for, 3/m; infinite without images."""
-        return SUPPORTED_BY / self.distinct if self.distinct else math.inf
+        """The lowest rate that the data support a threshold for: 3/m; infinite for next to none."""
+        return SUPPORTED_BY / self.distinct if self.distinct >= FEWEST else math.inf
 
     def threshold(self, rate: float) -> Threshold | Unsupported:
         """The lowest score that at most a share of `rate` of distinct benign images reach.
@@ -123,7 +120,7 @@ class Null:
         """
         if not rate > 0:
             raise ValueError(f"a rate is above 0, not {rate}")
-        if rate < self.supported_rate:
+        if rate < self.supported_rate or self.distinct < FEWEST:
             return Unsupported(self.distinct, images_needed(rate))
         least = float(self._limits.high[-1])
         score, by = _read(self._limits.scores, self._limits.high, rate), _COUNT
@@ -152,7 +149,7 @@ class Null:
     def curve(self, scores: npt.ArrayLike) -> Curve:
         """Rates at many scores, [k]: none of the three rises along the scores."""
         at = np.asarray(scores, np.float64)
-        if not self.distinct:
+        if self.distinct < FEWEST:
             return Curve(*np.full((3, len(at)), np.nan))
         low, high = (
             np.exp(np.interp(at, self._limits.scores, np.log(limit)))
@@ -174,11 +171,15 @@ class Null:
         order = np.lexsort((numbers, -counts))
         return list(zip(numbers[order].tolist(), counts[order].tolist(), strict=True))
 
+    def score_of_groups(self, k: int) -> float:
+        """The score that `k` groups reach, or all if there are fewer; at least one image."""
+        return float(self._ranked.peaks[-min(k, self.distinct)])
+
     def _estimated(self, rate: float) -> float:
         """The score that a share of `rate` reaches, without regard to certainty."""
         if rate < self._joined and self._tail is not None:
             return self._tail.score(rate / self._joined, self._join)
-        allowed = min(int(rate * len(self.scores)), len(self.scores) - 1)
+        allowed = min(int(min(rate, 1) * len(self.scores)), len(self.scores) - 1)
         return float(self._ranked.scores[-allowed - 1])
 
     @cached_property
@@ -191,12 +192,12 @@ class Null:
 
     @property
     def _top(self) -> float:
-        return float(self._ranked.peaks[-1])
+        return self.score_of_groups(1)
 
     @property
     def _join(self) -> float:
         """Where the tail takes over from counting."""
-        return float(self._ranked.peaks[-min(FEW, self.distinct)])
+        return self.score_of_groups(FEW)
 
     @property
     def _joined(self) -> float:
@@ -212,7 +213,7 @@ class Null:
     @cached_property
     def _heavier(self) -> Tail | None:
         """The tail for upper limits."""
-        return self._tail.heavier(_DEVIATE) if self._tail else None
+        return self._tail.heavier(DEVIATE) if self._tail else None
 
 
 _COUNT: By = "count"
@@ -221,7 +222,7 @@ _TAIL: By = "tail"
 
 def images_needed(rate: float) -> int:
     """How many distinct images support a threshold for this rate."""
-    return math.ceil(SUPPORTED_BY / rate)
+    return max(FEWEST, math.ceil(SUPPORTED_BY / rate))
 
 
 def _read(scores: Reals, limit: Reals, rate: float) -> float:
@@ -232,4 +233,4 @@ def _read(scores: Reals, limit: Reals, rate: float) -> float:
 def _rounded_up(score: float) -> float:
     """As float32, in which images are scored: rounded down, it would let more through."""
     near = np.float32(score)
-    return float(near if near >= score else np.nextafter(near, np.float32(np.inf)))
+    return float(near if float(near) >= score else np.nextafter(near, np.float32(np.inf)))

@@ -5,6 +5,7 @@ Scores above a high level follow a generalised Pareto distribution, whatever the
 A shape below 0 ends at `level - scale / shape`, 0 falls off exponentially, above 0 is heavy.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -69,8 +70,8 @@ class Tail:
         """The score that this share of what reaches `start` reaches: the inverse of `beyond`."""
         left = share * float(self._survival(np.float64(start)))
         if abs(self.shape) <= _STRAIGHT:
-            return self.level - self.scale * float(np.log(left))
-        return self.level + self.scale * (left**-self.shape - 1) / self.shape
+            return self.level - self.scale * math.log(left)
+        return self.level + self.scale * math.expm1(-self.shape * math.log(left)) / self.shape
 
     def _survival(self, score: npt.NDArray[np.float64] | np.float64) -> Reals:
         far = np.maximum(score - self.level, 0) / self.scale
