@@ -11,7 +11,7 @@ form, and resolves targets from 3/m up; then the table says in how many runs
 and on average over runs the true rate against the target, in multiples of it: at the threshold
 (`kept`), and at the estimate, which no threshold is (`estimate`).
 
-python -m tests.benchmarks.bench_limits [--runs 1000] [--distinct 1000 10000] [--processes 2]
+python -m tests.benchmarks.bench_limits [--runs 1000] [--distinct 1000 10000] [--only NAME]
 """
 
 import argparse
@@ -179,9 +179,9 @@ def _supported(null: Null, rate: float) -> Threshold:
 
 
 def simulate_all(
-    distinct: Sequence[int], runs: int, processes: int
+    scenarios: Sequence[Scenario], distinct: Sequence[int], runs: int, processes: int
 ) -> Iterator[tuple[Scenario, str, int, Held]]:
-    cases = [(one, tail, m) for m in distinct for one in SCENARIOS for tail in TAILS]
+    cases = [(one, tail, m) for m in distinct for one in scenarios for tail in TAILS]
     with ProcessPoolExecutor(processes) as pool:
         held = pool.map(partial(_simulate, runs=runs), cases)
         for (scenario, tail, m), found in zip(cases, held, strict=True):
@@ -199,6 +199,7 @@ def main() -> None:
     )
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--distinct", type=int, nargs="+", default=[1000, 10_000], help="m")
+    parser.add_argument("--only", default="", help="scenarios whose names begin so")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     table = Table(box=box.SIMPLE_HEAD)
@@ -207,7 +208,12 @@ def main() -> None:
     for target in TARGETS:
         table.add_column(f"{target:g}/m", justify="right")
     uppers = []
-    for scenario, tail, m, held in simulate_all(options.distinct, options.runs, options.processes):
+    scenarios = [one for one in SCENARIOS if one.name.startswith(options.only)]
+    if not scenarios:
+        parser.error(f"no scenario begins with {options.only!r}")
+    for scenario, tail, m, held in simulate_all(
+        scenarios, options.distinct, options.runs, options.processes
+    ):
         uppers.append(held.upper)
         what = scenario.name, tail, f"{m:,}"
         for name, values in zip(Held._fields, held, strict=True):
