@@ -6,7 +6,9 @@ form, and resolves targets from 3/m up; then the table says in how many runs
 - `upper`: the true rate at the threshold is within the target (nominal: 95%),
 - `lower`: the true rate at the threshold's lower limit is not (nominal: 95%),
 - `rate`: the rate stamped on a match at the score of the target has the truth between its limits
-  (nominal: 90%, for each limit holds with 95%);
+  (nominal: 90%, for each limit holds with 95%),
+- `unused`: of as many other groups a share reaches the score of the target that is within the
+  prediction (nominal: 95%);
 
 and on average over runs the true rate against the target, in multiples of it: at the threshold
 (`kept`), and at the estimate, which no threshold is (`estimate`).
@@ -139,6 +141,7 @@ class Held(NamedTuple):
     upper: Reals
     lower: Reals
     rate: Reals
+    unused: Reals
     kept: Reals
     estimate: Reals
 
@@ -152,7 +155,7 @@ def simulate(scenario: Scenario, shape: float, m: int, runs: int) -> Held:
     rates = scenario.rate(grid, shape)
     places = np.interp(-np.log(targets), -np.log(np.maximum(rates, 1e-300)), grid)
     truths = scenario.rate(places, shape)
-    sums = np.zeros((5, len(targets)))
+    sums = np.zeros((len(Held._fields), len(targets)))
     for _ in range(runs):
         scores, groups = scenario.draw(random, m, shape)
         null = Null(scores.astype(np.float32), groups)
@@ -162,14 +165,22 @@ def simulate(scenario: Scenario, shape: float, m: int, runs: int) -> Held:
             for values in zip(*[(one.score, one.low, one.estimate) for one in found], strict=True)
         )
         curve = null.curve(places)
+        others, _ = scenario.draw(random, m, shape)
         sums += (
             at <= targets,
             low >= targets,
             (curve.low <= truths) & (truths <= curve.high),
+            [_predicted(null, place, others) for place in places],
             at / targets,
             estimate / targets,
         )
     return Held(*(sums / runs))
+
+
+def _predicted(null: Null, score: float, others: Reals) -> bool:
+    """Also where there is no prediction, as beyond the best score: none is broken then."""
+    predicted = null.prediction(score, len(others))
+    return predicted is None or bool(predicted[0] <= (others >= score).mean() <= predicted[1])
 
 
 def _supported(null: Null, rate: float) -> Threshold:
@@ -217,7 +228,7 @@ def main() -> None:
         uppers.append(held.upper)
         what = scenario.name, tail, f"{m:,}"
         for name, values in zip(Held._fields, held, strict=True):
-            percent = name in {"upper", "lower", "rate"}
+            percent = name in {"upper", "lower", "rate", "unused"}
             cells = [f"{100 * one:.1f}%" if percent else f"{one:.2f}" for one in values]
             table.add_row(*(what if name == "upper" else ("", "", "")), name, *cells)
         table.add_section()

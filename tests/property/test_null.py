@@ -58,6 +58,16 @@ def test_a_threshold_keeps_its_target_among_the_images_it_comes_from(images, rat
         assert reached <= rate
 
 
+@given(IMAGES, st.floats(-1.2, 1.2), st.integers(1, 10_000))
+def test_a_prediction_is_a_share_about_the_estimate(images, score, others):
+    null = made(images)
+    predicted, rate = null.prediction(score, others), null.rate(score)
+    if predicted is not None:
+        assert rate is not None
+        assert 0 <= predicted[0] <= rate.estimate * (1 + 1e-9)
+        assert predicted[0] <= predicted[1] <= 1
+
+
 @given(IMAGES, RATES, st.randoms(use_true_random=False))
 def test_the_order_of_the_images_and_the_names_of_the_groups_do_not_matter(images, rate, random):
     shuffled = random.sample(images, len(images))
@@ -74,5 +84,6 @@ def test_limits_hold_in_simulation():
         held = simulate(scenario, TAILS["heavy"], m=1000, runs=200)
         assert held.upper.min() >= 0.86, scenario
         assert held.lower.min() >= 0.83, scenario
+        assert held.unused.min() >= 0.8, scenario
         assert (held.kept < 1).all()
         assert held.estimate.max() < 1.5

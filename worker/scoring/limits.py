@@ -67,11 +67,15 @@ class Limits(NamedTuple):
     """Limits of the rate at scores, each float64 [knots].
 
     Scores ascend, limits do not rise along them; between knots their logarithms are straight lines.
+    `effective` is how many independent images that reach a score would tell as much, and `varied`
+    how many would vary as much from one sample to another: fewer, for a new sample has new groups.
     """
 
     scores: Reals
     low: Reals
     high: Reals
+    effective: Reals
+    varied: Reals
 
 
 def reaching(ascending: Reals, scores: npt.ArrayLike) -> Numbers:
@@ -118,20 +122,25 @@ def limits(ranked: Ranked) -> Limits:
     high = special.betaincinv(effective, effective / most - effective + 1, CONFIDENCE)
     # All that was seen reaches the lowest score.
     start = [] if scores[0] == ranked.scores[0] else [0]
-    scores, low, high = (np.insert(values, start, values[0]) for values in (scores, low, high))
+    scores, low, high, effective, varied = (
+        np.insert(values, start, values[0])
+        for values in (scores, low, high, effective, k / far.unequal)
+    )
     scores[0], high[0] = ranked.scores[0], 1.0
-    return Limits(scores, _falling(low), _falling(high))
+    return Limits(scores, _falling(low), _falling(high), effective, varied)
 
 
 class _Company(NamedTuple):
     """How many images come with each group that reaches a score, float64 [knots].
 
     `seen` and `allowed` are their mean number, as counted and as the upper limit takes it.
-    `variance` is what their numbers add to the relative variance of the rate.
+    `unequal` is the mean of their squared numbers against the square of the mean, and `variance`
+    what that adds to the relative variance of a rate which comes from them.
     """
 
     seen: Reals
     allowed: Reals
+    unequal: Reals
     variance: Reals
 
 
@@ -150,7 +159,8 @@ def _company(ranked: Ranked, k: Numbers, least: int) -> _Company:
     pairs = (squares - images) / np.maximum(sizes - images, 1)
     alike = np.maximum(pairs - share, 0) / others
     effect = np.maximum(variance / (count * others), 1 + alike * (all_squared / n - 1))
-    return _Company(images / groups, count / groups, effect / count - 1 / groups)
+    unequal = groups * effect / count
+    return _Company(images / groups, count / groups, unequal, (unequal - 1) / groups)
 
 
 def _falling(values: Reals) -> Reals:

@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 from worker.scoring.limits import DEVIATE, FEWEST, Floats, Limits, Numbers, Ranked, rank, reaching
 from worker.scoring.limits import limits as limits_of
@@ -33,6 +34,9 @@ FEW = 10
 PEAKS = 100
 """Groups that a tail is fitted to, but no more than one in `PEAK_SHARE` of all."""
 PEAK_SHARE = 10
+
+_LOWEST = 0.025
+"""The share that a prediction leaves on either side."""
 
 type By = Literal["count", "tail"]
 """From images that were counted, or from a tail beyond them."""
@@ -164,6 +168,27 @@ class Null:
             high[beyond] *= self._heavier.beyond(at[beyond], self._top)
             estimate[few] = self._joined * self._tail.beyond(at[few], self._join)
         return Curve(np.clip(estimate, low, high), low, high)
+
+    def prediction(self, score: float, images: int) -> tuple[float, float] | None:
+        """The share of so many other images that will score at least so much: 95% between the two.
+
+        They are of other groups, of sizes like these. It has the noise of both counts, of these
+        images and of the others: negative binomial, a Poisson number whose mean is known by a gamma
+        distribution. None beyond the best score, and where the data do not tell.
+        """
+        rate = self.rate(score)
+        if rate is None or score > self._top:
+            return None
+        limits = self._limits
+        own, varied = (
+            float(np.interp(score, limits.scores, values))
+            for values in (limits.effective, limits.varied)
+        )
+        mean = varied * images / len(self.scores)
+        low, high = (
+            math.ceil(special.nbdtrik(at, own, own / (own + mean))) for at in (_LOWEST, 1 - _LOWEST)
+        )
+        return low / mean * rate.estimate, min(high / mean * rate.estimate, 1.0)
 
     def groups_reaching(self, score: float) -> list[tuple[int, int]]:
         """Groups with images that score at least so much, and with how many: most first."""

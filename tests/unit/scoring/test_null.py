@@ -168,3 +168,31 @@ def test_a_million_images_are_resolved_from_whatever_group_numbers():
     rate = Null(scores, numbered).rate(found.score)
     assert isinstance(rate, Rate)
     assert rate.low < stats.norm.sf(found.score) < rate.high
+
+
+@pytest.mark.parametrize("k", [1, 5, 40])
+def test_what_other_images_will_show_has_the_noise_of_both_counts(k):
+    null = drawn(2000)
+    score = np.sort(null.scores)[-k]
+    rate = null.rate(score)
+    assert rate is not None
+    for images in (500, 2000, 50_000):
+        mean = k * images / 2000
+        expected = np.array(stats.nbinom.interval(0.95, k, k / (k + mean))) / mean * rate.estimate
+        assert null.prediction(score, images) == pytest.approx(expected)
+    many, few = null.prediction(score, 50_000), null.prediction(score, 500)
+    assert many is not None
+    assert few is not None
+    assert many[1] - many[0] < few[1] - few[0]
+
+
+def test_groups_make_it_wider_and_without_data_there_is_none():
+    alone, grouped = drawn(2000), drawn(2000, each=4)
+    spans = []
+    for null, groups in ((alone, 80), (grouped, 20)):  # 80 images both
+        predicted = null.prediction(null.score_of_groups(groups), 2000)
+        assert predicted is not None
+        spans.append(predicted[1] - predicted[0])
+    assert spans[1] > 1.7 * spans[0]
+    assert drawn(14).prediction(0.0, 100) is None
+    assert alone.prediction(float(alone.scores.max()) + 0.1, 100) is None
