@@ -166,13 +166,15 @@ def simulate(scenario: Scenario, shape: float, m: int, runs: int) -> Held:
         )
         curve = null.curve(places)
         others, _ = scenario.draw(random, m, shape)
-        sums += (
-            at <= targets,
-            low >= targets,
-            (curve.low <= truths) & (truths <= curve.high),
-            [_predicted(null, place, others) for place in places],
-            at / targets,
-            estimate / targets,
+        sums += np.array(
+            [
+                at <= targets,
+                low >= targets,
+                (curve.low <= truths) & (truths <= curve.high),
+                [_predicted(null, place, others) for place in places],
+                at / targets,
+                estimate / targets,
+            ]
         )
     return Held(*(sums / runs))
 
