@@ -1,46 +1,13 @@
-"""The report's plots as inline SVG, which takes the page's colours and fonts, light or dark."""
+"""The report's plots."""
 
-import io
-import re
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
-from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from worker.demo.findings import Findings, Share
+from worker.evaluation.svg import BENIGN, COPY, LIMIT, QUIET, plot
 
-# Colours that stand for the page's own: each is replaced by a variable of its style sheet.
-INK, QUIET, COPY, BENIGN, LIMIT = "#010101", "#020202", "#030303", "#040404", "#050505"
-VARIABLES = {
-    INK: "var(--ink)",
-    QUIET: "var(--line)",
-    COPY: "var(--copy)",
-    BENIGN: "var(--benign)",
-    LIMIT: "var(--limit)",
-}
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": QUIET,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": QUIET,
-    "grid.linewidth": 0.6,
-    "xtick.color": QUIET,
-    "ytick.color": QUIET,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
-}
 BIN = 0.04
 
 
@@ -52,8 +19,8 @@ def scores(found: Findings) -> str:
         ]
         for kind in ("copy", "benign")
     }
-    with mpl.rc_context(STYLE):
-        figure, axes = _axes(6.4, 3.0)
+    with plot("Histogram of scores") as drawn:
+        axes = drawn.axes
         lowest = min([0.0, *by_kind["copy"], *by_kind["benign"]])
         bins = np.arange(np.floor(lowest / BIN) * BIN, 1 + BIN, BIN).tolist()
         for kind, colour, label in (
@@ -80,15 +47,15 @@ def scores(found: Findings) -> str:
         axes.set_xlabel("best score against any reference (cosine)")
         axes.set_ylabel("uploads")
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderpad=0)
-        return _svg(figure, "Histogram of scores")
+    return drawn.svg
 
 
 def recall(shares: Mapping[str, Share]) -> str:
     """Recall of each edit as a bar, best first."""
     listed = reversed(list(shares.items()))  # bars are drawn from below
     ranked = sorted(listed, key=lambda item: item[1].found / item[1].total)
-    with mpl.rc_context(STYLE):
-        figure, axes = _axes(6.4, 0.55 + 0.26 * len(ranked))
+    with plot("Recall of each edit", height=0.55 + 0.26 * len(ranked)) as drawn:
+        axes = drawn.axes
         names = [what for what, _ in ranked]
         axes.barh(names, [1.0] * len(ranked), color=QUIET, height=0.62, alpha=0.6)
         axes.barh(names, [s.found / s.total for _, s in ranked], color=COPY, height=0.62)
@@ -99,13 +66,13 @@ def recall(shares: Mapping[str, Share]) -> str:
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False)
         axes.spines["left"].set_visible(False)
-        return _svg(figure, "Recall of each edit")
+    return drawn.svg
 
 
 def latency(seconds: Sequence[float]) -> str:
     """Share of the steady uploads that had their verdict within a time."""
-    with mpl.rc_context(STYLE):
-        figure, axes = _axes(6.4, 3.0)
+    with plot("Distribution of latencies") as drawn:
+        axes = drawn.axes
         milliseconds = np.sort(np.asarray(seconds)) * 1000
         axes.ecdf(milliseconds, color=COPY, linewidth=1.8)
         told = []
@@ -119,30 +86,4 @@ def latency(seconds: Sequence[float]) -> str:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axes.set_xlabel("milliseconds from publishing the upload to reading its verdict")
         axes.set_ylabel("uploads")
-        return _svg(figure, "Distribution of latencies")
-
-
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.patch.set_alpha(0)
-    axes = figure.subplots()
-    axes.patch.set_alpha(0)
-    return figure, axes
-
-
-def _svg(figure: Figure, title: str) -> str:
-    """The figure as an `<svg>` element without a size of its own."""
-    drawn = io.StringIO()
-    # What is referred to has an id made from what is drawn and this salt: unique in the page.
-    with mpl.rc_context({"svg.hashsalt": title}):
-        figure.savefig(drawn, format="svg", metadata={"Date": None})
-    svg = drawn.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(
-        r'(<svg[^>]*?) height="[^"]*"', rf'\1 role="img" aria-label="{title}"', svg, count=1
-    )
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # names of groups, the same in every plot
-    for colour, variable in VARIABLES.items():
-        svg = svg.replace(colour, variable)
-    return svg
+    return drawn.svg

@@ -1,0 +1,81 @@
+"""Plots as inline SVG, which take the page's colours and fonts, light or dark."""
+
+import html
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Colours that stand for the page's own: each is replaced by a variable of its style sheet.
+INK, QUIET, COPY, BENIGN, LIMIT = "#010101", "#020202", "#030303", "#040404", "#050505"
+VARIABLES = {
+    INK: "var(--ink)",
+    QUIET: "var(--line)",
+    COPY: "var(--copy)",
+    BENIGN: "var(--benign)",
+    LIMIT: "var(--limit)",
+}
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": QUIET,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": QUIET,
+    "grid.linewidth": 0.6,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "text.parse_math": False,  # names of banks may have a dollar
+}
+
+
+class Plot:
+    """One plot while it is drawn on its `axes`; afterwards its `svg` is there."""
+
+    def __init__(self, title: str, width: float, height: float) -> None:
+        self.title = title
+        self.figure = Figure(figsize=(width, height), layout="constrained")
+        self.figure.patch.set_alpha(0)
+        self.axes: Axes = self.figure.subplots()
+        self.axes.patch.set_alpha(0)
+        self.svg = ""
+
+
+@contextmanager
+def plot(title: str, width: float = 6.4, height: float = 3.0) -> Iterator[Plot]:
+    """Draw within; `svg` of what is yielded is then an `<svg>` element without a size of its own.
+
+    Two plots of a page must not share a title, which readers of screens are told. Inches.
+    """
+    # What is referred to has an id made from what is drawn and this salt: unique in the page.
+    with mpl.rc_context({**STYLE, "svg.hashsalt": title}):
+        drawn = Plot(title, width, height)
+        yield drawn
+        drawn.svg = _svg(drawn)
+
+
+def _svg(drawn: Plot) -> str:
+    file = io.StringIO()
+    drawn.figure.savefig(file, format="svg", metadata={"Date": None})
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    label = f'role="img" aria-label="{html.escape(drawn.title)}"'
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', lambda found: f"{found[1]} {label}", svg, count=1)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # names of groups, the same in every plot
+    for colour, variable in VARIABLES.items():
+        svg = svg.replace(colour, variable)
+    return svg
