@@ -1,0 +1,1 @@
+"""Means over splits, and how far they can be trusted."""
