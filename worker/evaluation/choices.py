@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from worker.scoring.projection import Projection, centering, offsets, whitening
 COSINE = "cosine"
 _OF_DESCRIPTORS = ("centered", "whitened", "normalised", "views")
 PHASH = "phash"
+LARGE = 1000
+"""Images of a background that may be trusted with more."""
 HASHES = ("pdq", "pdq_dihedral", PHASH)
 PARTS = (COSINE, *_OF_DESCRIPTORS, *HASHES)
 ALL = (
@@ -52,6 +55,11 @@ class Choice:
         """Whether it does without a model."""
         return self.parts[:1] != () and self.parts[0] in HASHES
 
+    @property
+    def needs_background(self) -> bool:
+        """Whether it learns from benign pictures."""
+        return bool({"centered", "whitened", "normalised"} & set(self.parts))
+
     def without(self) -> Iterable["Choice"]:
         """The same with each of its parts left out."""
         if not self.is_hash:
@@ -61,13 +69,22 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Normalisation:
-    """How scores are normalised: see `worker.scoring.projection`."""
+    """How scores are normalised: see `worker.scoring.projection`.
+
+    `beta` None: by the size of the background, 0.5 below `LARGE` images, 1.0 from there on.
+    """
 
     k: int = 3
-    beta: float = 0.5
+    beta: float | None = None
+
+    def beta_for(self, background: int) -> float:
+        """The factor for a background of so many images."""
+        if self.beta is not None:
+            return self.beta
+        return 1.0 if background >= LARGE else 0.5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bank:
     """What uploads are compared with: float32 [n, d] of each, L2-normalised.
 
@@ -78,6 +95,16 @@ class Bank:
     inverted: Tensor
     background: Tensor
 
+    @cached_property
+    def centering(self) -> Projection:
+        """What the background's mean gives."""
+        return centering(self.background)
+
+    @cached_property
+    def whitening(self) -> Projection:
+        """What the background's covariance gives."""
+        return whitening(self.background)
+
 
 class Comparison:
     """One choice, made ready for one bank."""
@@ -85,9 +112,9 @@ class Comparison:
     def __init__(self, choice: Choice, bank: Bank, normalisation: Normalisation) -> None:
         self._project: Projection | None = None
         if "whitened" in choice.parts:
-            self._project = whitening(bank.background)
+            self._project = bank.whitening
         elif "centered" in choice.parts:
-            self._project = centering(bank.background)
+            self._project = bank.centering
         self._normalisation = normalisation if "normalised" in choice.parts else None
         self._background = self._projected(bank.background)
         self._references = self._projected(bank.references)
@@ -100,7 +127,7 @@ class Comparison:
         if self._inverted is not None:
             found = torch.maximum(found, queries @ self._inverted.T)
         if self._normalisation is not None:
-            k, beta = self._normalisation.k, self._normalisation.beta
+            k, beta = self._normalisation.k, self._normalisation.beta_for(len(self._background))
             found -= offsets(queries, self._background, k, beta)[:, None]
         return found
 

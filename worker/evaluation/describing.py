@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import batched
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +20,18 @@ from worker.descriptor.views import REFERENCE_VIEWS
 from worker.errors import Unscreenable
 from worker.evaluation.edits import OTHERS, Edit, copy_of
 from worker.evaluation.gallery import UNEDITED, Described, Gallery
+from worker.evaluation.groups import Fingerprints
 from worker.evaluation.trials import Numbers
 from worker.image import pdq
 from worker.image.decode import decode
 from worker.image.decoder import Decoder
+from worker.image.files import bytes_of
 from worker.image.preprocess import resize
 from worker.records import Looks, Pixels, Preprocessing
 from worker.settings import Limits, Settings, Views
+
+if TYPE_CHECKING:
+    from worker.image.alignment import Features
 
 SIDE = 512
 """Pictures are read at this size at most, on the longer side."""
@@ -46,6 +52,9 @@ class Picture:
     file: Path
     key: str
     image: Image.Image
+    pdq: bytes
+    quality: int
+    features: "Features | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,49 +65,78 @@ class LeftOut:
     reason: str
 
 
-def read(
-    files: Sequence[Path],
-    bytes_of: Callable[[Path], bytes],
-    settings: Settings,
-    advance: Advance,
-) -> tuple[list[Picture], list[LeftOut]]:
-    """Read files, in order; each picture's bytes count once.
+class Reader:
+    """Reads files as pictures; `close` ends what decodes them."""
 
-    `bytes_of` and a file that is no picture may raise Unscreenable.
-    """
+    def __init__(
+        self, settings: Settings, *, aligning: bool, smallest: int = SMALLEST_SIDE
+    ) -> None:
+        """With `aligning` it also finds their key points, which needs an extra."""
+        self._smallest = smallest
+        self._limits = settings.limits
+        self._decoder = Decoder(settings.decode, settings.limits, _SQUARE, Views(frames=1))
+        self._pool = ThreadPoolExecutor(settings.decode.workers)
+        self._features: Callable[[Pixels], Features] | None = None
+        if aligning:
+            from worker.image.alignment import features  # noqa: PLC0415 - needs an extra
+
+            self._features = features
+
+    def read(self, files: Iterable[Path], advance: Advance) -> Iterator[Picture | LeftOut]:
+        """Read files, in order."""
+        for some in batched(files, _READ_AT_ONCE):
+            yield from self._pool.map(self._read, some)
+            advance(len(some))
+
+    def _read(self, file: Path) -> Picture | LeftOut:
+        try:
+            prepared = self._decoder.prepare(bytes_of(file, self._limits), nullcontext)
+        except Unscreenable as error:
+            return LeftOut(file, f"{error.reason}: {error}")
+        info = prepared.info
+        if min(info.width, info.height) < self._smallest:
+            return LeftOut(file, f"too small: {info.width}x{info.height} pixels")
+        # Wherever it was decoded, it was laid on a square: back to its shape.
+        scale = min(1.0, SIDE / max(info.width, info.height))
+        size = (max(1, round(info.width * scale)), max(1, round(info.height * scale)))
+        image = Image.fromarray(prepared.pixels[0]).resize(size, Image.Resampling.BICUBIC)
+        pixels = np.asarray(image)
+        found = self._features(pixels) if self._features is not None else None
+        return Picture(file, info.sha256, image, *pdq.hash_of(pixels), found)
+
+    def close(self) -> None:
+        """End the threads and the children."""
+        self._pool.shutdown()
+        self._decoder.close()
+
+
+def read(
+    files: Iterable[Path], settings: Settings, advance: Advance
+) -> tuple[list[Picture], list[LeftOut]]:
+    """Read files for a collection, in order: the same bytes count once."""
     pictures: dict[str, Picture] = {}
     left_out: list[LeftOut] = []
-    views = Views(frames=1)
-    with (
-        closing(Decoder(settings.decode, settings.limits, _SQUARE, views)) as decoder,
-        ThreadPoolExecutor(settings.decode.workers) as pool,
-    ):
-        for some in batched(files, _READ_AT_ONCE):
-            for one in pool.map(lambda file: _read(file, bytes_of, decoder), some):
-                if isinstance(one, LeftOut):
-                    left_out.append(one)
-                elif one.key in pictures:
-                    known = pictures[one.key].file
-                    left_out.append(LeftOut(one.file, f"the same bytes as {known}"))
-                else:
-                    pictures[one.key] = one
-            advance(len(some))
+    with closing(Reader(settings, aligning=True)) as reader:
+        for one in reader.read(files, advance):
+            if isinstance(one, LeftOut):
+                left_out.append(one)
+            elif one.key in pictures:
+                known = pictures[one.key].file
+                left_out.append(LeftOut(one.file, f"the same bytes as {known}"))
+            else:
+                pictures[one.key] = one
     return list(pictures.values()), left_out
 
 
-def _read(file: Path, bytes_of: Callable[[Path], bytes], decoder: Decoder) -> Picture | LeftOut:
-    try:
-        prepared = decoder.prepare(bytes_of(file), nullcontext)
-    except Unscreenable as error:
-        return LeftOut(file, f"{error.reason}: {error}")
-    info = prepared.info
-    if min(info.width, info.height) < SMALLEST_SIDE:
-        return LeftOut(file, f"too small: {info.width}x{info.height} pixels")
-    # Wherever it was decoded, it was laid on a square: back to its shape.
-    scale = min(1.0, SIDE / max(info.width, info.height))
-    size = (max(1, round(info.width * scale)), max(1, round(info.height * scale)))
-    image = Image.fromarray(prepared.pixels[0]).resize(size, Image.Resampling.BICUBIC)
-    return Picture(file, info.sha256, image)
+def fingerprints(pictures: Sequence[Picture]) -> Fingerprints:
+    """What pictures of one scene are told by."""
+    features = [one.features for one in pictures if one.features is not None]
+    return Fingerprints(
+        sha256=[one.key for one in pictures],
+        pdq=np.frombuffer(b"".join(one.pdq for one in pictures), np.uint8).reshape(-1, pdq.BYTES),
+        quality=np.array([one.quality for one in pictures], np.uint8),
+        features=features if len(features) == len(pictures) else None,
+    )
 
 
 # -- describing -----------------------------------------------------------------------------------
@@ -180,6 +218,8 @@ def _ahead[T](
 def _others(
     pictures: Sequence[Picture], groups: Numbers, hosts: Collection[int], number: int, seed: int
 ) -> Sequence[Image.Image]:
+    if not len(hosts):
+        return ()
     strangers = [host for host in hosts if groups[host] != groups[number]]
     luck = random.Random(f"{seed}:{pictures[number].key}")  # noqa: S311 - variety, not secrecy
     return [pictures[host].image for host in luck.sample(strangers, OTHERS)]

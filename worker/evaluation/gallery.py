@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +11,11 @@ from torch import Tensor
 
 from worker.evaluation.choices import Bank, Choice, Comparison, Normalisation, hash_scores
 from worker.evaluation.splits import Split
-from worker.evaluation.trials import Nearest, Numbers, Queries, Score, Trial, find
+from worker.evaluation.trials import Nearest, Numbers, Queries, Score, Scores, Trial, find
 from worker.image import pdq
+
+type Benign = Literal["edited", "unedited"]
+"""Whether benign pictures come in all forms, as copies do, or only as they are."""
 
 UNEDITED = "unedited"
 NEAREST = 5
@@ -52,26 +56,70 @@ class System:
     model: str | None = None
 
 
-def trial(gallery: Gallery, system: System, split: Split, normalisation: Normalisation) -> Trial:
+@dataclass(frozen=True, slots=True)
+class Comparing:
+    """How all systems compare: `nearest` references are predicted for a query."""
+
+    normalisation: Normalisation
+    nearest: int = NEAREST
+    benign: Benign = "edited"
+
+
+def banks(gallery: Gallery, split: Split) -> dict[str, Bank]:
+    """What each model's descriptors are compared with."""
+    return {
+        name: Bank(
+            references=_floats(described.descriptors[split.references, 0]),
+            inverted=_floats(described.inverted[split.references]),
+            background=_floats(described.descriptors[split.background, 0]),
+        )
+        for name, described in gallery.models.items()
+    }
+
+
+def trial(
+    gallery: Gallery,
+    system: System,
+    split: Split,
+    banks: Mapping[str, Bank],
+    comparing: Comparing,
+) -> Trial:
     """Compare the copies of a split's references, and its benign pictures, with them."""
-    score = _score(gallery, system, split, normalisation)
-    everyone, references = np.arange(len(gallery.forms)), split.references
-    copies = _in_forms(references, everyone[1:])
-    own = np.repeat(np.arange(len(references)), len(everyone) - 1)
+    everyone = np.arange(len(gallery.forms))
+    copies = _in_forms(split.references, everyone[1:])
+    own = np.repeat(np.arange(len(split.references)), len(everyone) - 1)
     true = np.stack([np.arange(len(copies)), own], axis=1)
+    forms = everyone if comparing.benign == "edited" else everyone[:1]
+    score = scores(gallery, system, split, banks, comparing.normalisation)
+    return compare(gallery, score, split, copies, true, forms, comparing)
+
+
+def compare(
+    gallery: Gallery,
+    score: Score,
+    split: Split,
+    copies: Queries,
+    true: Numbers,
+    benign_forms: Numbers,
+    comparing: Comparing,
+) -> Trial:
+    """Compare queries with the references of a split.
+
+    `true` are the pairs that are to be found, [m, 2]: a copy's place, ascending, and a reference's.
+    """
     nothing = np.empty((0, 2), np.int64)
 
-    def benign(pictures: Numbers) -> Nearest:
-        return find(_in_forms(pictures, everyone), score, references, nothing, NEAREST)[0]
+    def nearest(queries: Queries, pairs: Numbers) -> tuple[Nearest, Scores]:
+        return find(queries, score, split.references, pairs, comparing.nearest)
 
-    found, scores = find(copies, score, references, true, NEAREST)
+    found, own = nearest(copies, true)
     return Trial(
-        own=scores,
-        copied=copies,
+        own=own,
+        copied=Queries(copies.pictures[true[:, 0]], copies.forms[true[:, 0]]),
         upright=gallery.upright,
         copies=found,
-        negatives=benign(split.negatives),
-        null=benign(split.null),
+        negatives=nearest(_in_forms(split.negatives, benign_forms), nothing)[0],
+        null=nearest(_in_forms(split.null, benign_forms), nothing)[0],
     )
 
 
@@ -80,7 +128,14 @@ def _in_forms(pictures: Numbers, forms: Numbers) -> Queries:
     return Queries(np.repeat(pictures, len(forms)), np.tile(forms, len(pictures)))
 
 
-def _score(gallery: Gallery, system: System, split: Split, normalisation: Normalisation) -> Score:
+def scores(
+    gallery: Gallery,
+    system: System,
+    split: Split,
+    banks: Mapping[str, Bank],
+    normalisation: Normalisation,
+) -> Score:
+    """What scores queries with the references of a split, whose `banks` are given."""
     if system.model is None:
         (name,) = system.choice.parts
         hashes = gallery.hashes["phash" if name == "phash" else "pdq"]
@@ -88,16 +143,9 @@ def _score(gallery: Gallery, system: System, split: Split, normalisation: Normal
         if name == "pdq_dihedral":
             known = gallery.versions[split.references]
         return lambda queries: hash_scores(hashes[queries.pictures, queries.forms], known)
-    described = gallery.models[system.model]
-    bank = Bank(
-        references=_floats(described.descriptors[split.references, 0]),
-        inverted=_floats(described.inverted[split.references]),
-        background=_floats(described.descriptors[split.background, 0]),
-    )
-    compared = Comparison(system.choice, bank, normalisation)
-    return lambda queries: compared.scores(
-        _floats(described.descriptors[queries.pictures, queries.forms])
-    )
+    descriptors = gallery.models[system.model].descriptors
+    compared = Comparison(system.choice, banks[system.model], normalisation)
+    return lambda queries: compared.scores(_floats(descriptors[queries.pictures, queries.forms]))
 
 
 def _floats(rows: npt.NDArray[np.float16]) -> Tensor:

@@ -101,6 +101,11 @@ class Trial:
     negatives: Nearest
     null: Nearest
 
+    @property
+    def kind(self) -> np.dtype[np.void]:
+        """The type of its figures."""
+        return figures_of(len(self.upright) - 1)
+
     @cached_property
     def _rankings(self) -> tuple[Ranking, Ranking]:
         """Of all predictions, and of those without edits that invert."""
@@ -115,15 +120,22 @@ class Trial:
 
     def measure(self, weights: Weights) -> Figures:
         """All figures, where picture n counts `weights[n]` times; NaN for those of nothing."""
-        edits = len(self.upright) - 1
-        found = np.full((), np.nan, figures_of(edits))
+        found = np.full((), np.nan, self.kind)
         counts = weights[self.copied.pictures]
-        benign = weights[self.negatives.queries.pictures]
-        if not counts.any() or not benign.any():
-            return found
-        best = self.negatives.best(weights)
-        barriers = [barrier(best, rate, benign) for rate in RATES]
+        if counts.any():
+            self._rank(found, weights, counts)
+            benign = weights[self.negatives.queries.pictures]
+            if benign.any():
+                best = self.negatives.best(weights)
+                self._pass(found, counts, best, benign)
+                self._carry(found, weights, counts, best, benign)
+        return found
+
+    def _pass(self, found: Figures, counts: Weights, best: Scores, benign: Weights) -> None:
+        """Fill in what passes the thresholds that the negatives set."""
+        edits = len(self.upright) - 1
         upright = self.upright[self.copied.forms]
+        barriers = [barrier(best, rate, benign) for rate in RATES]
         for place, limit in enumerate(barriers):
             passed = self.own > limit
             found["overall"][place] = np.average(passed, weights=counts)
@@ -132,31 +144,43 @@ class Trial:
         exceeding = best > barriers[_TOLD]
         forms = self.negatives.queries.forms
         found["forms"] = _shares(exceeding, benign, forms, edits + 1)
+
+    def _rank(self, found: Figures, weights: Weights, counts: Weights) -> None:
+        """Fill in what follows from all predictions."""
         copies, negatives = self.copies.weights(weights), self.negatives.weights(weights).ravel()
-        kept = self.upright[self.copies.queries.forms]
+        upright, kept = self.upright[self.copied.forms], self.upright[self.copies.queries.forms]
         ranked = ((copies, counts, "overall"), (copies[kept], counts[upright], "upright"))
         for ranking, (predicted, owned, name) in zip(self._rankings, ranked, strict=True):
             if total := owned.sum():
-                all_weights = np.concatenate([predicted.ravel(), negatives])
-                found[name][len(RATES) :] = ranking.measure(total, all_weights)
+                everything = np.concatenate([predicted.ravel(), negatives])
+                found[name][len(RATES) :] = ranking.measure(total, everything)
+
+    def _carry(
+        self, found: Figures, weights: Weights, counts: Weights, best: Scores, benign: Weights
+    ) -> None:
+        """Fill in what thresholds that the null sets give."""
         known = weights[self.null.queries.pictures]
-        if known.any():
-            null = self.null.best(weights)
-            for place, rate in enumerate(CARRIED):
-                limit = barrier(null, rate, known)
-                found["carried"][place] = (
-                    np.average(self.own > limit, weights=counts),
-                    np.average(best > limit, weights=benign),
-                )
-        return found
+        if not known.any():
+            return
+        null = self.null.best(weights)
+        for place, rate in enumerate(CARRIED):
+            limit = barrier(null, rate, known)
+            found["carried"][place] = (
+                np.average(self.own > limit, weights=counts),
+                np.average(best > limit, weights=benign),
+            )
 
     def recall_against_rate(self, rates: Sequence[float]) -> Weights:
         """Recall at each false-positive rate."""
         best = self.negatives.scores[:, 0]
+        if not len(best):
+            return np.full(len(rates), np.nan)
         return np.array([np.mean(self.own > barrier(best, rate)) for rate in rates])
 
     def point_setter(self, rate: float) -> tuple[int, int, int] | None:
         """Which negative picture, in which form, stands in the way, and what it resembles."""
+        if not len(self.negatives.queries):
+            return None
         place = barrier_place(self.negatives.scores[:, 0], rate)
         if place is None:
             return None
