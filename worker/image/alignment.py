@@ -10,12 +10,10 @@ It takes milliseconds, so it is for reading collections, and never for an upload
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 
 from worker.errors import StartupError
 from worker.records import Pixels
@@ -28,14 +26,16 @@ except ImportError:
     ) from None
 
 SIDE = 320
-"""Pixels a side at which pictures are compared, whatever their shape: the map is affine."""
+"""Pixels a side at which key points are found, whatever the picture's shape: the map is affine."""
+COMPARED = 160
+"""Pixels a side at which pictures are compared; coordinates and tolerances are in these."""
 MOST_POINTS = 400
 RATIO = 0.8
 """How much nearer a point's match must be than the next best."""
-TOLERANCE = 4.0
+TOLERANCE = 2.0
 """Pixels within which a matched point must fall."""
 LEAST_POINTS = 8
-WINDOW = 15
+WINDOW = 9
 """Pixels a side of the windows whose correlation is taken."""
 TEXTURE = 6.0
 """Levels of 256, as standard deviation in a window: below it there is nothing to correlate."""
@@ -46,53 +46,50 @@ AGREEMENT = 0.4
 """Share of textured pixels whose windows must be correlated by more than that."""
 
 type Points = npt.NDArray[np.float32]
+type Levels = npt.NDArray[np.float32]
 type Map = npt.NDArray[np.float64]
 """Affine, [2, 3]: from one picture's coordinates to the other's."""
 
 VOTERS = 64
 """Key points of each picture, the strongest, by which candidates are found."""
 NEIGHBOURS = 8
-LEAST_VOTES = 3
-CANDIDATES = 8
+CANDIDATES = 12
 
 _TREES = {"algorithm": 1, "trees": 4}
 _SEARCH = {"checks": 32}
 _LARGEST_STRETCH = 8.0
-_SIFT = cv2.SIFT_create(MOST_POINTS)
 _MIRRORED = np.arange(128).reshape(4, 4, 8)[::-1][..., -np.arange(8) % 8].ravel()
 """Where the values of a SIFT descriptor are in that of the mirrored patch."""
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """What is kept of a picture: at most 160 KB.
+    """What is kept of a picture: at most 80 KB.
 
-    `points` is float32 [n, 2], x and y in the square; `described` is RootSIFT, uint8 [n, 128], 255
-    times too long; the strongest come first. `grey` is uint8 [SIDE, SIDE].
+    `points` is float32 [n, 2], x and y in `grey`; `described` is RootSIFT, uint8 [n, 128], 255
+    times too long; the strongest come first. `grey` is uint8 [COMPARED, COMPARED].
     """
 
     points: Points
     described: npt.NDArray[np.uint8]
     grey: npt.NDArray[np.uint8]
 
-    @cached_property
-    def local(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Mean and variance of the window around each pixel, in levels and squared levels."""
-        return _mean_and_variance(self.grey.astype(np.float32))
-
 
 def features(pixels: Pixels) -> Features:
     """Find the key points of a picture, uint8 [h, w, 3]."""
-    square = cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    grey = cv2.cvtColor(square, cv2.COLOR_RGB2GRAY)
-    keypoints, sift = _SIFT.detectAndCompute(grey, None)
-    if sift is None:
-        return Features(np.empty((0, 2), np.float32), np.empty((0, 128), np.uint8), grey)
-    strongest = np.argsort([-one.response for one in keypoints], kind="stable")[:MOST_POINTS]
-    points = np.array([one.pt for one in keypoints], np.float32)[strongest]
-    sift = sift[strongest]
-    root = np.sqrt(sift / np.maximum(sift.sum(axis=1, keepdims=True), 1e-6))
-    return Features(points, np.rint(255 * root).astype(np.uint8), grey)
+    grey = _shrunk(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), SIDE)
+    keypoints, sift = cv2.SIFT_create(MOST_POINTS).detectAndCompute(grey, None)
+    strongest = sorted(range(len(keypoints)), key=lambda n: -keypoints[n].response)[:MOST_POINTS]
+    found = np.array([keypoints[n].pt for n in strongest], np.float32).reshape(-1, 2)
+    points = (found + 0.5) * (COMPARED / SIDE) - 0.5  # the middle of the first pixel is at 0
+    described = np.zeros((0, 128)) if sift is None else sift[strongest]
+    root = np.sqrt(described / np.maximum(described.sum(axis=1, keepdims=True), 1))
+    return Features(points, np.rint(255 * root).astype(np.uint8), _shrunk(grey, COMPARED))
+
+
+def _shrunk(grey: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
+    square: npt.NDArray[np.uint8] = cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA)
+    return square
 
 
 def are_aligned(a: Features, b: Features) -> bool:
@@ -105,9 +102,9 @@ def agreement(a: Features, b: Features) -> float:
     found = _map(a, b)
     if found is None:
         return 0.0
-    laid = cv2.warpAffine(a.grey, found, (SIDE, SIDE), flags=cv2.INTER_LINEAR)
-    inside = cv2.warpAffine(np.ones_like(a.grey), found, (SIDE, SIDE), flags=cv2.INTER_NEAREST)
-    return _correlated(laid.astype(np.float32), b, _whole_windows(inside))
+    ones = np.ones_like(a.grey)
+    laid, inside = (cv2.warpAffine(one, found, (COMPARED, COMPARED)) for one in (a.grey, ones))
+    return _correlated(laid.astype(np.float32), b.grey.astype(np.float32), _whole_windows(inside))
 
 
 def _mirrored(features: Features) -> Features:
@@ -137,27 +134,24 @@ def _map(a: Features, b: Features) -> Map | None:
     return found
 
 
-def _correlated(laid: npt.NDArray[np.float32], b: Features, inside: npt.NDArray[np.bool_]) -> float:
+def _correlated(a: Levels, b: Levels, inside: npt.NDArray[np.bool_]) -> float:
     """The share of windows with texture in either picture whose correlation is high enough."""
-    mean, variance = _mean_and_variance(laid)
-    b_mean, b_variance = b.local
-    textured = inside & (np.maximum(variance, b_variance) > TEXTURE**2)
+    (a_mean, a_variance), (b_mean, b_variance) = _mean_and_variance(a), _mean_and_variance(b)
+    textured = inside & (np.maximum(a_variance, b_variance) > TEXTURE**2)
     if textured.mean() < LEAST_TEXTURE:
         return 0.0
-    covariance = _average(laid * b.grey) - mean * b_mean
-    scale = np.sqrt(np.maximum(variance, 1) * np.maximum(b_variance, 1))
+    covariance = _average(a * b) - a_mean * b_mean
+    scale = np.sqrt(np.maximum(a_variance, 1) * np.maximum(b_variance, 1))
     return float((covariance > CORRELATED * scale)[textured].mean())
 
 
-def _mean_and_variance(
-    grey: npt.NDArray[np.float32],
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _mean_and_variance(grey: Levels) -> tuple[Levels, Levels]:
     mean = _average(grey)
     return mean, _average(grey * grey) - mean * mean
 
 
-def _average(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    averaged: npt.NDArray[np.float32] = cv2.blur(values, (WINDOW, WINDOW))
+def _average(values: Levels) -> Levels:
+    averaged: Levels = cv2.blur(values, (WINDOW, WINDOW))
     return averaged
 
 
@@ -168,59 +162,77 @@ def _whole_windows(inside: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
 
 
 def aligned_pairs(
-    pictures: Sequence[Features], on_progress: Callable[[int], object] = lambda _: None
+    pictures: Sequence[Features],
+    others: Sequence[Features] | None = None,
+    on_progress: Callable[[float], object] = lambda _: None,
 ) -> npt.NDArray[np.int64]:
-    """Pairs of pictures that are aligned, [pairs, 2], each once with the lower number first.
+    """Pairs of a picture and an other that are aligned, int64 [pairs, 2], sorted.
 
-    Only `candidates` are looked at. `on_progress` is told how many more pictures are done.
+    Without `others`: of two of the pictures, the lower number first. Only `candidates` are looked
+    at, so it takes some 20 ms a picture, with 5,000 as with 500. `on_progress` is told the share
+    that is done.
     """
+    looked_at = candidates(pictures, others)
     found = []
-    for number, others in enumerate(candidates(pictures)):
-        found += [
-            sorted((number, other))
-            for other in others
-            if are_aligned(pictures[number], pictures[other])
-        ]
-        on_progress(1)
-    return np.unique(np.array(found, np.int64).reshape(-1, 2), axis=0)
+    for done, (number, other) in enumerate(looked_at.tolist(), start=1):
+        if are_aligned(pictures[number], (others or pictures)[other]):
+            found.append((number, other))
+        on_progress(done / len(looked_at))
+    return np.array(found, np.int64).reshape(-1, 2)
 
 
-def candidates(pictures: Sequence[Features]) -> list[list[int]]:
-    """For each picture the few others that its strongest key points are most like, best first.
+def candidates(
+    pictures: Sequence[Features], others: Sequence[Features] | None = None
+) -> npt.NDArray[np.int64]:
+    """Pairs of each picture and the few others that its strongest key points are most like.
 
-    Each point, and its mirror image, votes for the pictures of its nearest neighbours among the
-    points of all (an approximate search: FLANN's random trees, from a fixed seed).
+    As `aligned_pairs` has them. Each point, and its mirror image, votes for those whose points are
+    its nearest neighbours (an approximate search: FLANN's random trees, from a fixed seed).
     """
-    strongest = [one.described[:VOTERS] for one in pictures]
-    owners = np.repeat(np.arange(len(pictures)), [len(one) for one in strongest])
-    if not len(owners):
-        return [[] for _ in pictures]
-    points = np.concatenate(strongest).astype(np.float32)
+    voters, owners = _strongest(pictures)
+    points, whose = (voters, owners) if others is None else _strongest(others)
+    if not (len(voters) and len(points)):
+        return np.empty((0, 2), np.int64)
     cv2.setRNGSeed(0)
     index = cv2.flann_Index(points, _TREES)
-    votes = sum(
-        _votes(index, searched, owners, len(pictures))
-        for searched in (points, np.ascontiguousarray(points[:, _MIRRORED]))
+    chosen = [whose[_nearest(index, some, len(points))] for some in _with_mirrored(voters)]
+    votes = _counted(owners, np.concatenate(chosen, axis=1))
+    if others is None:
+        votes = votes[votes[:, 0] != votes[:, 1]]
+    pairs = _elected(votes)
+    return np.unique(pairs if others is not None else np.sort(pairs, axis=1), axis=0)
+
+
+def _strongest(pictures: Sequence[Features]) -> tuple[Points, npt.NDArray[np.int64]]:
+    """The key points that count, float32 [n, 128], and which picture each is of."""
+    kept = [one.described[:VOTERS] for one in pictures]
+    owners = np.repeat(np.arange(len(kept)), [len(one) for one in kept])
+    return np.concatenate([np.empty((0, 128), np.float32), *kept]), owners
+
+
+def _with_mirrored(points: Points) -> tuple[Points, Points]:
+    return points, np.ascontiguousarray(points[:, _MIRRORED])
+
+
+def _nearest(index: Any, voters: Points, points: int) -> npt.NDArray[np.int32]:
+    """The numbers of the nearest points of each voter, [voters, NEIGHBOURS]."""
+    found: npt.NDArray[np.int32]
+    found, _ = index.knnSearch(voters, min(NEIGHBOURS, points), params=_SEARCH)
+    return found
+
+
+def _counted(owners: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Rows of a picture, one that its points chose, and how many of them did, int64 [rows, 3]."""
+    voter = np.broadcast_to(np.arange(len(chosen))[:, None], chosen.shape)
+    ballots = np.unique(np.stack([voter.ravel(), chosen.ravel()], axis=1), axis=0)
+    pairs, counts = np.unique(
+        np.stack([owners[ballots[:, 0]], ballots[:, 1]], axis=1), axis=0, return_counts=True
     )
-    return [_elected(votes[[number]], number) for number in range(len(pictures))]
+    return np.column_stack([pairs, counts])
 
 
-def _votes(
-    index: Any, points: npt.NDArray[np.float32], owners: npt.NDArray[np.int64], pictures: int
-) -> sparse.csr_array:
-    """How many points of each picture have one of each other among their nearest neighbours."""
-    nearest, _ = index.knnSearch(points, min(NEIGHBOURS, len(points)), params=_SEARCH)
-    for_whom = owners[nearest]
-    voter = np.arange(len(points))[:, None]
-    ballots = np.unique((voter * pictures + for_whom).ravel())
-    voter, chosen = np.divmod(ballots, pictures)
-    ones = np.ones(len(ballots), np.int64)
-    return sparse.coo_array((ones, (owners[voter], chosen)), shape=(pictures, pictures)).tocsr()
-
-
-def _elected(votes: sparse.csr_array, number: int) -> list[int]:
-    others, counts = votes.indices, votes.data
-    order = np.lexsort((others, -counts))
-    return [int(others[n]) for n in order if counts[n] >= LEAST_VOTES and others[n] != number][
-        :CANDIDATES
-    ]
+def _elected(votes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """For each picture the `CANDIDATES` with the most votes, [pairs, 2]."""
+    ordered = votes[np.lexsort((votes[:, 1], -votes[:, 2], votes[:, 0]))]
+    _, first, number = np.unique(ordered[:, 0], return_index=True, return_inverse=True)
+    return ordered[np.arange(len(ordered)) - first[number] < CANDIDATES, :2]

@@ -9,7 +9,7 @@ here it is one matrix from the left and one from the right.
 A hash tells copies that look the same, not those that are cropped or pasted into something else.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -67,13 +67,23 @@ def distances(a: Hashes, b: Hashes) -> npt.NDArray[np.uint16]:
     return found
 
 
-def near(a: Hashes, b: Hashes, most: int = SAME) -> npt.NDArray[np.int64]:
+def near(
+    a: Hashes,
+    b: Hashes,
+    most: int = SAME,
+    on_progress: Callable[[float], object] = lambda _: None,
+) -> npt.NDArray[np.int64]:
     """Return all pairs of rows of a [n, 32] and b [m, 32] that differ in at most so many bits.
 
-    As [pairs, 2], sorted. In memory of one block; it takes some 6 ns a pair.
+    As [pairs, 2], sorted. In memory of one block; it takes some 6 ns a pair. `on_progress` is told
+    the share that is done.
     """
-    pairs = [np.add(np.argwhere(block <= most), (begin, 0)) for begin, block in _blocks(a, b)]
-    return np.concatenate([np.empty((0, 2), np.int64), *pairs])
+    pairs = [np.empty((0, 2), np.int64)]
+    for begin, block in _blocks(a, b):
+        rows, columns = np.nonzero(block <= most)
+        pairs.append(np.column_stack([rows + begin, columns]))
+        on_progress((begin + len(block)) / len(a))
+    return np.concatenate(pairs)
 
 
 def _blocks(a: Hashes, b: Hashes) -> Iterator[tuple[int, npt.NDArray[np.uint16]]]:
