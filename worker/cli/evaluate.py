@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from worker.cli.common import (
     ConfigOption,
@@ -190,7 +190,7 @@ def _of_own(own: _Own, plan: _Plan) -> "Findings":
 
     unknown = [name for name in own.edits if name not in EDITS]
     if unknown:
-        raise typer.BadParameter(f"{unknown[0]!r}: no such edit", param_hint="--edit")
+        raise typer.BadParameter(f"no such edit: {unknown[0]!r}", param_hint="--edit")
     edits = [EDITS[name] for name in own.edits or EDITS]
     systems, embedders = _systems(plan, background=True)
     files = list(walk([own.images]))
@@ -199,6 +199,8 @@ def _of_own(own: _Own, plan: _Plan) -> "Findings":
         files = [files[number] for number in np.sort(chosen)]
     with _progress("reading", len(files)) as advance:
         pictures, left_out = describing.read(files, plan.settings, advance)
+    if not pictures:
+        raise StartupError(f"{own.images}: there is no picture that can be read")
     with _shares() as on_progress:
         grouping = groups.group(describing.fingerprints(pictures), on_progress)
     if own.groups is not None:
@@ -342,11 +344,13 @@ def _show(found: "Findings") -> None:
     ):
         if rows != "rows" and document[rows] == document["rows"]:
             continue
-        table = Table("choice", title=title, title_justify="left", box=None)
+        table = Table(Column("choice", no_wrap=True), title=title, title_justify="left", box=None)
         for name in TITLES.values():
             table.add_column(name, justify="right")
         for one, row in zip(found.outcomes, document[rows], strict=True):
-            table.add_row(found.title(one.system), *(interval(row, figure) for figure in TITLES))
+            told = [interval(row, figure) for figure in TITLES]
+            table.add_row(found.title(one.system), *(value for value, _ in told))
+            table.add_row("", *(ends for _, ends in told), style="dim")
         stdout.print(table)
         stdout.print()
 

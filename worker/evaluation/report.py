@@ -64,7 +64,6 @@ def _share(value: float | None) -> str:
     return text.replace("0.", ".", 1) if abs(value) < 1 and text[-5:] != "1.000" else text
 
 
-def interval(row: dict[str, Any], figure: str) -> str:
-    """As `.834 (.81 to .86)`."""
-    low, high = row[f"{figure}_low"], row[f"{figure}_high"]
-    return f"{_share(row[figure])} ({_share(low)} to {_share(high)})"
+def interval(row: dict[str, Any], figure: str) -> tuple[str, str]:
+    """The figure, and the ends of its interval."""
+    return _share(row[figure]), f"{_share(row[f'{figure}_low'])}-{_share(row[f'{figure}_high'])}"

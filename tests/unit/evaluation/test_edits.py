@@ -14,6 +14,10 @@ KINDS = {
     "greyscale", "inversion", "flip", "rotation", "perspective", "screenshot", "paste", "collage",
     "pair",
 }  # fmt: skip
+RANDOM = [
+    *("cropped, 80% a side", "six emoji, 20%", "noise, sigma 15", "perspective, 8%"),
+    *("pasted, 40% a side", "captioned above"),
+]
 
 
 def picture(seed, size=(240, 180)):
@@ -55,8 +59,7 @@ def test_the_same_copy_every_time_and_another_picture(edit, size):
     assert made.size != size or np.abs(np.asarray(made, int) - np.asarray(given)).max() > 8
 
 
-@pytest.mark.parametrize("edit", ["cropped, 80% a side", "six emoji, 20%", "noise, sigma 15",
-                                  "perspective, 8%", "pasted, 40% a side", "captioned above"])  # fmt: skip
+@pytest.mark.parametrize("edit", RANDOM)
 def test_chance_is_the_seeds_and_the_pictures(edit):
     copies = {copy(edit, *of).tobytes() for of in (("a", 1), ("a", 2), ("b", 1))}
     assert len(copies) == 3

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from tests.fixtures.galleries import gallery
 
+from tests.fixtures.galleries import gallery
 from worker.evaluation import splits
 from worker.evaluation.choices import Choice, Normalisation
 from worker.evaluation.gallery import Comparing, System, banks, trial
