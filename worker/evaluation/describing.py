@@ -187,8 +187,8 @@ def describe(
                 rows = _described(embedder, made.looks[embedder.preprocessing.name], settings)
                 described = models[embedder.model.name]
                 described.descriptors[number], described.inverted[number] = rows[:-1], rows[-1]
-            for name, rows in made.hashes.items():
-                hashes[name][number] = rows
+            for name, hashed in made.hashes.items():
+                hashes[name][number] = hashed
             versions[number] = made.versions
             advance(1)
     return Gallery(

@@ -103,4 +103,5 @@ def _mean(trials: Sequence[Trial], weights: Rows, chosen: Numbers) -> Rows:
     counted = times[:, None] * ~np.isnan(rows)
     total = counted.sum(axis=0)
     summed = (counted * np.nan_to_num(rows)).sum(axis=0)
-    return np.divide(summed, total, out=np.full(rows.shape[1], np.nan), where=total > 0)
+    means: Rows = np.divide(summed, total, out=np.full(rows.shape[1], np.nan), where=total > 0)
+    return means

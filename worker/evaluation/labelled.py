@@ -1,12 +1,14 @@
 """A set that somebody else labelled: folders of pictures, and a file that says what is a copy.
 
 The file is that of the Image Similarity Challenge (DISC2021): CSV, `query_id,reference_id`, an id
-is a file's name without its ending, and a query without a reference is a negative.
+is a file's name without its ending. A query without a reference is a negative; one that is not
+listed does not count.
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from itertools import batched
 from pathlib import Path
 
@@ -35,6 +37,17 @@ AS_GIVEN = "as given"
 _AT_ONCE = 64
 
 
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """The queries that the file lists, by number, ascending; and what they are copies of.
+
+    `pairs`: a place in `queries` and a reference's number, [m, 2] ascending.
+    """
+
+    queries: Sequence[int]
+    pairs: Numbers
+
+
 def ids(files: Sequence[Path]) -> dict[str, int]:
     """Number files by their ids. Raises StartupError where two have the same."""
     numbers: dict[str, int] = {}
@@ -46,32 +59,42 @@ def ids(files: Sequence[Path]) -> dict[str, int]:
     return numbers
 
 
-def read_truth(file: Path, queries: Mapping[str, int], references: Mapping[str, int]) -> Numbers:
-    """Read the true pairs, [m, 2] ascending. Raises StartupError, which names the line."""
-    pairs = set()
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as opened:
-            lines = csv.reader(opened, strict=True)
-            for line in lines:
-                where = f"{file}: line {lines.line_num}"
-                if line == HEADER and lines.line_num == 1:
-                    continue
-                if len(line) != len(HEADER):
-                    raise StartupError(f"{where}: expected {','.join(HEADER)}")
-                query, reference = line
-                if query not in queries:
-                    raise StartupError(f"{where}: there is no query {query!r}")
-                if reference and reference not in references:
-                    raise StartupError(f"{where}: there is no reference {reference!r}")
-                if reference:
-                    pairs.add((queries[query], references[reference]))
-    except OSError as error:
-        raise StartupError(f"{file}: {error.strerror or 'unreadable'}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise StartupError(f"{file}: no CSV: {error}") from None
+def read_truth(file: Path, queries: Mapping[str, int], references: Mapping[str, int]) -> Truth:
+    """Read which queries there are, and of what. Raises StartupError, which names the line."""
+    listed: set[int] = set()
+    pairs: set[tuple[int, int]] = set()
+    for where, query, reference in _lines(file):
+        if query not in queries:
+            raise StartupError(f"{where}: there is no query {query!r}")
+        if reference and reference not in references:
+            raise StartupError(f"{where}: there is no reference {reference!r}")
+        listed.add(queries[query])
+        if reference:
+            pairs.add((queries[query], references[reference]))
     if not pairs:
         raise StartupError(f"{file}: no query has a reference")
-    return np.array(sorted(pairs), np.int64)
+    chosen = sorted(listed)
+    places = {number: place for place, number in enumerate(chosen)}
+    true = sorted((places[query], reference) for query, reference in pairs)
+    return Truth(chosen, np.array(true, np.int64))
+
+
+def _lines(file: Path) -> Iterator[tuple[str, str, str]]:
+    """Where each line is, its query and its reference; a header may be there."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as opened:
+            rows = csv.reader(opened, strict=True)
+            for row in rows:
+                if row == HEADER and rows.line_num == 1:
+                    continue
+                where = f"{file}: line {rows.line_num}"
+                if len(row) != len(HEADER) or not row[0]:
+                    raise StartupError(f"{where}: expected {','.join(HEADER)}")
+                yield where, row[0], row[1]
+    except OSError as error:
+        raise StartupError(f"{file}: {error.strerror or 'unreadable'}") from None
+    except (UnicodeDecodeError, csv.Error):
+        raise StartupError(f"{file}: not CSV in UTF-8") from None
 
 
 def describe_all(

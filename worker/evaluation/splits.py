@@ -1,6 +1,6 @@
 """Roles for pictures: references, negatives, background and null, never shared within a group."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,22 +28,20 @@ class Split:
     null: Numbers
 
 
-def hosts(groups: Sequence[int], seed: int) -> Numbers:
+def hosts(groups: npt.ArrayLike, seed: int) -> Numbers:
     """Pictures that others are pasted into: of different groups, negatives in every split.
 
     So a picture needs to be pasted only once, and what it is pasted into is never a reference.
     """
-    known = np.unique(groups)
+    known, first = np.unique(groups, return_index=True)
     if len(known) < LEAST_GROUPS:
-        raise StartupError(
-            f"{len(groups)} pictures of {len(known)} scenes, evaluate needs {LEAST_GROUPS} scenes"
-        )
+        there = f"{np.size(groups)} pictures of {len(known)} scenes"
+        raise StartupError(f"{there}, evaluate needs {LEAST_GROUPS} scenes")
     count = int(np.clip(len(known) * _HOSTS, _FEWEST_HOSTS, _MOST_HOSTS))
-    chosen = np.random.default_rng([seed, 0]).choice(known, count, replace=False)
-    return np.sort(np.array([list(groups).index(group) for group in chosen]))
+    return np.sort(np.random.default_rng([seed, 0]).choice(first, count, replace=False))
 
 
-def make(groups: Sequence[int], hosts: Collection[int], count: int, seed: int) -> list[Split]:
+def make(groups: npt.ArrayLike, hosts: Collection[int], count: int, seed: int) -> list[Split]:
     """Make `count` splits of pictures that belong to `groups`, by `SHARES` of all pictures."""
     of = np.asarray(groups)
     bound = {int(of[host]) for host in hosts}

@@ -197,7 +197,8 @@ def _shares(passed: npt.NDArray[np.bool_], counts: Weights, kinds: Numbers, most
     """Weighted share of `passed` of each kind, NaN for a kind that there is not."""
     total = np.bincount(kinds, counts, most)
     good = np.bincount(kinds, counts * passed, most)
-    return np.divide(good, total, out=np.full(most, np.nan), where=total > 0)
+    shares: Weights = np.divide(good, total, out=np.full(most, np.nan), where=total > 0)
+    return shares
 
 
 # -- search ---------------------------------------------------------------------------------------
