@@ -13,6 +13,7 @@ from worker.errors import StartupError, Unscreenable
 if TYPE_CHECKING:
     from worker.evaluation.experiment import Findings
 
+_INTERVAL = len(".834-.871")
 _PACKAGES = {"cv2", "jinja2", "markupsafe", "matplotlib"}
 
 
@@ -155,9 +156,11 @@ def _show(found: "Findings") -> None:
     ):
         if rows != "rows" and document[rows] == document["rows"]:
             continue
-        table = Table(Column("choice", no_wrap=True), title=title, title_justify="left", box=None)
+        table = Table(
+            Column("choice", overflow="fold"), title=title, title_justify="left", box=None
+        )
         for name in TITLES.values():
-            table.add_column(name, justify="right")
+            table.add_column(name, justify="right", min_width=_INTERVAL)
         for one, row in zip(found.outcomes, document[rows], strict=True):
             told = [interval(row, figure) for figure in TITLES]
             table.add_row(found.title(one.system), *(value for value, _ in told))

@@ -267,7 +267,8 @@ _PHASH_BYTES = 8
 
 def has_phash() -> bool:
     """Whether ImageHash is installed."""
-    return find_spec("imagehash") is not None
+    found = find_spec("imagehash")
+    return found is not None and found.origin is not None  # and not a folder of that name
 
 
 def _phash(pixels: Pixels) -> npt.NDArray[np.uint8]:
