@@ -83,7 +83,7 @@ def describe_each(embedder: Embedder, pictures: Sequence[Batch]) -> list[Tensor 
         if len(pictures) == 1:
             return [error]
         return [found for one in pictures for found in describe_each(embedder, [one])]
-    return list(rows.split([len(one) for one in pictures]))
+    return list(torch.split(rows, [len(one) for one in pictures]))
 
 
 def check_catalogue(path: Path, name: str, checkpoint: "Checkpoint") -> None:

@@ -11,7 +11,7 @@ The file has one row for each image, and is not compressed (`numpy.savez`):
     pdq_quality    integers [n], 0 to 100
     group          [n], equal where images belong together
     checked        the means by which groups were found; `file` if they are not told
-    checked_pairs  how many pairs each of these means found
+    checked_pairs  integers, how many pairs each of these means found
 """
 
 import re
@@ -148,7 +148,8 @@ class _Arrays:
         found = self.rows(name, "U", count)
         if found is None:
             return None
-        for number, text in enumerate(texts := found.tolist()):
+        texts: list[str] = found.tolist()
+        for number, text in enumerate(texts):
             if not re.fullmatch(form, text):
                 raise ValueError(f"{name}: row {number} is none")
         return texts
@@ -241,11 +242,14 @@ def _grouping(arrays: _Arrays, n: int, kept: Sequence[int]) -> Grouping | None:
     told = arrays.rows("group", "iuU", n)
     if told is None:
         return None
-    known = get_args(Means.__value__)
-    checked = arrays.texts("checked", -1, "|".join(known)) or ["file"]
-    found = arrays.rows("checked_pairs", "iu", len(checked))
-    pairs = [0] * len(checked) if found is None else found.tolist()
     named = {place: str(told[number]) for place, number in enumerate(kept)}
-    alone = Grouping(np.arange(len(kept)), {})
-    joined = groups.join(alone, named).groups
-    return Grouping(joined, dict(zip(checked, pairs, strict=True)))
+    joined = groups.join(Grouping(np.arange(len(kept)), {}), named)
+    known: tuple[Means, ...] = get_args(Means.__value__)
+    checked = arrays.texts("checked", -1, "|".join(known))
+    if checked is None:
+        return joined
+    found = arrays.rows("checked_pairs", "iu", len(checked))
+    pairs = dict.fromkeys(checked, 0)
+    if found is not None:
+        pairs = dict(zip(checked, found.tolist(), strict=True))
+    return Grouping(joined.groups, {means: pairs[means] for means in known if means in pairs})

@@ -122,7 +122,8 @@ def _joined(count: int, found: Iterable[Pairs]) -> npt.NDArray[np.int64]:
     """Numbers of groups, [count], from 0 in the order in which they come."""
     first, second = np.concatenate([_pairs(()), *found]).T
     graph = coo_array((np.ones(len(first), np.int8), (first, second)), shape=(count, count))
-    return connected_components(graph, directed=False)[1].astype(np.int64)
+    groups: npt.NDArray[np.int64] = connected_components(graph, directed=False)[1].astype(np.int64)
+    return groups
 
 
 def copies(

@@ -123,6 +123,7 @@ def _map(a: Features, b: Features) -> Map | None:
     chosen = 1 - first < RATIO**2 * (1 - second)
     if chosen.sum() < LEAST_POINTS:
         return None
+    found: Map | None
     found, fits = cv2.estimateAffine2D(
         a.points[chosen], b.points[best[chosen]], ransacReprojThreshold=TOLERANCE
     )

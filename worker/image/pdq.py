@@ -119,8 +119,6 @@ def _averaging(length: int) -> sparse.csr_array:
     ends = np.append(0, np.cumsum(counts))
     within = np.arange(ends[-1]) - np.repeat(ends[:-1] - first, counts)
     box = sparse.csr_array((np.repeat(1 / counts, counts), within, ends), shape=(length, length))
-    if length == _SIDE:
-        return sparse.eye_array(_SIDE, dtype=np.float32, format="csr")
     chosen = ((np.arange(_SIDE) + 0.5) * length / _SIDE).astype(int)
     return sparse.csr_array((box[chosen] @ box).astype(np.float32))
 
@@ -130,12 +128,12 @@ def _cosines() -> npt.NDArray[np.float32]:
     """The frequencies 1 to 16 of the cosine transform, float32 [16, 64]."""
     frequency, place = np.arange(1, _KEPT + 1)[:, None], np.arange(_SIDE)
     wave = np.cos(np.pi / (2 * _SIDE) * frequency * (2 * place + 1))
-    return (np.sqrt(2 / _SIDE) * wave).astype(np.float32)
+    return np.asarray(np.sqrt(2 / _SIDE) * wave, np.float32)
 
 
 def _spectrum(small: Levels) -> Levels:
     cosines = _cosines()
-    return cosines @ small @ cosines.T
+    return np.asarray(cosines @ small @ cosines.T, np.float32)
 
 
 def _versions(spectra: npt.NDArray[Any]) -> npt.NDArray[Any]:
