@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from worker.cli.embed import bytes_of
 from worker.cli.mirroring import load_mirror, rules_for
 from worker.descriptor import embedders
 from worker.descriptor.embedders import Embedder
@@ -22,8 +21,10 @@ from worker.errors import StoreError, Unscreenable, UnscreenedReason
 from worker.events import Severity
 from worker.hotset.store import Added, open_store
 from worker.hotset.types import Bank, Descriptors, Reference, View
+from worker.image import pdq
 from worker.image.decoder import Decoder
 from worker.image.fetch import Fetcher
+from worker.image.files import bytes_of
 from worker.records import Pixels, Version
 from worker.settings import Limits, Settings, Views
 from worker.vetting import Candidate, Objected, Vetting
@@ -104,6 +105,8 @@ class _Picture:
     sha256: str
     frames: int
     pixels: Pixels
+    pdq: str | None
+    """In hex, of the pixels as they are described; None where they show too little for one."""
 
 
 def add_references(
@@ -179,7 +182,10 @@ def _read(
         image = decoder.prepare(_bytes_of(source, limits, fetcher), nullcontext)
     except Unscreenable as error:
         return Failed(_shown(source), error.reason, str(error))
-    return _Picture(source, image.info.sha256, image.info.frames, image.pixels[0])
+    pixels = image.pixels[0]
+    digest, quality = pdq.hash_of(pixels)
+    known = digest.hex() if quality >= pdq.LEAST_QUALITY else None
+    return _Picture(source, image.info.sha256, image.info.frames, pixels, known)
 
 
 def _bytes_of(source: Source, limits: Limits, fetcher: Fetcher | None) -> bytes:
@@ -191,24 +197,17 @@ def _bytes_of(source: Source, limits: Limits, fetcher: Fetcher | None) -> bytes:
 def _describe(
     pictures: Sequence[_Picture], views: tuple[View, ...], embedder: Embedder, report: Report
 ) -> list[tuple[_Picture, Descriptors]]:
-    """Describe all views of all pictures at once; if that fails, find out whose fault it is."""
-    if not pictures:
-        return []
-    pixels = np.stack([REFERENCE_VIEWS[view](one.pixels) for one in pictures for view in views])
-    try:
-        rows = embedder.describe(pixels).cpu().numpy().astype(np.float16)
-    except Unscreenable as error:
-        if len(pictures) == 1:
-            failed = Failed(_shown(pictures[0].source), error.reason, str(error))
+    """Describe all views of all pictures."""
+    looks = [np.stack([REFERENCE_VIEWS[view](one.pixels) for view in views]) for one in pictures]
+    described = []
+    for picture, found in zip(pictures, embedders.describe_each(embedder, looks), strict=True):
+        if isinstance(found, Unscreenable):
+            failed = Failed(_shown(picture.source), found.reason, str(found))
             report.failed.append(failed)
-            return []
-        return [
-            described
-            for picture in pictures
-            for described in _describe([picture], views, embedder, report)
-        ]
-    parts = rows.reshape(len(pictures), len(views), -1)
-    return [(one, Descriptors(views, part)) for one, part in zip(pictures, parts, strict=True)]
+        else:
+            rows = found.cpu().numpy().astype(np.float16)
+            described.append((picture, Descriptors(views, rows)))
+    return described
 
 
 def _vet(
@@ -240,7 +239,8 @@ def _vet(
 def _reference(picture: _Picture, bank: str, details: Details) -> Reference:
     fields = asdict(details)
     fields["reference_id"] = details.reference_id or f"{bank}-{picture.sha256[:32]}"
-    return Reference(**fields, bank=bank, added_at=datetime.now(UTC), sha256=picture.sha256)
+    fields |= {"sha256": picture.sha256, "pdq": picture.pdq}
+    return Reference(**fields, bank=bank, added_at=datetime.now(UTC))
 
 
 def _admitted(

@@ -1,6 +1,6 @@
 """`copysieve embed`: what the model makes of pictures, in a NumPy file."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -26,8 +26,9 @@ from worker.cli.common import (
     stdout,
     with_model,
 )
-from worker.errors import FetchError, ModelError, Unscreenable, UnscreenedReason
+from worker.errors import ModelError, Unscreenable, UnscreenedReason
 from worker.image.decoder import Decoder
+from worker.image.files import bytes_of, walk
 from worker.records import Pixels
 from worker.settings import Limits, Settings, Views
 
@@ -148,20 +149,6 @@ def _tell(
         )
 
 
-def walk(paths: Iterable[Path]) -> Iterator[Path]:
-    """The files themselves, and all files below the folders but hidden ones, sorted."""
-    for path in paths:
-        if path.is_dir():
-            yield from sorted(
-                file
-                for file in path.rglob("*")
-                if file.is_file()
-                and not any(part.startswith(".") for part in file.relative_to(path).parts)
-            )
-        else:
-            yield path
-
-
 def _compute(embedder: "Embedder", kind: Kind) -> Compute:
     """What turns a batch of pictures into rows of the file's arrays, by name.
 
@@ -244,19 +231,6 @@ def read(file: Path, limits: Limits, decoder: Decoder) -> Pixels | Unscreenable:
     except Unscreenable as error:
         return error
     return pixels
-
-
-def bytes_of(file: Path, limits: Limits) -> bytes:
-    """A file's bytes. Raises FetchError if it is too large, or cannot be read."""
-    try:
-        with file.open("rb") as opened:
-            data = opened.read(limits.image_bytes + 1)
-    except OSError as error:
-        detail = error.strerror or "unreadable"
-        raise FetchError(UnscreenedReason.FETCH_FAILED, detail) from None
-    if len(data) > limits.image_bytes:
-        raise FetchError(UnscreenedReason.TOO_LARGE, "more than limits.image_bytes")
-    return data
 
 
 def _facts(embedder: "Embedder") -> dict[str, str]:

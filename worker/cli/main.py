@@ -5,7 +5,20 @@ from typing import Annotated
 import typer
 
 import worker
-from worker.cli import banks, bench, check, demo, embed, hotset, models, refs, replay, run, screen
+from worker.cli import (
+    banks,
+    bench,
+    check,
+    demo,
+    embed,
+    evaluate,
+    hotset,
+    models,
+    refs,
+    replay,
+    run,
+    screen,
+)
 
 app = typer.Typer(
     name="copysieve",
@@ -37,6 +50,7 @@ app.command()(demo.demo)
 app.command()(check.check)
 app.command()(screen.screen)
 app.command()(embed.embed)
+app.command()(evaluate.evaluate)
 app.add_typer(refs.app)
 app.add_typer(banks.app)
 app.add_typer(hotset.app)

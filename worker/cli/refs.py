@@ -22,12 +22,12 @@ from worker.cli.common import (
     stderr,
     stdout,
 )
-from worker.cli.embed import walk
 from worker.cli.waiting import ByOption, TimeoutOption, WaitOption, user
 from worker.errors import StoreError
 from worker.events import Severity
 from worker.hotset.store import Store, open_store
 from worker.hotset.types import Reference
+from worker.image.files import walk
 from worker.records import Version
 
 if TYPE_CHECKING:

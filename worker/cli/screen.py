@@ -18,10 +18,11 @@ from worker.cli.common import (
     stdout,
     with_model,
 )
-from worker.cli.embed import bytes_of, read, walk
+from worker.cli.embed import read
 from worker.cli.mirroring import load_mirror, rules_for
 from worker.errors import CopysieveError, Unscreenable
 from worker.image.decoder import Decoder
+from worker.image.files import bytes_of, walk
 from worker.records import Look, Looks
 from worker.settings import Settings, Views
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from worker.cli.embed import bytes_of, walk
 from worker.descriptor import checkpoints, zoo
 from worker.descriptor.checkpoints import Checkpoint
 from worker.descriptor.embedders import OnnxEmbedder, check_catalogue
@@ -15,6 +14,7 @@ from worker.descriptor.network import ARCHITECTURES, Network
 from worker.errors import ModelError, StartupError, Unscreenable
 from worker.image.decode import kind_of
 from worker.image.decoder import Decoder
+from worker.image.files import bytes_of, walk
 from worker.image.formats import FORMATS
 from worker.records import Preprocessing
 from worker.settings import ModelSettings, Settings, Views

@@ -1,5 +1,6 @@
 """What runs a model: uint8 pictures of the model's size in, checked descriptors out."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -66,6 +67,23 @@ def load(settings: ModelSettings, *, exact: bool = False) -> Embedder:
     if exact and settings.precision == "auto":
         settings = settings.model_copy(update={"precision": "fp32"})
     return TorchEmbedder(checkpoint, sha256, settings)
+
+
+def describe_each(embedder: Embedder, pictures: Sequence[Batch]) -> list[Tensor | Unscreenable]:
+    """Describe pictures, each in some looks, [looks, size, size, 3], all at once.
+
+    If that fails, one by one. Returns each picture's descriptors, float32 [looks, dims] on the
+    device, or why it has none.
+    """
+    if not pictures:
+        return []
+    try:
+        rows = embedder.describe(np.concatenate(pictures))
+    except Unscreenable as error:
+        if len(pictures) == 1:
+            return [error]
+        return [found for one in pictures for found in describe_each(embedder, [one])]
+    return list(torch.split(rows, [len(one) for one in pictures]))
 
 
 def check_catalogue(path: Path, name: str, checkpoint: "Checkpoint") -> None:

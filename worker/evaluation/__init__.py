@@ -1,1 +1,1 @@
-"""How well copies are told from benign images: measures, plots and reports."""
+"""How well copies are told from other pictures, measured on somebody's own images."""

@@ -19,16 +19,17 @@ def unedited(picture: Image.Image) -> Image.Image:
     return picture.copy()
 
 
-def reencoded(picture: Image.Image) -> Image.Image:
+def reencoded(picture: Image.Image, quality: int = 30, kind: str = "JPEG") -> Image.Image:
     """Saved as a JPEG of quality 30."""
     saved = io.BytesIO()
-    picture.save(saved, "JPEG", quality=30)
+    picture.save(saved, kind, quality=quality)
     return Image.open(saved).convert("RGB")
 
 
-def resized(picture: Image.Image) -> Image.Image:
+def resized(picture: Image.Image, share: float = 0.5) -> Image.Image:
     """Half as wide and half as high."""
-    return picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BICUBIC)
+    size = (max(1, int(picture.width * share)), max(1, int(picture.height * share)))
+    return picture.resize(size, Image.Resampling.BICUBIC)
 
 
 def cropped(picture: Image.Image) -> Image.Image:
@@ -42,9 +43,9 @@ def mirrored(picture: Image.Image) -> Image.Image:
     return ImageOps.mirror(picture)
 
 
-def tilted(picture: Image.Image) -> Image.Image:
+def tilted(picture: Image.Image, degrees: float = 10) -> Image.Image:
     """Rotated by 10 degrees, with black corners."""
-    return picture.rotate(10, Image.Resampling.BICUBIC, expand=True)
+    return picture.rotate(degrees, Image.Resampling.BICUBIC, expand=True)
 
 
 def turned(picture: Image.Image) -> Image.Image:
@@ -90,9 +91,9 @@ def pasted(picture: Image.Image) -> Image.Image:
     return page
 
 
-def blurred(picture: Image.Image) -> Image.Image:
-    """Out of focus."""
-    return picture.filter(ImageFilter.GaussianBlur(max(picture.size) / 128))
+def blurred(picture: Image.Image, share: float = 1 / 128) -> Image.Image:
+    """Out of focus, by a Gaussian of `share` of the longer side."""
+    return picture.filter(ImageFilter.GaussianBlur(max(picture.size) * share))
 
 
 def inverted(picture: Image.Image) -> Image.Image:

@@ -22,6 +22,7 @@ from worker.errors import StoreError, Unscreenable, UnscreenedReason
 from worker.hotset.mirror import Mirror
 from worker.hotset.sync import HotSetSync
 from worker.hotset.types import Calibration, Heartbeat, State
+from worker.image import pdq
 from worker.image.decode import decode
 from worker.image.preprocess import resize
 from worker.scoring import artefact
@@ -174,6 +175,9 @@ def test_the_life_of_a_reference(run, told, photos, store):
     assert (shown["severity"], shown["note"], shown["added_by"]) == ("critical", "a cup", "ann")
     assert (shown["expires_at"], shown["canary"]) == ("2030-01-01T00:00:00Z", True)
     assert shown["sha256"] == hashlib.sha256(coffee.read_bytes()).hexdigest()
+    hashed = np.frombuffer(bytes.fromhex(shown["pdq"]), np.uint8)
+    whole, _ = pdq.hash_of(decode(coffee.read_bytes(), Limits()).pixels)
+    assert np.bitwise_count(hashed ^ np.frombuffer(whole, np.uint8)).sum() <= pdq.SAME
     listed = next(line for line in run("refs", "list").stdout.splitlines() if "coffee" in line)
     assert "canary, until 2030-01-01" in listed
     with pytest.raises(StoreError, match="is a canary; remove it first"):

@@ -12,7 +12,6 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from worker.cli.common import with_model
-from worker.cli.embed import bytes_of
 from worker.cli.main import app
 from worker.descriptor import embedders
 from worker.descriptor.embedders import OnnxEmbedder, TorchEmbedder
@@ -25,6 +24,7 @@ from worker.errors import (
     UnscreenedReason,
 )
 from worker.image.decode import decode
+from worker.image.files import bytes_of
 from worker.image.preprocess import resize
 from worker.settings import Limits, ModelSettings, Settings
 
