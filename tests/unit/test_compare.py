@@ -72,14 +72,7 @@ def test_the_version_told_is_one_that_all_looks_were_compared_with(monkeypatch):
 
     monkeypatch.setattr(mirror, "search", and_a_change_comes_in)
     uploads = [looks(None), looks(0), looks(None, 0), looks(None)]
-    found = list(
-        compare(
-            mirror,
-            RULES,
-            [looks(None), looks(0), looks(None, 0), looks(None)],
-            [None] * 4,
-        )
-    )
+    found = list(compare(mirror, RULES, uploads, [None] * 4))
     # An upload that is searched again is compared with the later one, in all its looks.
     assert [one.version.seq for one in found] == [1, 2, 3, 1]
 
