@@ -53,7 +53,7 @@ def recall_by_edit(found: Findings) -> list[tuple[str, list[float]]]:
         (name, [float(one.estimate.value["edits"][place, 1]) for one in found.outcomes])
         for place, name in enumerate(found.forms[1:])
     ]
-    return sorted(rows, key=lambda row: -float(np.nanmean(row[1])))
+    return sorted(rows, key=lambda row: -float(np.nan_to_num(row[1]).mean()))
 
 
 def _share(value: float | None) -> str:

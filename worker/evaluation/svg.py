@@ -13,12 +13,14 @@ from matplotlib.figure import Figure
 
 # Colours that stand for the page's own: each is replaced by a variable of its style sheet.
 INK, QUIET, COPY, BENIGN, LIMIT = "#010101", "#020202", "#030303", "#040404", "#050505"
+SERIES = [f"#0a00{number:02x}" for number in range(10)]
 VARIABLES = {
     INK: "var(--ink)",
     QUIET: "var(--line)",
     COPY: "var(--copy)",
     BENIGN: "var(--benign)",
     LIMIT: "var(--limit)",
+    **{colour: f"var(--series-{number})" for number, colour in enumerate(SERIES)},
 }
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -31,6 +33,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "axes.grid": True,
+    "axes.titlesize": 9,
     "grid.color": QUIET,
     "grid.linewidth": 0.6,
     "xtick.color": QUIET,
@@ -43,26 +46,39 @@ STYLE: dict[Any, Any] = {
 
 
 class Plot:
-    """One plot while it is drawn on its `axes`; afterwards its `svg` is there."""
+    """One plot while it is drawn on its `axes`, or `cells`; afterwards its `svg` is there."""
 
-    def __init__(self, title: str, width: float, height: float) -> None:
+    def __init__(
+        self, title: str, width: float, height: float, rows: int, columns: int, *, sharey: bool
+    ) -> None:
         self.title = title
         self.figure = Figure(figsize=(width, height), layout="constrained")
         self.figure.patch.set_alpha(0)
-        self.axes: Axes = self.figure.subplots()
-        self.axes.patch.set_alpha(0)
+        cells = self.figure.subplots(rows, columns, squeeze=False, sharey=sharey)
+        self.cells: list[Axes] = cells.ravel().tolist()
+        for axes in self.cells:
+            axes.patch.set_alpha(0)
+        self.axes = self.cells[0]
         self.svg = ""
 
 
 @contextmanager
-def plot(title: str, width: float = 6.4, height: float = 3.0) -> Iterator[Plot]:
+def plot(
+    title: str,
+    width: float = 6.4,
+    height: float = 3.0,
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    sharey: bool = False,
+) -> Iterator[Plot]:
     """Draw within; `svg` of what is yielded is then an `<svg>` element without a size of its own.
 
     Two plots of a page must not share a title, which readers of screens are told. Inches.
     """
     # What is referred to has an id made from what is drawn and this salt: unique in the page.
     with mpl.rc_context({**STYLE, "svg.hashsalt": title}):
-        drawn = Plot(title, width, height)
+        drawn = Plot(title, width, height, rows, columns, sharey=sharey)
         yield drawn
         drawn.svg = _svg(drawn)
 
