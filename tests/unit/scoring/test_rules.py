@@ -16,6 +16,11 @@ MASKED = CALIBRATION.without(())
 BEST = np.random.default_rng(1).uniform(size=2000).astype(np.float32)
 
 
+def threshold(rule: Rule) -> float:
+    assert rule.threshold is not None
+    return rule.threshold
+
+
 def budget(per_million, **fields):
     return bank(threshold=None, max_false_matches_per_million=per_million, **fields)
 
@@ -58,15 +63,15 @@ def test_a_threshold_is_as_the_bank_has_it():
 def test_a_budget_is_kept_by_the_null_images_of_the_looks():
     for looks in (["plain"], ["plain", "centre_crop"]):
         rule = rule_of(budget(10_000), MASKED, BEST, looks)
-        assert 0 < (scores(looks) >= rule.threshold).mean() <= 0.01
+        assert 0 < (scores(looks) >= threshold(rule)).mean() <= 0.01
     more = rule_of(budget(100_000), MASKED, BEST, looks)
-    assert more.threshold < rule.threshold
+    assert threshold(more) < threshold(rule)
 
 
 def test_a_budget_beyond_the_data_is_shown_at_the_lowest_rate_that_they_support():
     rule = rule_of(budget(1), MASKED, BEST)
     lowest = rule_of(budget(3000.1), MASKED, BEST)
-    assert rule.threshold == pytest.approx(lowest.threshold, abs=1e-3)
+    assert threshold(rule) == pytest.approx(threshold(lowest), abs=1e-3)
     assert rule.needed == 3_000_000
     assert "3000000 would do" in rule.why
 
@@ -75,7 +80,7 @@ def test_a_score_has_its_rate():
     rule = rule_of(budget(10_000), MASKED, BEST)
     middle = float(np.median(scores()))
     assert rule.false_matches_per_million(middle) == pytest.approx(MILLION / 2, rel=0.1)
-    assert rule.false_matches_per_million(middle - 0.1) > MILLION / 2
+    assert (rule.false_matches_per_million(middle - 0.1) or 0) > MILLION / 2
     assert Rule("threshold", 0.5).false_matches_per_million(0.5) is None
 
 
@@ -104,9 +109,9 @@ def test_rules_are_made_anew_only_where_something_changed():
     changed = {**there.banks, "b": budget(20_000, name="b")}
     third = rules.of(replace(there, banks=changed))
     assert third.rules["a"] is first.rules["a"]
-    assert third.rules["b"].threshold < first.rules["b"].threshold
+    assert threshold(third.rules["b"]) < threshold(first.rules["b"])
     moved = replace(there, best={**there.best, "a": there.best["a"] + 0.1})
-    assert rules.of(moved).rules["a"].threshold > first.rules["a"].threshold
+    assert threshold(rules.of(moved).rules["a"]) > threshold(first.rules["a"])
     assert rules.of(replace(there, copies=frozenset(["f" * 64]))).masked is not first.masked
 
 
