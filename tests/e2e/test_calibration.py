@@ -17,7 +17,7 @@ from worker.hotset.types import Bank
 from worker.image.decoder import Decoder
 from worker.records import Version
 from worker.scoring import artefact
-from worker.scoring.learning import learn
+from worker.scoring.learning import Way, learn
 from worker.scoring.rules import Rules
 from worker.settings import Decode, Limits, ModelSettings, Views
 from worker.stream.tools import Tail, UploadProducer
@@ -28,6 +28,7 @@ REFERENCES, UPLOADS, CHANGES = 12, 240, 16
 BENIGN = 120
 RAW = (("content-type", b"image/jpeg"),)
 NONE = "none"
+WAYS: tuple[tuple[Way, float], ...] = (("none", 1.0), ("centre", 0.5), ("none", 0.0))
 TOLERANCE = 2e-3
 """A descriptor is not the same to the last bit in another batch."""
 
@@ -86,7 +87,7 @@ def test_every_verdict_can_be_computed_again_while_calibrations_change(screening
         one.id: one
         for one in (
             learn(model.sha256, benign[:40], benign[40:, None], np.arange(80), way=way, beta=beta)
-            for way, beta in (("none", 1.0), ("centre", 0.5), ("none", 0.0))
+            for way, beta in WAYS
         )
     }
     for one in made.values():
@@ -102,7 +103,7 @@ def test_every_verdict_can_be_computed_again_while_calibrations_change(screening
     workers = [screening.start(), screening.start()]
     for worker in workers:
         worker.wait_for("partition_assigned")
-    verdicts = {}
+    verdicts: dict[int, dict] = {}
     names = itertools.cycle([*made, NONE])
     with UploadProducer(kafka) as producer, closing(Tail(kafka, [kafka.topics.verdicts])) as tail:
         for number, image in enumerate(pictures):
