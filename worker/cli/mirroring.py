@@ -74,9 +74,14 @@ def apply_rules(store: Store, settings: Settings) -> "Applied | None":
     Raises StoreError and ModelError.
     """
     from worker.descriptor import embedders  # noqa: PLC0415 - imports torch
+    from worker.hotset.hot_set import Against  # noqa: PLC0415
+    from worker.scoring.rules import Rules  # noqa: PLC0415
 
-    if store.head() is None:
+    if (head := store.head()) is None:
         return None
+    if current_calibration(store, settings.model) is None:  # then it takes no descriptors
+        bare = Against(head.version, store.banks(), None, {}, frozenset())
+        return Rules(()).of(bare)
     embedder = embedders.load(settings.model)
     mirror = load_mirror(store, embedder, may_be_unusable=True)
     return rules_for(settings, embedder).of(mirror.against())

@@ -7,13 +7,23 @@ import torch
 
 from tests.fixtures.hot_set import MODEL, bank, calibration, descriptors, reference, snapshot
 from worker.hotset.mirror import Mirror
+from worker.hotset.types import Entry, ReferenceRemoved
 from worker.records import Version
+from worker.scoring.calibration import Benign
 from worker.scoring.rules import MILLION, Rule, Rules, rule_of
 from worker.telemetry import metrics
 
 CALIBRATION = calibration(null=1000, looks=("plain", "centre_crop"))
 MASKED = CALIBRATION.without(())
 BEST = np.random.default_rng(1).uniform(size=2000).astype(np.float32)
+
+
+BENIGN = Benign(
+    np.arange(50 * 32).astype(np.uint8).reshape(50, 32),
+    np.zeros((50, 32), np.uint8),
+    np.zeros(50, bool),
+)
+WITH_DIGESTS = calibration(looks=("plain", "centre_crop"), benign=BENIGN)
 
 
 def threshold(rule: Rule) -> float:
@@ -157,3 +167,21 @@ def test_thresholds_and_banks_without_a_rule_are_metrics():
     assert metrics.BANKS_WITHOUT_RULE._value.get() == 0
     (family,) = metrics.BANK_THRESHOLD.collect()
     assert {one.labels["bank"]: one.value for one in family.samples} == {"a": 0.25}
+
+
+def test_a_bank_that_has_lost_its_references_has_no_null():
+    mirror = Mirror(MODEL, "cpu")
+    described = [(reference("r1", "a"), descriptors(1)), (reference("r2", "b"), descriptors(2))]
+    banks = [budget(10_000, name="a"), budget(10_000, name="b")]
+    mirror.load(snapshot(banks, described, calibration=CALIBRATION))
+    mirror.apply(Entry(Version(5, 2), "m2", "m1", 0.0, [ReferenceRemoved("r1")]))
+    rules = Rules(["plain"]).of(mirror.against()).rules
+    assert (rules["a"].state, rules["b"].state) == ("no_references", "budget")
+
+
+def test_a_calibration_of_which_all_images_are_copies_tells_nothing():
+    names = BENIGN.names
+    rule = rule_of(budget(10_000), WITH_DIGESTS.without(names), BEST[: 2 * 30])
+    assert (rule.state, rule.threshold) == ("not_supported", None)
+    queries = torch.from_numpy(descriptors(3).rows).float()
+    assert WITH_DIGESTS.without(names).offsets(queries).tolist() == [0.0, 0.0]
