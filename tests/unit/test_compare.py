@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.fixtures.hot_set import MODEL, bank, descriptors, reference, snapshot
+from tests.fixtures.hot_set import MODEL, bank, calibration, descriptors, reference, snapshot
 from worker.compare import CANDIDATES, compare
 from worker.hotset.mirror import Mirror
 from worker.hotset.types import Head
@@ -105,3 +105,17 @@ def test_what_is_seen_of_each_bank_and_from_which_score_on():
     crowd = mirror_of(*(reference(f"r{number:03}") for number in range(2 * CANDIDATES)), alike=True)
     (found,) = compare(crowd, RULES, [looks(0)], [None])
     assert found.decision.seen_from == -math.inf
+
+
+def test_the_banks_best_scores_are_those_that_its_null_consists_of():
+    known = calibration(null=200, way="centre", looks=("plain", "centre_crop"))
+    mirror = Mirror(MODEL, "cpu")
+    described = [(reference(f"r{one}", shadow=one == 4), descriptors(one)) for one in range(5)]
+    policy = bank(threshold=None, max_false_matches_per_million=50_000)
+    mirror.load(snapshot([policy], described, calibration=known))
+    rules = Rules(known.looks)
+    found = list(compare(mirror, rules, list(known.null), [None] * 200))
+    null = found[0].applied.rules[policy.name].null
+    assert null is not None
+    scores = [one.decision.best_scores[policy.name] for one in found]
+    assert scores == pytest.approx(null.scores.tolist(), abs=1e-4)

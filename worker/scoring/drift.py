@@ -23,9 +23,11 @@ looked at. It may have passed, so it has not for `more`, and has for `fewer`.
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, Self, get_args
+
+from prometheus_client import Counter
 
 from worker.hotset.types import Bank
 from worker.scoring.null import Threshold
@@ -108,15 +110,45 @@ def levels_of(bank: Bank, rule: Rule) -> Iterator[Level]:
             yield Level(rate, found.estimate, low, reached.high)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """A level as it is, its chart, and where the uploads at it are counted."""
+
+    level: Level
+    chart: Chart
+    counters: Mapping[Result, Counter]
+
+    @classmethod
+    def of(cls, bank: str, level: Level, chart: Chart) -> Self:
+        """Count at a level of the bank, and show its chart."""
+        label = _label(level.rate)
+        shown = metrics.DRIFT.labels
+        shown(bank, label, "more").set_function(lambda: chart.more / ALARM)
+        shown(bank, label, "fewer").set_function(lambda: chart.fewer / ALARM)
+        results: tuple[Result, ...] = get_args(Result.__value__)
+        return cls(
+            level, chart, {one: metrics.DRIFT_UPLOADS.labels(bank, label, one) for one in results}
+        )
+
+    def note(self, score: float, seen_from: float) -> None:
+        """Take in one upload."""
+        result = self.level.result(score, seen_from)
+        self.chart.add(self.level, result)
+        self.counters[result].inc()
+
+
+@dataclass(frozen=True, slots=True)
 class _Watched:
-    """A bank with its levels as they are by its `rule`, and a chart for each."""
+    """A bank, and what is counted of it by its `rule`, by rate."""
 
     bank: Bank
     calibration: str | None
     rule: Rule
-    levels: list[Level]
-    charts: dict[float, Chart] = field(default_factory=dict)
+    counted: Mapping[float, _Counted]
+
+    def goes_on_in(self, bank: Bank, calibration: str | None) -> bool:
+        """Whether it still is about the same."""
+        return self.bank == bank and self.calibration == calibration
 
 
 class Drift:
@@ -140,15 +172,10 @@ class Drift:
             self._take_up(applied)
         matched = {one.bank.name for one in decision.enforced}
         for name, watched in self._watched.items():
-            if watched.levels and name not in matched and watched.bank.screens(tenant):
+            if name not in matched and watched.bank.screens(tenant):
                 score = decision.best_scores.get(name, -math.inf)
-                for level in watched.levels:
-                    chart = watched.charts[level.rate]
-                    result = level.result(score, decision.seen_from)
-                    chart.add(level, result)
-                    label = _label(level.rate)
-                    metrics.DRIFT_UPLOADS.labels(name, label, result).inc()
-                    _show(name, label, chart)
+                for counted in watched.counted.values():
+                    counted.note(score, decision.seen_from)
 
     def _is_new(self, image: str) -> bool:
         known = image in self._recent
@@ -164,32 +191,29 @@ class Drift:
         calibration = applied.masked.calibration.id if applied.masked else None
         before, self._watched = self._watched, {}
         for name, rule in applied.rules.items():
-            old, bank = before.get(name), applied.against.banks[name]
+            old = before.get(name)
             if old is None or old.rule is not rule:
-                now = _Watched(bank, calibration, rule, list(levels_of(bank, rule)))
-                goes_on = old and (old.bank, old.calibration) == (bank, calibration)
-                charts = old.charts if old and goes_on else {}
-                now.charts = {one.rate: charts.get(one.rate) or Chart() for one in now.levels}
-                _replace(name, old.charts if old else {}, now.charts)
-                old = now
+                bank = applied.against.banks[name]
+                goes_on = old is not None and old.goes_on_in(bank, calibration)
+                counted = _counted(bank, rule, old.counted if old and goes_on else {})
+                old = _Watched(bank, calibration, rule, counted)
             self._watched[name] = old
-        for name in before.keys() - self._watched.keys():
-            _replace(name, before[name].charts, {})
+        for name, old in before.items():
+            now = self._watched.get(name)
+            for rate in old.counted.keys() - (now.counted.keys() if now else ()):
+                for direction in ("more", "fewer"):
+                    metrics.DRIFT.remove(name, _label(rate), direction)
+
+
+def _counted(bank: Bank, rule: Rule, before: Mapping[float, _Counted]) -> dict[float, _Counted]:
+    """What is counted by the rule, in the charts that there are."""
+    return {
+        level.rate: _Counted.of(
+            bank.name, level, before[level.rate].chart if level.rate in before else Chart()
+        )
+        for level in levels_of(bank, rule)
+    }
 
 
 def _label(rate: float) -> str:
     return f"{rate:g}"
-
-
-def _show(bank: str, label: str, chart: Chart) -> None:
-    metrics.DRIFT.labels(bank, label, "more").set(chart.more / ALARM)
-    metrics.DRIFT.labels(bank, label, "fewer").set(chart.fewer / ALARM)
-
-
-def _replace(bank: str, before: dict[float, Chart], now: dict[float, Chart]) -> None:
-    """Show a bank's charts, and no longer those that are gone."""
-    for rate in before.keys() - now.keys():
-        for direction in ("more", "fewer"):
-            metrics.DRIFT.remove(bank, _label(rate), direction)
-    for rate, chart in now.items():
-        _show(bank, _label(rate), chart)
