@@ -11,11 +11,12 @@ from worker.hotset.local_copy import LocalCopy
 from worker.hotset.matrix import Matrix
 
 COLUMNS = [1, 4, 7]
+WHITENED = calibration(3, way="whiten", looks=("plain", "centre_crop"))
 APPLIED = [
     None,
     calibration(1),
     calibration(2, way="centre"),
-    calibration(3, way="whiten", looks=("plain", "centre_crop")),
+    WHITENED,
 ]
 
 
@@ -86,9 +87,9 @@ def test_probes_know_the_best_row_of_each_column_whatever_moves(matrix, seed):
 def test_a_calibration_that_was_prepared_before_rows_moved_knows_of_them(matrix):
     wanted = Wanted()
     put(matrix, wanted, 1, [1, 1, 4])
-    matrix.prepare(APPLIED[3])
+    matrix.prepare(WHITENED)
     put(matrix, wanted, 2, [1, 4, 4])
-    matrix.calibrate(APPLIED[3])
+    matrix.calibrate(WHITENED)
     check(matrix, wanted)
 
 
@@ -105,10 +106,10 @@ def test_what_is_handed_out_is_never_changed(matrix):
 
 def test_what_probes_found_is_taken_up_again_and_what_left_since_is_missed(matrix):
     wanted = Wanted()
-    matrix.calibrate(APPLIED[3])
+    matrix.calibrate(WHITENED)
     put(matrix, wanted, 1, [1, 4] * 20)
     again = Matrix(Index(MODEL.dims, "cpu", torch.float32), matrix.copy)
-    again.calibrate(APPLIED[3])
+    again.calibrate(WHITENED)
     again.restore(len(wanted.rows))
     wanted.columns[:10] = NOBODYS
     again.resume(matrix.kept(), lambda: again.assign(np.arange(40), wanted.columns))
@@ -124,7 +125,7 @@ def test_what_probes_found_is_taken_up_again_and_what_left_since_is_missed(matri
     ],
 )
 def test_what_is_not_whole_is_not_taken_up(matrix, damage):
-    matrix.calibrate(APPLIED[3])
+    matrix.calibrate(WHITENED)
     put(matrix, Wanted(), 1, [1, 4] * 20)
     with pytest.raises((TypeError, ValueError, IndexError)):
         matrix.resume({**matrix.kept(), **damage}, lambda: None)
@@ -133,14 +134,14 @@ def test_what_is_not_whole_is_not_taken_up(matrix, damage):
 def test_what_expires_while_a_calibration_is_prepared_is_not_forgotten(matrix):
     wanted = Wanted()
     put(matrix, wanted, 1, [1] * 20)
-    project = APPLIED[3].project
+    project = WHITENED.project
 
     def and_a_row_expires(rows):
         wanted.columns[:5] = NOBODYS
         matrix.assign(np.arange(5), wanted.columns[:5])
         return project(rows)
 
-    one = replace(APPLIED[3], projection=and_a_row_expires)
+    one = replace(WHITENED, projection=and_a_row_expires)
     matrix.prepare(one)
     matrix.calibrate(one)
     check(matrix, wanted)
