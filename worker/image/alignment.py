@@ -174,9 +174,10 @@ def aligned_pairs(
     that is done.
     """
     looked_at = candidates(pictures, others)
+    laid_on = pictures if others is None else others
     found = []
     for done, (number, other) in enumerate(looked_at.tolist(), start=1):
-        if are_aligned(pictures[number], (others or pictures)[other]):
+        if are_aligned(pictures[number], laid_on[other]):
             found.append((number, other))
         on_progress(done / len(looked_at))
     return np.array(found, np.int64).reshape(-1, 2)
