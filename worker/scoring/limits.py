@@ -97,9 +97,9 @@ def rank(scores: Floats, groups: Numbers) -> Ranked:
         turns = np.empty(n, np.int64)
         turns[place] = np.arange(n) - (np.cumsum(sizes) - sizes)[group]
     descending = scores[order].astype(np.float64)
-    return Ranked(
-        scores=descending[::-1],
-        peaks=descending[turns == 0][::-1],
+    return Ranked(  # contiguous, or each search would copy them
+        scores=descending[::-1].copy(),
+        peaks=descending[turns == 0][::-1].copy(),
         squares=np.cumsum(2 * turns + 1),
         sizes=np.cumsum(sizes[own]),
     )
