@@ -1,5 +1,6 @@
 """From descriptors to a decision: search the mirror, score, apply the banks' policies."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -22,13 +23,15 @@ CROWD = 4096
 class Compared:
     """What came of comparing one upload with the hot set at `version`.
 
-    `thresholds` are those of the banks that it was compared with and that may match, by name.
+    `thresholds` are those of the banks that it was compared with and that may match, by name;
+    `applied` are all that it was decided by.
     """
 
     decision: Decision
     version: Version
     calibration: str | None
     thresholds: Mapping[str, float]
+    applied: Applied
 
 
 def compare(
@@ -61,9 +64,10 @@ def compare(
             # All of them may match, so there may be more: a crowd must not hide another bank.
             crowd = mirror.search(looks, [tenant] * len(looks), CROWD, [canary] * len(looks))
             own = rules.of(crowd.against)
-            yield _decide(own, _score(zip(crowd.hits, own.offsets(looks), strict=True)), tenant)
+            crowded = _score(zip(crowd.hits, own.offsets(looks), strict=True))
+            yield _decide(own, crowded, tenant, CROWD)
         else:
-            yield _decide(applied, scored, tenant)
+            yield _decide(applied, scored, tenant, CANDIDATES)
 
 
 def _score(looks: Iterable[tuple[Sequence[Hit], float]]) -> list[list[Scored]]:
@@ -75,11 +79,19 @@ def _is_crowd(scored: Sequence[Scored], lowest: float) -> bool:
     return len(scored) >= CANDIDATES and scored[-1].score >= lowest
 
 
-def _decide(applied: Applied, scored: Iterable[Iterable[Scored]], tenant: str | None) -> Compared:
+def _seen_from(scored: Sequence[Sequence[Scored]], k: int) -> float:
+    """Of what scores up to this, there may be more than the `k` hits of a look."""
+    return max((one[-1].score for one in scored if len(one) >= k), default=-math.inf)
+
+
+def _decide(
+    applied: Applied, scored: Sequence[Sequence[Scored]], tenant: str | None, k: int
+) -> Compared:
     against = applied.against
     return Compared(
-        decision=decide(list(chain.from_iterable(scored)), applied.rules),
+        decision=decide(list(chain.from_iterable(scored)), applied.rules, _seen_from(scored, k)),
         version=against.version,
         calibration=against.calibration.id if against.calibration else None,
         thresholds=applied.thresholds(tenant),
+        applied=applied,
     )

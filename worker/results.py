@@ -23,6 +23,7 @@ from worker.events import (
 )
 from worker.hotset.floods import Flooded, Sightings
 from worker.records import ImageInfo, Look, Model, Record, Upload
+from worker.scoring.drift import Drift
 from worker.scoring.policy import Decision, Overruled, Scored
 from worker.scoring.similarity import euclidean_of
 from worker.settings import Settings
@@ -63,6 +64,7 @@ class Results:
         self._model = ModelStamp(**asdict(model), precision=precision)
         self._views = list(settings.views.uploads)
         self._sightings = sightings
+        self._drift = Drift()
 
     def screened(self, screened: Screened) -> list[Outgoing]:
         """The verdict, and an event for each of the two match topics that has matches."""
@@ -81,6 +83,8 @@ class Results:
         outcome: Outcome = "match" if decision.enforced else "no_match"
         _count_matches(decision)
         self._sightings.note(screened.info.sha256, (one.hit for one in decision.enforced))
+        if len({look.frame for look in screened.looks}) == 1:  # as of calibrations' images
+            self._drift.note(screened.info.sha256, upload.tenant, decision, compared.applied)
         metrics.UPLOADS.labels(outcome).inc()
         enforced = _matches(screened, decision.enforced, flooded) | {"suppressed": suppressed}
         shadow = _matches(screened, decision.shadow, flooded) | {"suppressed": suppressed}

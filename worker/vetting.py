@@ -100,7 +100,7 @@ class Vetting:
             raised = _distinct(self._of_the_picture(candidate, own))
             if not candidate.reference.canary:
                 raised += self._of_the_hot_set(bank, candidate, own, hits)
-                raised += self._of_the_null_images(bank, own, applied)
+                raised += self._of_the_null_images(bank, candidate, own, applied)
                 if not raised:
                     self._remember(candidate, own)
             judged.append(tuple(raised))
@@ -145,11 +145,14 @@ class Vetting:
             return None
         return Objected(Objection.DUPLICATE, f"like reference {other}: cosine {cosine:.2f}", other)
 
-    def _of_the_null_images(self, bank: Bank, own: Tensor, applied: Applied) -> Iterator[Objected]:
+    def _of_the_null_images(
+        self, bank: Bank, candidate: Candidate, own: Tensor, applied: Applied
+    ) -> Iterator[Objected]:
         budget, rule = bank.max_false_matches_per_million, applied.rules.get(bank.name)
         if budget is None or rule is None or rule.state != "budget" or rule.threshold is None:
             return
-        expected = applied.false_matches_of(own, rule.threshold, self._rules.looks)
+        copies = candidate.reference.copies
+        expected = applied.false_matches_of(own, rule.threshold, self._rules.looks, copies)
         if expected > self._share * budget:
             share = f"{self._share:.0%} of the bank's {budget:g}"
             detail = f"{expected:g} false matches per million expected, more than {share}"

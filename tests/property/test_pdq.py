@@ -14,21 +14,35 @@ ROWS = st.integers(0, 6).flatmap(lambda n: arrays(np.uint8, (n, pdq.BYTES)))
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     monkeypatch.setattr(pdq, "_AT_ONCE", 7)
+    monkeypatch.setattr(pdq, "_VERSIONS_AT_ONCE", 1)
 
 
 def bits(row):
     return np.unpackbits(row).tolist()
 
 
-@given(ROWS, ROWS, st.integers(0, 256))
-def test_distances_and_near_count_bits(a, b, most):
+@given(ROWS, ROWS)
+def test_distances_count_bits(a, b):
     expected = [
         [sum(x != y for x, y in zip(bits(one), bits(other), strict=True)) for other in b]
         for one in a
     ]
     assert pdq.distances(a, b).tolist() == expected
-    near = [(i, j) for i, row in enumerate(expected) for j, d in enumerate(row) if d <= most]
-    assert pdq.near(a, b, most).tolist() == [list(pair) for pair in near]
+
+
+FLIPPED = st.lists(st.integers(0, pdq.BITS - 1), min_size=25, max_size=36, unique=True)
+
+
+@given(ROWS, st.lists(st.tuples(st.integers(0, 5), FLIPPED), max_size=6))
+def test_near_finds_all_within_the_bound_and_nothing_else(a, changes):
+    """Of hashes that differ in bits around the bound, wherever those are."""
+    b = [a[row % len(a)].copy() for row, _ in changes] if len(a) else []
+    for one, (_, flipped) in zip(b, changes, strict=False):
+        for bit in flipped:
+            one[bit // 8] ^= 1 << bit % 8
+    others = np.array(b, np.uint8).reshape(-1, pdq.BYTES)
+    expected = np.argwhere(pdq.distances(a, others) <= pdq.SAME)
+    assert pdq.near(a, others).tolist() == expected.tolist()
 
 
 @given(arrays(np.uint8, (2, pdq.BYTES)))

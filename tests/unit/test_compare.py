@@ -1,9 +1,12 @@
 """Comparing uploads of several looks with the hot set."""
 
+import math
+
 import numpy as np
+import pytest
 import torch
 
-from tests.fixtures.hot_set import MODEL, bank, descriptors, reference, snapshot
+from tests.fixtures.hot_set import MODEL, bank, calibration, descriptors, reference, snapshot
 from worker.compare import CANDIDATES, compare
 from worker.hotset.mirror import Mirror
 from worker.hotset.types import Head
@@ -82,3 +85,37 @@ def test_a_crowd_in_one_look_hides_nothing():
     mirror = mirror_of(*(reference(f"r{number:03}") for number in range(count)), alike=True)
     (found,) = compare(mirror, RULES, [looks(None, 0)], [None])
     assert len(found.decision.enforced) == count
+
+
+def test_what_is_seen_of_each_bank_and_from_which_score_on():
+    few = mirror_of(reference("r0"), reference("r1", shadow=True))
+    (found,) = compare(few, RULES, [looks(1, 0)], [None])
+    own = descriptors(1, ("plain",)).rows[0] @ descriptors(0, ("plain",)).rows[0]
+    assert found.decision.best_scores == {"known-bad": pytest.approx(1, abs=1e-2)}
+    (found,) = compare(few, RULES, [looks(1)], [None])  # in shadow: the null is without it
+    assert found.decision.best_scores == {"known-bad": pytest.approx(float(own), abs=1e-2)}
+    assert found.decision.seen_from == -math.inf
+
+    many = mirror_of(*(reference(f"r{number:03}") for number in range(2 * CANDIDATES)))
+    (found,) = compare(many, RULES, [looks(0, None)], [None])
+    rows = torch.cat([looks(number) for number in range(2 * CANDIDATES)])
+    last = (rows @ looks(0, None).T).topk(CANDIDATES, dim=0).values[-1].max()
+    assert found.decision.seen_from == pytest.approx(float(last), abs=1e-2)
+
+    crowd = mirror_of(*(reference(f"r{number:03}") for number in range(2 * CANDIDATES)), alike=True)
+    (found,) = compare(crowd, RULES, [looks(0)], [None])
+    assert found.decision.seen_from == -math.inf
+
+
+def test_the_banks_best_scores_are_those_that_its_null_consists_of():
+    known = calibration(null=200, way="centre", looks=("plain", "centre_crop"))
+    mirror = Mirror(MODEL, "cpu")
+    described = [(reference(f"r{one}", shadow=one == 4), descriptors(one)) for one in range(5)]
+    policy = bank(threshold=None, max_false_matches_per_million=50_000)
+    mirror.load(snapshot([policy], described, calibration=known))
+    rules = Rules(known.looks)
+    found = list(compare(mirror, rules, list(known.null), [None] * 200))
+    null = found[0].applied.rules[policy.name].null
+    assert null is not None
+    scores = [one.decision.best_scores[policy.name] for one in found]
+    assert scores == pytest.approx(null.scores.tolist(), abs=1e-4)

@@ -12,11 +12,13 @@ from worker.errors import BadEvent, DeadLetterReason, Unscreenable, UnscreenedRe
 from worker.events import MATCHES_SHOWN, Event, MatchEvent, Verdict, schema
 from worker.hotset.census import Subject
 from worker.hotset.floods import Flooded, Sightings
+from worker.hotset.hot_set import Against
 from worker.hotset.types import Bank, Hit, Reference
 from worker.records import ImageInfo, Look, Model, Position, Record, Upload, Version
 from worker.results import Results, Screened, Unscreened
+from worker.scoring.drift import Drift
 from worker.scoring.policy import Decision, decide, score
-from worker.scoring.rules import rule_of
+from worker.scoring.rules import Applied, rule_of
 from worker.settings import Settings
 from worker.stream.publisher import RESULT_BYTES
 
@@ -41,12 +43,14 @@ def hit(bank, cosine, reference_id="r1"):
     return Hit(reference, bank, "plain", cosine, cosine)
 
 
-def screened(*hits, of=None):
+def screened(*hits, of=None, looks=LOOKS):
     rules = {one.bank.name: rule_of(one.bank, None, None) for one in hits}
     thresholds = {name: rule.threshold for name, rule in rules.items() if rule.threshold}
     decision = decide(score(hits), rules)
-    compared = Compared(decision, Version(1700000000000, 5), None, thresholds)
-    return Screened(of or upload(), INFO, LOOKS, compared)
+    version, banks = Version(1700000000000, 5), {one.bank.name: one.bank for one in hits}
+    applied = Applied(Against(version, banks, None, {}, frozenset()), rules)
+    compared = Compared(decision, version, None, thresholds, applied)
+    return Screened(of or upload(), INFO, looks, compared)
 
 
 def results(sightings=None, **verdicts):
@@ -156,6 +160,17 @@ def test_canaries_and_what_is_not_enforced_count_for_no_flood():
     made.screened(screened(hit(shadow, 0.9)))
     made.screened(screened(hit(block, 0.7), hit(ALLOW, 0.8, "ok")))
     assert sightings.take() == ({}, 2)
+
+
+def test_drift_is_told_of_what_is_comparable_with_the_calibrations_images(monkeypatch):
+    told = []
+    monkeypatch.setattr(Drift, "note", lambda _self, image, *_: told.append(image))
+    made = results()
+    made.screened(screened(hit(BLOCK, 0.9), of=upload("canary:1")))
+    made.screened(screened(hit(BLOCK, 0.9), looks=(Look(0, "plain"), Look(3, "plain"))))
+    assert not told
+    made.screened(screened(looks=(Look(0, "plain"), Look(0, "centre_crop"))))
+    assert told == [INFO.sha256]
 
 
 def test_ids_are_the_same_over_repeats_and_differ_between_uploads():

@@ -13,11 +13,12 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from worker.cli.mirroring import load_mirror, rules_for
+from worker.cli.mirroring import current, load_mirror, rules_for
 from worker.descriptor import embedders
 from worker.descriptor.embedders import Embedder
 from worker.descriptor.views import REFERENCE_VIEWS
 from worker.errors import StoreError, Unscreenable, UnscreenedReason
+from worker.evaluation.copies import with_copies
 from worker.events import Severity
 from worker.hotset.store import Added, open_store
 from worker.hotset.types import Bank, Descriptors, Reference, View
@@ -26,6 +27,7 @@ from worker.image.decoder import Decoder
 from worker.image.fetch import Fetcher
 from worker.image.files import bytes_of
 from worker.records import Pixels, Version
+from worker.scoring.calibration import Benign
 from worker.settings import Limits, Settings, Views
 from worker.vetting import Candidate, Objected, Vetting
 
@@ -136,8 +138,8 @@ def add_references(
         share = settings.hotset.false_match_share
         rules = rules_for(settings, embedder)
         vetting = Vetting(embedder, mirror, rules, share, store.references(bank))
-        applied = mirror.against().calibration
-        calibration_id = applied.id if applied is not None else None
+        calibration = current(mirror)
+        benign = calibration.benign if calibration else None
         fetcher = None
         if any(is_url(source) for source in sources):
             fetcher = Fetcher(settings.fetch, settings.limits.image_bytes)
@@ -161,9 +163,10 @@ def add_references(
                 for part in batched(pictures.values(), at_once)
                 for one in _describe(part, policy.views, embedder, report)
             ]
-            references = _vet(described, policy, vetting, details, despite, report)
+            references = _vet(described, policy, vetting, details, despite, report, benign)
             if references:
-                report.count(store.add_references(references, embedder.model, calibration_id))
+                of = calibration.id if calibration else None
+                report.count(store.add_references(references, embedder.model, of))
             report.reference_ids += [reference.reference_id for reference, _ in references]
             on_progress(len(batch))
     return report
@@ -217,11 +220,23 @@ def _vet(
     details: Details,
     despite: Despite,
     report: Report,
+    benign: Benign | None,
 ) -> list[tuple[Reference, Descriptors]]:
-    """Make references of what there are no objections to, or what is added in spite of them."""
+    """Make references of what there are no objections to, or what is added in spite of them.
+
+    Those of the `benign` images that are copies of one are noted with it.
+    """
+    made = [_reference(picture, bank.name, details) for picture, _ in described]
+    known = (vetting.known.get(one.reference_id) for one in made)
+    made = [
+        one.model_copy(update={"copies": old.copies if old else ()})
+        for one, old in zip(made, known, strict=True)
+    ]
     candidates = [
-        Candidate(_reference(picture, bank.name, details), descriptors, picture.pixels)
-        for picture, descriptors in described
+        Candidate(reference, descriptors, picture.pixels)
+        for reference, (picture, descriptors) in zip(
+            with_copies(made, benign), described, strict=True
+        )
     ]
     references: list[tuple[Reference, Descriptors]] = []
     for number, raised in enumerate(vetting.objections(bank, candidates)):

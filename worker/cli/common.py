@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +14,7 @@ from rich.console import Console
 
 from worker import settings
 from worker.descriptor import zoo
+from worker.errors import StartupError
 from worker.settings import ModelSettings, Settings
 from worker.telemetry import log
 
@@ -37,6 +40,7 @@ ModelOption = Annotated[
     typer.Option("--model", metavar="FILE|NAME", help="A model file, or a name of `models list`."),
 ]
 
+_EVALUATE_PACKAGES = {"cv2", "jinja2", "markupsafe", "matplotlib"}
 _AGO = re.compile(r"(\d+)([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -87,6 +91,19 @@ def time_of(text: str | None, option: str) -> datetime | None:
     except ValueError:
         raise typer.BadParameter(
             "expected ISO 8601, or 90s, 30m, 2h, 7d", param_hint=option
+        ) from None
+
+
+@contextmanager
+def needs_extra(command: str) -> Iterator[None]:
+    """Tell what to install where a package of the extra `evaluate` is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _EVALUATE_PACKAGES:
+            raise
+        raise StartupError(
+            f"{command} needs the package {error.name}: install copysieve[evaluate]"
         ) from None
 
 

@@ -5,7 +5,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict
 from itertools import batched, chain
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.progress import Progress
@@ -17,7 +17,11 @@ from worker.errors import StoreError
 from worker.hotset import exchange
 from worker.hotset.exchange import Archive
 from worker.hotset.store import Added, Store, open_store
+from worker.hotset.types import Descriptors, Reference
 from worker.records import Model, Version
+
+if TYPE_CHECKING:
+    from worker.scoring.calibration import Calibration
 
 FORMATS = ".jsonl, .jsonl.gz, .npz, .parquet"
 
@@ -73,10 +77,11 @@ def import_(
 
 def _import(store: Store, archive: Archive, total: int) -> Added:
     done = Added(Version(0, 0), 0, 0, 0)
-    calibration_id = store.calibration_of(archive.model.sha256)
+    calibration = _calibration(store, archive.model)
+    calibration_id = calibration.id if calibration else None
     with _progress("importing", total) as advance:
         try:
-            for some in batched(archive.references(), exchange.AT_ONCE):
+            for some in _described(archive, calibration):
                 one = store.add_references(some, archive.model, calibration_id)
                 done = Added(
                     one.version,
@@ -92,11 +97,35 @@ def _import(store: Store, archive: Archive, total: int) -> Added:
     return done if total else Added(store.version(), 0, 0, 0)
 
 
+def _calibration(store: Store, model: Model) -> "Calibration | None":
+    """The current one of the file's model."""
+    if (current := store.calibration_of(model.sha256)) is None:
+        return None
+    from worker.scoring import artefact  # noqa: PLC0415 - imports torch
+
+    return artefact.read_for(store.artefact(current), model)
+
+
+def _described(
+    archive: Archive, calibration: "Calibration | None"
+) -> Iterator[list[tuple[Reference, Descriptors]]]:
+    """What a file has, in parts, each reference with the benign images that are copies of it."""
+    for some in batched(archive.references(), exchange.AT_ONCE):
+        if calibration is None:
+            yield list(some)
+            continue
+        from worker.evaluation.copies import with_copies  # noqa: PLC0415 - imports torch
+
+        noted = with_copies([one for one, _ in some], calibration.benign)
+        yield [(one, rows) for one, (_, rows) in zip(noted, some, strict=True)]
+
+
 def _compare(store: Store, archive: Archive, total: int) -> tuple[int, int, int]:
     """How many would be added, replaced, left unchanged. Raises StoreError as the import would."""
     banks, sums = {bank.name for bank in archive.header.banks}, (0, 0, 0)
+    calibration = _calibration(store, archive.model)
     with _progress("comparing", total) as advance:
-        for some in batched(archive.references(), exchange.AT_ONCE):
+        for some in _described(archive, calibration):
             new, changed, same = store.would_add(some, archive.model, banks)
             sums = sums[0] + new, sums[1] + changed, sums[2] + same
             advance(len(some))

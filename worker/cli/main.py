@@ -8,6 +8,8 @@ import worker
 from worker.cli import (
     banks,
     bench,
+    calibrate,
+    calibrations,
     check,
     demo,
     embed,
@@ -50,10 +52,12 @@ app.command()(demo.demo)
 app.command()(check.check)
 app.command()(screen.screen)
 app.command()(embed.embed)
+app.command()(calibrate.calibrate)
 app.command()(evaluate.evaluate)
 app.add_typer(refs.app)
 app.add_typer(banks.app)
 app.add_typer(hotset.app)
+app.add_typer(calibrations.app)
 app.add_typer(replay.app)
 app.add_typer(models.app)
 app.add_typer(bench.app)

@@ -11,6 +11,7 @@ from worker.settings import ModelSettings, Settings
 if TYPE_CHECKING:
     from worker.descriptor.embedders import Embedder
     from worker.hotset.mirror import Mirror
+    from worker.scoring.calibration import Calibration
     from worker.scoring.rules import Applied, Rules
 
 
@@ -36,15 +37,28 @@ def load_mirror(store: Store, embedder: "Embedder", *, may_be_unusable: bool = F
     return mirror
 
 
+def current(mirror: "Mirror") -> "Calibration | None":
+    """The calibration of a mirror that was loaded."""
+    from worker.scoring.calibration import Calibration  # noqa: PLC0415 - imports torch
+
+    found = mirror.against().calibration
+    return found if isinstance(found, Calibration) else None
+
+
 def current_calibration(store: Store, settings: ModelSettings) -> str | None:
     """The id of the current calibration of the model in use.
 
     Raises ModelError where there are some and the model's file is not here to tell which is its.
     """
+    current = store.current_calibrations()
+    return current.get(model_sha256(settings)) if current else None
+
+
+def model_sha256(settings: ModelSettings) -> str:
+    """The digest of the model in use. Raises ModelError where its file is not here."""
     from worker.descriptor import zoo  # noqa: PLC0415 - not needed for --help
 
-    current = store.current_calibrations()
-    return current.get(zoo.verify(zoo.locate(settings), settings)) if current else None
+    return zoo.verify(zoo.locate(settings), settings)
 
 
 def rules_for(settings: Settings, embedder: "Embedder") -> "Rules":
@@ -60,9 +74,14 @@ def apply_rules(store: Store, settings: Settings) -> "Applied | None":
     Raises StoreError and ModelError.
     """
     from worker.descriptor import embedders  # noqa: PLC0415 - imports torch
+    from worker.hotset.hot_set import Against  # noqa: PLC0415
+    from worker.scoring.rules import Rules  # noqa: PLC0415
 
-    if store.head() is None:
+    if (head := store.head()) is None:
         return None
+    if current_calibration(store, settings.model) is None:  # then it takes no descriptors
+        bare = Against(head.version, store.banks(), None, {}, frozenset())
+        return Rules(()).of(bare)
     embedder = embedders.load(settings.model)
     mirror = load_mirror(store, embedder, may_be_unusable=True)
     return rules_for(settings, embedder).of(mirror.against())

@@ -83,10 +83,11 @@ class Matrix:
         self.calibration = calibration
 
     def _made(self, calibration: Calibration | None) -> "_Prepared":
+        moves = self._moves  # before anything is read: what expires meanwhile moves rows
         old, projection = self._index, calibration.projection if calibration else None
         index = old if projection is old.projection else old.like(projection, self.copy.segment)
         probes = self._probes_of(calibration, index) if calibration is not None else None
-        return _Prepared(calibration, self._moves, index, probes)
+        return _Prepared(calibration, moves, index, probes)
 
     def _probes_of(self, calibration: Calibration, index: Index) -> Probes:
         vectors = calibration.probes.to(index.device)

@@ -36,8 +36,12 @@ class Probes:
         self._number: dict[int, Numbers] = {}
 
     def best(self, columns: Sequence[int]) -> Mapping[int, Best]:
-        """The best similarities, by column; a column that never had a row is left out."""
-        return {column: self._best[column] for column in columns if column in self._best}
+        """The best similarities, by column; a column without rows is left out."""
+        there = (column for column in columns if column in self._best)
+        return {column: self._best[column] for column in there if self._has_rows(column)}
+
+    def _has_rows(self, column: int) -> bool:
+        return bool(len(self._vectors)) and bool(np.isfinite(self._best[column][0]))
 
     def kept(self) -> Mapping[str, npt.NDArray[np.generic]]:
         """What was found, as arrays for `take_up`."""

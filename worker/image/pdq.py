@@ -34,7 +34,9 @@ type Levels = npt.NDArray[np.float32]
 
 _LUMINANCE = (0.299, 0.587, 0.114)
 _SIDE, _KEPT = 64, 16
-_AT_ONCE = 1 << 18
+_AT_ONCE, _VERSIONS_AT_ONCE = 1 << 18, 1 << 12
+_WORDS, _WORD_BITS = 16, 16
+_FLIPS = (0, *(1 << bit for bit in range(_WORD_BITS)))
 
 
 def hash_of(pixels: Pixels) -> tuple[bytes, int]:
@@ -54,47 +56,64 @@ def versions(hashes: Hashes) -> Hashes:
     The median, which moves when signs change, is taken to be 0. Of 275 pictures half were within 8
     bits of the hash of the turned pixels, 95% within 18.
     """
-    bits = np.unpackbits(hashes, axis=1)[:, ::-1].reshape(-1, _KEPT, _KEPT)
-    turned = _versions(bits.astype(np.int8) * 2 - 1)
-    return np.packbits(_in_order(turned) > 0, axis=-1)
+    found = np.empty((len(hashes), VERSIONS, BYTES), np.uint8)
+    for begin in range(0, len(hashes), _VERSIONS_AT_ONCE):
+        some = slice(begin, begin + _VERSIONS_AT_ONCE)
+        bits = np.unpackbits(hashes[some], axis=1)[:, ::-1].reshape(-1, _KEPT, _KEPT)
+        turned = _versions(bits.astype(np.int8) * 2 - 1)
+        found[some] = np.packbits(_in_order(turned) > 0, axis=-1)
+    return found
 
 
 def distances(a: Hashes, b: Hashes) -> npt.NDArray[np.uint16]:
-    """Bits in which hashes [n, 32] and [m, 32] differ, [n, m]."""
-    found = np.empty((len(a), len(b)), np.uint16)
-    for begin, block in _blocks(a, b):
-        found[begin : begin + len(block)] = block
+    """Bits in which hashes [n, 32] and [m, 32] differ, [n, m]; some 6 ns each."""
+    left, right = (np.ascontiguousarray(one).view(np.uint64) for one in (a, b))
+    found = np.zeros((len(a), len(b)), np.uint16)
+    at_once = max(1, _AT_ONCE // max(1, len(b)))
+    for begin in range(0, len(a), at_once):
+        rows = slice(begin, begin + at_once)
+        for word in range(left.shape[1]):
+            found[rows] += np.bitwise_count(left[rows, word, None] ^ right[:, word])
     return found
 
 
 def near(
-    a: Hashes,
-    b: Hashes,
-    most: int = SAME,
-    on_progress: Callable[[float], object] = lambda _: None,
+    a: Hashes, b: Hashes, on_progress: Callable[[float], object] = lambda _: None
 ) -> npt.NDArray[np.int64]:
-    """Return all pairs of rows of a [n, 32] and b [m, 32] that differ in at most so many bits.
+    """Return all pairs of rows of a [n, 32] and b [m, 32] that are the `SAME`, [pairs, 2], sorted.
 
-    As [pairs, 2], sorted. In memory of one block; it takes some 6 ns a pair. `on_progress` is told
-    the share that is done.
+    Of 16 words that differ in 31 bits one differs in one bit at most, so rows are compared only
+    where they have a word in common but for a bit (multi-index hashing: Norouzi, Punjani and Fleet,
+    2012). It took a minute with 100,000 and 800,000. `on_progress` is told the share that is done.
     """
-    pairs = [np.empty((0, 2), np.int64)]
-    for begin, block in _blocks(a, b):
-        rows, columns = np.nonzero(block <= most)
-        pairs.append(np.column_stack([rows + begin, columns]))
-        on_progress((begin + len(block)) / len(a))
-    return np.concatenate(pairs)
+    a_all, b_all = (np.ascontiguousarray(one).view(np.uint64) for one in (a, b))
+    a_words, b_words = (one.view(np.uint16) for one in (a_all, b_all))
+    found = np.empty((0, 2), np.int64)
+    for word in range(_WORDS):
+        by_value = np.argsort(b_words[:, word], kind="stable")
+        begins = np.searchsorted(b_words[by_value, word], np.arange(2**_WORD_BITS + 1))
+        more = [found]
+        for flip in _FLIPS:
+            value = a_words[:, word].astype(np.int64) ^ flip
+            for rows, places in _expanded(begins[value], begins[value + 1]):
+                others = by_value[places]
+                apart = np.bitwise_count(a_all[rows] ^ b_all[others]).sum(axis=1)
+                more.append(np.column_stack([rows, others])[apart <= SAME])
+        found = np.unique(np.concatenate(more), axis=0)
+        on_progress((word + 1) / _WORDS)
+    return found
 
 
-def _blocks(a: Hashes, b: Hashes) -> Iterator[tuple[int, npt.NDArray[np.uint16]]]:
-    """Distances of a few rows at a time, with the number of the first."""
-    left, right = (np.ascontiguousarray(one).view(np.uint64) for one in (a, b))
-    rows = max(1, _AT_ONCE // max(1, len(b)))
-    for begin in range(0, len(a), rows):
-        block = np.zeros((len(left[begin : begin + rows]), len(b)), np.uint16)
-        for word in range(left.shape[1]):
-            block += np.bitwise_count(left[begin : begin + rows, word, None] ^ right[:, word])
-        yield begin, block
+def _expanded(
+    begins: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Each row with each number from its begin to its end, some at a time."""
+    lengths = ends - begins
+    parts = np.diff(np.cumsum(lengths) // _AT_ONCE)
+    for rows in np.split(np.arange(len(lengths)), np.flatnonzero(parts) + 1):
+        some = lengths[rows]
+        skipped = np.cumsum(some) - some - begins[rows]
+        yield np.repeat(rows, some), np.arange(some.sum()) - np.repeat(skipped, some)
 
 
 def _small(pixels: Pixels) -> Levels:
@@ -141,7 +160,7 @@ def _versions(spectra: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
     Mirrored, every other frequency has the other sign; transposed, it is transposed.
     """
-    signs = (-1) ** np.arange(1, _KEPT + 1)
+    signs = np.tile(np.array([-1, 1], np.int8), _KEPT // 2)
     return np.stack(
         [
             spectrum * down * across

@@ -81,7 +81,7 @@ class Calibration:
 
     def without(self, copies: Iterable[str], device: torch.device | str = "cpu") -> "Masked":
         """The calibration without the images that are copies of references."""
-        masked = set(copies)
+        masked = frozenset(copies)
         kept = np.ones(len(self.background) + len(self.null), dtype=bool)
         if masked and self.benign is not None:
             kept &= [name not in masked for name in self.benign.names]
@@ -89,7 +89,7 @@ class Calibration:
         background = self.project(self.background.to(device))
         if not in_background.all():
             background = background[torch.from_numpy(in_background).to(device)]
-        return Masked(self, background, self._null_offsets(in_background), in_null)
+        return Masked(self, masked, background, self._null_offsets(in_background), in_null)
 
     def _null_offsets(self, kept: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
         """Offsets of the null's looks by the images of the background that are kept, [n, looks]."""
@@ -113,10 +113,11 @@ class Masked:
     """A calibration less the images that are copies of references.
 
     `background` is float32 [m, d], projected, on the device; `null_offsets` float32 [n, looks];
-    `in_null` bool [n] tells which null images are left.
+    `in_null` bool [n] tells which null images are left, `copies` the digests of those that are not.
     """
 
     calibration: Calibration
+    copies: frozenset[str]
     background: Tensor
     null_offsets: npt.NDArray[np.float32]
     in_null: npt.NDArray[np.bool_]
@@ -147,12 +148,18 @@ class Masked:
         """Of the null images that are left."""
         return self.calibration.groups[self.in_null]
 
-    def false_matches_of(self, rows: Tensor, threshold: float, looks: Sequence[str]) -> float:
+    def false_matches_of(
+        self, rows: Tensor, threshold: float, looks: Sequence[str], copies: Iterable[str] = ()
+    ) -> float:
         """Share of the null images that one reference matches alone.
 
         `rows` are its views, float32 [views, d]; an image matches with a score of at least
-        `threshold` of any of its looks to any of them.
+        `threshold` of any of its looks to any of them. `copies` of it are not benign.
         """
+        if copies := {*copies}:
+            return self.calibration.without(self.copies | copies).false_matches_of(
+                rows, threshold, looks
+            )
         known = self.calibration
         similar = known.project(known.probes) @ known.project(rows.cpu().float()).T
         scores = self.null_scores(similar.amax(dim=1).numpy(), looks)

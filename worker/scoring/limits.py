@@ -173,7 +173,7 @@ def _numbered(groups: Numbers) -> tuple[Numbers, Numbers]:
     if len(groups) and groups.min() >= 0 and groups.max() < len(groups):
         sizes = np.bincount(groups)
         if sizes.all():  # they are already: a fifth of the time saved
-            return groups, sizes
+            return groups.astype(np.int64, copy=False), sizes
     _, numbers, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     return numbers, sizes
 

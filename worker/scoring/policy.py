@@ -1,7 +1,8 @@
 """Policy: from hits in the hot set to what is enforced, what is only shown, what is suppressed."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from worker.hotset.types import Bank, Hit, Reference
 from worker.scoring.rules import Rule
@@ -50,12 +51,18 @@ class Overruled:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """All lists best first, each reference once; `best_score` is None without any hit."""
+    """All lists best first, each reference once; `best_score` is None without any hit.
+
+    `best_scores` are those of the banks' references that are enforced, by bank; of what scores up
+    to `seen_from`, there may be more than was looked at.
+    """
 
     enforced: Sequence[Scored] = ()
     shadow: Sequence[Scored] = ()
     suppressed: Sequence[Overruled] = ()
     best_score: float | None = None
+    best_scores: Mapping[str, float] = field(default_factory=dict)
+    seen_from: float = -math.inf
 
 
 def score(hits: Iterable[Hit], offset: float = 0.0, look: int = 0) -> list[Scored]:
@@ -63,14 +70,22 @@ def score(hits: Iterable[Hit], offset: float = 0.0, look: int = 0) -> list[Score
     return [Scored(hit, hit.similarity - offset, look) for hit in hits]
 
 
-def decide(scored: Sequence[Scored], rules: Mapping[str, Rule]) -> Decision:
-    """Apply the banks' policies, and `rules` by their names, to all hits of one upload."""
+def decide(
+    scored: Sequence[Scored], rules: Mapping[str, Rule], seen_from: float = -math.inf
+) -> Decision:
+    """Apply the banks' policies, and `rules` by their names, to all hits of one upload.
+
+    `seen_from`: as in `Decision`.
+    """
     ranked = sorted(scored, key=_best_first)
     allow = _best_allowing(ranked)
     matched: dict[str, Scored] = {}
     overruled: dict[str, Overruled] = {}
+    best_scores: dict[str, float] = {}
     for one in ranked:
         bank = one.bank
+        if _may_enforce(one.reference):
+            best_scores.setdefault(bank.name, one.score)
         if bank.kind == "allow":
             continue
         rule = rules[bank.name]
@@ -87,6 +102,8 @@ def decide(scored: Sequence[Scored], rules: Mapping[str, Rule]) -> Decision:
         shadow=[m for m in matched.values() if not _enforced(m)],
         suppressed=[o for reference, o in overruled.items() if reference not in matched],
         best_score=max((one.score for one in scored), default=None),
+        best_scores=best_scores,
+        seen_from=seen_from,
     )
 
 
@@ -95,9 +112,13 @@ def _best_first(one: Scored) -> tuple[float, str, str, int]:
 
 
 def _enforced(match: Scored) -> bool:
-    reference, rule = match.reference, match.rule
+    rule = match.rule
     may_be = rule is not None and rule.is_enforced and match.bank.mode == "enforce"
-    return may_be and not (reference.canary or reference.shadow)
+    return may_be and _may_enforce(match.reference)
+
+
+def _may_enforce(reference: Reference) -> bool:
+    return not (reference.canary or reference.shadow)
 
 
 type _Place = tuple[str, str, int]

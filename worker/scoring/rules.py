@@ -98,14 +98,16 @@ class Applied:
         offsets: list[float] = self.masked.offsets(queries).tolist()
         return offsets
 
-    def false_matches_of(self, rows: torch.Tensor, threshold: float, looks: Sequence[str]) -> float:
+    def false_matches_of(
+        self, rows: torch.Tensor, threshold: float, looks: Sequence[str], copies: Sequence[str] = ()
+    ) -> float:
         """Benign uploads in a million that one reference matches alone, as the null has it.
 
-        `rows` are its views, float32 [views, d].
+        `rows` are its views, float32 [views, d]; `copies` of it are not benign.
         """
         if self.masked is None:
             return 0.0
-        return MILLION * self.masked.false_matches_of(rows, threshold, looks)
+        return MILLION * self.masked.false_matches_of(rows, threshold, looks, copies)
 
     def thresholds(self, tenant: str | None) -> dict[str, float]:
         """Thresholds of the enabled banks that this tenant's uploads are compared with."""

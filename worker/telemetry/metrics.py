@@ -90,6 +90,16 @@ FLOOD_DROPPED = Counter(
 FLOOD_FAILURES = Counter(
     "copysieve_flood_failures_total", "Times that floods could not be told; they stay as they were"
 )
+DRIFT_UPLOADS = Counter(
+    "copysieve_drift_uploads_total",
+    "Distinct uploads without an enforced match, by where they are at a bank's calibrated level",
+    ["bank", "level", "result"],
+)
+DRIFT = Gauge(
+    "copysieve_drift",
+    "Evidence that uploads pass a level more, or less often than calibrated; 1: an alarm",
+    ["bank", "level", "direction"],
+)
 TOP_SCORE = Histogram("copysieve_top_score", "Best score of each screened upload", buckets=_SCORES)
 
 # -- canaries --

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage.data
-import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from tests.fixtures.hot_set import MODEL
+from tests.fixtures.hot_set import MODEL, calibration
 from tests.fixtures.http_server import Server, answer
 from worker.cli.check import _hot_set
 from worker.cli.main import app
@@ -21,7 +20,7 @@ from worker.descriptor.embedders import OnnxEmbedder
 from worker.errors import StoreError, Unscreenable, UnscreenedReason
 from worker.hotset.mirror import Mirror
 from worker.hotset.sync import HotSetSync
-from worker.hotset.types import Calibration, Heartbeat, State
+from worker.hotset.types import Heartbeat, State
 from worker.image import pdq
 from worker.image.decode import decode
 from worker.image.preprocess import resize
@@ -238,20 +237,22 @@ def test_wrong_usage(run, photos, arguments):
     run(*(argument.replace("PHOTOS", str(photos)) for argument in arguments), code=2)
 
 
-def test_what_is_not_given_of_a_bank_stays(run, told, store):
+def test_what_is_not_given_of_a_bank_stays(run, told, store, embedder):
     result = run(
         "banks", "set", "known-bad", "--label", "Known", "--tenant", "t1", "--view", "plain"
     )
     assert "neither threshold nor budget: it matches nothing" in result.stderr
     result = run("banks", "set", "known-bad", "--max-false-matches-per-million", "10")
     assert "without a calibration it matches nothing" in result.stderr
-    store.set_calibration(Calibration("c1", b"1"))
+    one = calibration(model=embedder.model)
+    kept = store.keep_calibration(one.artefact, embedder.model.sha256)
+    store.apply_calibration(kept, embedder.model.sha256)
     run("banks", "set", "known-bad", "--threshold", "0.6", "--action", "block", "--all-tenants")
     result = run("banks", "set", "known-bad", "--view", "plain", "--view", "inverted")
     assert "until they are added again" in result.stderr
     bank = store.banks()["known-bad"]
     assert (bank.label, bank.tenants, bank.action) == ("Known", None, "block")
-    assert (bank.threshold, bank.calibration) == (0.6, "c1")
+    assert (bank.threshold, bank.calibration) == (0.6, one.id)
     assert bank.max_false_matches_per_million is None
     run("banks", "set", "known-bad", "--kind", "allow", "--suppresses", "other", "--disable")
     bank = store.banks()["known-bad"]
@@ -347,7 +348,7 @@ def test_status_and_waiting_name_who_is_late(run, told, replica, store, redis_se
     while not told("hotset", "status")["replicas"]:  # its heartbeat was emptied with the rest
         pass
     assert told("hotset", "accept")["waited"]["late"] == []
-    assert list(replica.search(torch.zeros(1, 512), [None], 1).banks) == ["anew"]
+    assert list(replica.against().banks) == ["anew"]
 
 
 def test_status_tells_of_each_replica_in_a_line(run, told, store, redis_server):
@@ -400,9 +401,9 @@ def test_status_tells_of_each_replica_in_a_line(run, told, store, redis_server):
 def test_a_hot_set_of_another_model_is_no_answer(run, photos, monkeypatch):
     run("banks", "set", "known-bad", "--threshold", "0.5")
     run("refs", "add", photos, "--bank", "known-bad")
-    first, vetting = _hot_set(Settings())
-    assert (first.status, vetting.status) == ("ok", "ok")
-    assert vetting.detail.endswith("false matches: no calibration is applied")
+    first, scores = _hot_set(Settings())
+    assert (first.status, scores.status) == ("ok", "ok")
+    assert scores.detail.startswith("none is applied")
     monkeypatch.setenv("COPYSIEVE_MODEL__NAME", "sscd_disc_mixup_int8")
     line = "2 references are not described by sscd_disc_mixup_int8"
     with pytest.raises(StoreError, match=line):

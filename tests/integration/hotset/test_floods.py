@@ -17,13 +17,14 @@ from worker.errors import StoreError
 from worker.hotset import floods
 from worker.hotset.census import SLICE_SECONDS, SLICES, Census, Subject
 from worker.hotset.floods import FLOOR, Flooded, Floods, Sightings
+from worker.hotset.hot_set import Against
 from worker.hotset.layout import Keys
 from worker.hotset.store import open_store
 from worker.hotset.types import Hit
 from worker.records import ImageInfo, Look, Position, Upload, Version
 from worker.results import Results, Screened
 from worker.scoring.policy import decide, score
-from worker.scoring.rules import rule_of
+from worker.scoring.rules import Applied, rule_of
 from worker.settings import Redis, Settings
 
 pytestmark = pytest.mark.redis
@@ -211,7 +212,9 @@ def test_from_uploads_to_the_action_that_is_published(store, replicas):
         info = ImageInfo("PNG", 8, 8, 1, 9, digest, truncated=False)
         hits = [Hit(each, of, "plain", 0.9, 0.9) for each in (flooding, confirmed)]
         rules = {of.name: rule_of(of, None, None)}
-        compared = Compared(decide(score(hits), rules), Version(1, 1), None, {})
+        version = Version(1, 1)
+        applied = Applied(Against(version, {of.name: of}, None, {}, frozenset()), rules)
+        compared = Compared(decide(score(hits), rules), version, None, {}, applied)
         results = Results(Settings(), MODEL, "fp32", replica.sightings)
         verdict, _ = results.screened(Screened(upload, info, (Look(0, "plain"),), compared))
         matches = json.loads(verdict.value)["matches"]

@@ -64,7 +64,11 @@ def test_hashes_in_hex(loaded):
 
 
 def test_what_is_saved_is_read_again(tmp_path):
-    known = Fingerprints(["a" * 64, "b" * 64, "c" * 64, "d" * 64, "e" * 64], PDQ, np.arange(N) * 20)
+    known = Fingerprints(
+        ["a" * 64, "b" * 64, "c" * 64, "d" * 64, "e" * 64],
+        PDQ,
+        np.arange(0, 100, 20).astype(np.uint8),
+    )
     grouping = Grouping(np.array([0, 1, 0, 2, 3]), {"sha256": 0, "alignment": 7})
     names = ("a.png", "b/c.png", "d", "e", "f")
     whole = Collection(MODEL, LOOKS, names, ROWS, known, grouping)

@@ -74,7 +74,7 @@ def seen(mirror):
 
 
 def test_the_next_process_has_the_same_set(kept):
-    soon = reference("soon", expires_at=NOW + timedelta(days=1))
+    soon = reference("soon", expires_at=NOW + timedelta(days=1), copies=("a" * 64,))
     off = reference("off", enabled=False, canary=True)
     described = [
         *REFERENCES,

@@ -73,7 +73,7 @@ def test_pairs_among_many(photographs):
         for name, edit in (("cat", "mirrored"), ("coffee", "captioned"))
     ]
     n, cat, coffee = len(NAMES), NAMES.index("cat"), NAMES.index("coffee")
-    told = []
+    told: list[float] = []
     among = aligned_pairs([*photographs, *copies], on_progress=told.append)
     assert among.tolist() == [[cat, n], [coffee, n + 1]]
     assert told == sorted(told)

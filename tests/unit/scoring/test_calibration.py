@@ -36,7 +36,8 @@ def test_offsets_are_by_projected_background(way):
 
 @given(st.sets(st.integers(0, 49)))
 def test_what_is_masked_counts_neither_as_background_nor_as_null(numbers):
-    masked = ONE.without([ONE.benign.names[number] for number in numbers])
+    names = named(50).names
+    masked = ONE.without([names[number] for number in numbers])
     background = [n for n in range(20) if n not in numbers]
     null = [n for n in range(30) if n + 20 not in numbers]
     assert len(masked.background) == len(background)

@@ -23,6 +23,7 @@ def test_projected_are_unit_vectors_around_the_origin(learn) -> None:
 def test_whitening_without_shrinkage_makes_all_directions_alike() -> None:
     background = crowd(4000)
     project = whitening(background, shrinkage=0.0)
+    assert project.matrix is not None
     moved = (background - project.mean) @ project.matrix
     covariance = torch.cov(moved.T)
     torch.testing.assert_close(
