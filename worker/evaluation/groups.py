@@ -168,9 +168,10 @@ def _near_by_pdq(
     pictures: Fingerprints, others: Fingerprints | None, on_progress: Callable[[float], object]
 ) -> Pairs:
     """PDQ within the bound, of one as it is and the other in any of its eight positions."""
-    rows, columns = pictures.hashed, (others or pictures).hashed
-    turned = pdq.versions((others or pictures).pdq[columns]).reshape(-1, pdq.BYTES)
-    near = pdq.near(pictures.pdq[rows], turned, on_progress=on_progress)
+    turned = pictures if others is None else others
+    rows, columns = pictures.hashed, turned.hashed
+    versions = pdq.versions(turned.pdq[columns]).reshape(-1, pdq.BYTES)
+    near = pdq.near(pictures.pdq[rows], versions, on_progress=on_progress)
     found = np.column_stack([rows[near[:, 0]], columns[near[:, 1] // pdq.VERSIONS]])
     if others is None:
         found = found[found[:, 0] < found[:, 1]]

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from worker.hotset import probes as probing
 from worker.hotset.index import NOBODYS, Index
 from worker.hotset.local_copy import LocalCopy
 from worker.hotset.matrix import Matrix
+from worker.scoring.projection import Projection
 
 COLUMNS = [1, 4, 7]
 WHITENED = calibration(3, way="whiten", looks=("plain", "centre_crop"))
@@ -141,7 +143,7 @@ def test_what_expires_while_a_calibration_is_prepared_is_not_forgotten(matrix):
         matrix.assign(np.arange(5), wanted.columns[:5])
         return project(rows)
 
-    one = replace(WHITENED, projection=and_a_row_expires)
+    one = replace(WHITENED, projection=cast("Projection", and_a_row_expires))
     matrix.prepare(one)
     matrix.calibrate(one)
     check(matrix, wanted)
