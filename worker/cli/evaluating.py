@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,10 @@ class Own:
     most: int
     benign: Benign
 
+    def name(self, file: Path) -> str:
+        """What a picture is called: its path in the folder."""
+        return file.relative_to(self.images).as_posix()
+
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
@@ -88,6 +92,7 @@ def of_own(own: Own, plan: Plan) -> Findings:
         gallery = describing.describe(
             pictures, grouping.groups, hosts, edits, models, plan.settings, plan.seed, advance
         )
+    gallery = replace(gallery, names=[own.name(one.file) for one in pictures])
     with _progress("comparing", len(splits)) as advance:
         trials = experiment.run(gallery, systems, splits, plan.comparing(own.benign), advance)
     facts = _facts(plan, models) | {
@@ -125,12 +130,8 @@ def _grouped(own: Own, files: Sequence[Path], pictures: Sequence[Picture]) -> Gr
         found = groups.group(describing.fingerprints(pictures), on_progress)
     if own.groups is None:
         return found
-
-    def name(file: Path) -> str:
-        return file.relative_to(own.images).as_posix()
-
-    numbers: dict[str, int | None] = {name(file): None for file in files}
-    numbers |= {name(one.file): number for number, one in enumerate(pictures)}
+    numbers: dict[str, int | None] = {own.name(file): None for file in files}
+    numbers |= {own.name(one.file): number for number, one in enumerate(pictures)}
     return groups.join(found, groups.read_groups(own.groups, numbers))
 
 
