@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -80,6 +81,8 @@ def replica(store, embedder):
         failures.append,
     )
     sync.start()
+    while not store.heartbeats():  # commands wait for replicas that are known
+        time.sleep(0.01)
     yield mirror
     sync.stop()
     assert failures == []
