@@ -220,7 +220,7 @@ def _about_own(facts: dict[str, Any]) -> dict[str, str]:
         "pictures": f"{facts['pictures']} of {facts['scenes']} scenes,"
         f" {len(facts['left_out'])} files left out",
         "splits": f"{facts['splits']}, by scene; seed {facts['seed']}",
-        "the first of them": f"{each['references']} references with {edits} copies each,"
+        "first split": f"{each['references']} references with {edits} copies each,"
         f" {each['negatives']} negatives, background of {each['background']},"
         f" null of {each['null']}",
         "benign queries": forms[facts["benign"]],

@@ -42,6 +42,7 @@ def curves(found: Findings) -> str:
                 axes.axvline(rate, color=LIMIT, linewidth=0.8, linestyle="--")
         axes.set_xscale("log")
         axes.set_xlim(found.rates[0], 1)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_ylim(0, 1.02)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axes.set_xlabel("false-positive rate: share of the benign queries")
