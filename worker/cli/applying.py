@@ -50,8 +50,13 @@ def preview(
         return None
     mirror = Mirror(embedder.model, embedder.device)
     mirror.load(replace(reader.snapshot(head), calibration=calibration))
-    copies = copies_of(store.references(), calibration.benign if calibration else None)
     against, rules = mirror.against(), rules_for(settings, embedder)
+    blocking = [
+        one
+        for one in store.references()
+        if not one.canary and one.bank in against.banks and against.banks[one.bank].kind == "block"
+    ]
+    copies = copies_of(blocking, calibration.benign if calibration else None)
     masked = frozenset(digest for digests in copies.values() for digest in digests)
     return Preview(
         applied=rules.of(replace(against, copies=masked)),

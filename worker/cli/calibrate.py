@@ -19,6 +19,7 @@ from worker.cli.common import (
     stdout,
     with_model,
 )
+from worker.errors import StartupError
 from worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def calibrate(
     k: Annotated[int, typer.Option(min=1, help="Nearest background images of the offset.")] = 3,
     beta: Annotated[
         float | None,
-        typer.Option(min=0, help="How much of it comes off; 0.5, from 1,000 images on 1."),
+        typer.Option(min=0, max=10, help="How much of it comes off; 0.5, from 1,000 images on 1."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of what goes where.")] = 1,
     save: Annotated[
@@ -140,7 +141,10 @@ def _calibrated(
     with _shares() as on_progress:
         found = collecting.read(images, settings, embedder, groups, on_progress=on_progress)
     if save is not None:
-        collection.save(found, save)
+        try:
+            collection.save(found, save)
+        except OSError as error:
+            raise StartupError(f"{save}: {error.strerror or 'cannot be written'}") from None
     made = calibrating.calibrate(found, calibrating.Options(**options))
     calibrating.write(made, output)
     banks, copies = _banks(made, settings, embedder) if hot_set else ([], 0)

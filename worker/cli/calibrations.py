@@ -127,7 +127,12 @@ def mask(
         list[str], typer.Argument(metavar="IMAGE...", help="Files, or digests (sha256 in hex).")
     ],
     remove: Annotated[
-        bool, typer.Option("--remove", help="They are no copies of it after all.")
+        bool,
+        typer.Option(
+            "--remove",
+            help="They are no copies of it after all. What PDQ takes for one is marked again by the"
+            " next apply.",
+        ),
     ] = False,
     by: ByOption = None,
     wait: WaitOption = True,
@@ -173,10 +178,11 @@ def _apply(store: Store, settings: Settings, which: str | None, *, force: bool) 
             "calibration: give a budget instead, or --force and set it anew"
         )
     sha256 = embedder.model.sha256
+    at = found.applied.against.version
     if calibration is None:
-        return store.apply_calibration(None, sha256)
+        return store.apply_calibration(None, sha256, at=at)
     store.keep_calibration(calibration.artefact, sha256)
-    return store.apply_calibration(calibration.id, sha256, found.copies)
+    return store.apply_calibration(calibration.id, sha256, found.copies, at)
 
 
 def _read(which: str, store: Store) -> "Calibration":

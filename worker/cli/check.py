@@ -125,7 +125,7 @@ def _rules(settings: Settings, store: "Store") -> Iterator[Finding]:
         yield Finding("calibration", "ok", f"{calibration.id} is applied")
     for name, rule in applied.rules.items():
         bank = applied.against.banks[name]
-        if rule.state in WITHOUT_RULE:
+        if rule.state in (*WITHOUT_RULE, "no_references"):
             effect = "nothing" if rule.threshold is None else f"in shadow, at {rule.threshold:.3f}"
             yield Finding(f"bank {name}", "warning", f"it matches {effect}: {rule.why}")
         elif calibration is None and (bank.threshold or 0) > 1:

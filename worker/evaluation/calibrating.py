@@ -1,5 +1,6 @@
 """From a collection of benign images to a calibration."""
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,8 +115,16 @@ def write(calibrated: Calibrated, path: Path) -> None:
 
     Raises StartupError.
     """
+    write_private(path, calibrated.calibration.artefact)
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, readable by its owner alone. Raises StartupError."""
     try:
-        path.touch(mode=0o600)
-        path.write_bytes(calibrated.calibration.artefact)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            partial = Path(folder) / "whole"
+            partial.touch(mode=0o600)
+            partial.write_bytes(data)
+            partial.replace(path)
     except OSError as error:
         raise StartupError(f"{path}: {error.strerror or 'cannot be written'}") from None

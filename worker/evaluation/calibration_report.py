@@ -17,7 +17,7 @@ from markupsafe import Markup
 from PIL import Image, ImageFilter
 
 from worker.evaluation import null_plots, null_text
-from worker.evaluation.calibrating import Calibrated
+from worker.evaluation.calibrating import Calibrated, write_private
 from worker.hotset.types import Bank, Descriptors
 from worker.scoring.calibration import Calibration, Masked
 from worker.scoring.forecast import Growth
@@ -153,17 +153,15 @@ def halves(
         return None
     known: Calibration = masked.calibration
     probes = known.project(known.probes)
-    best = np.stack(
-        [
-            (probes @ known.project(torch.from_numpy(one.rows.astype(np.float32))).T)
-            .amax(dim=1)
-            .numpy()
-            for one in described
-        ]
-    )
-    rng = np.random.default_rng(seed)
-    chosen = (rng.permutation(len(best))[: len(best) // 2] for _ in range(HALVES))
-    return np.stack([masked.null_scores(best[half].max(axis=0), looks) for half in chosen])
+    rng, count = np.random.default_rng(seed), len(described)
+    chosen = np.stack([rng.permutation(count) < count // 2 for _ in range(HALVES)])
+    best = np.full((HALVES, len(probes)), -np.inf, dtype=np.float32)
+    for number, one in enumerate(described):
+        rows = known.project(torch.from_numpy(one.rows.astype(np.float32)))
+        similar = (probes @ rows.T).amax(dim=1).numpy()
+        for half in np.flatnonzero(chosen[:, number]):
+            np.maximum(best[half], similar, out=best[half])
+    return np.stack([masked.null_scores(half, looks) for half in best])
 
 
 def write(report: CalibrationReport, path: Path) -> None:
@@ -181,7 +179,7 @@ def write(report: CalibrationReport, path: Path) -> None:
         made_at=datetime.now(UTC),
         plots={one.bank.name: [Markup(svg) for svg in _plots(report, one)] for one in report.banks},  # noqa: S704
     )
-    path.write_text(page, encoding="utf-8")
+    write_private(path, page.encode())
 
 
 def _plots(report: CalibrationReport, one: BankReport) -> list[str]:
@@ -207,10 +205,13 @@ def _thumbnails(folder: Path | None, one: Setting) -> list[str]:
         return []
     found = []
     for name in one.names[:4]:
-        with Image.open(folder / name) as picture:
-            picture.draft("RGB", (4 * _THUMBNAIL, 4 * _THUMBNAIL))
-            small = picture.convert("RGB")
-            small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        try:
+            with Image.open(folder / name) as picture:
+                picture.draft("RGB", (4 * _THUMBNAIL, 4 * _THUMBNAIL))
+                small = picture.convert("RGB")
+        except Exception:  # noqa: BLE001, S112 - what the worker reads and Pillow does not
+            continue
+        small.thumbnail((_THUMBNAIL, _THUMBNAIL))
         saved = io.BytesIO()
         small.filter(ImageFilter.GaussianBlur(_BLUR)).save(saved, "JPEG", quality=70)
         found.append(f"data:image/jpeg;base64,{base64.b64encode(saved.getvalue()).decode()}")

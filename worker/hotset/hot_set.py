@@ -102,7 +102,6 @@ class HotSet:
         self.matrix = matrix
         self.copy = matrix.copy
         self.banks: dict[str, Bank] = {}
-        self.copies: frozenset[str] = frozenset()
         self.unreadable: set[str] = set()
         self._head = Head(Version(0, 0), "", "")
         self._bank_rows: dict[str, bytes] = {}
@@ -177,7 +176,7 @@ class HotSet:
             banks=dict(self.banks),
             calibration=self.calibration,
             best={columns[at]: found for at, found in best.items()},
-            copies=self.copies,
+            copies=self._copies(),
         )
 
     # -- changes --
@@ -453,7 +452,19 @@ class HotSet:
             return
         self._copies_of |= copies
         self._copies_of = {slot: own for slot, own in self._copies_of.items() if own}
-        self.copies = frozenset(chain.from_iterable(self._copies_of.values()))
+
+    def _copies(self) -> frozenset[str]:
+        """Of references that block: what an allow bank or a canary shows is benign."""
+        names, rows = list(self._codes), self._table.rows
+        return frozenset(
+            chain.from_iterable(
+                own
+                for slot, own in self._copies_of.items()
+                if not rows["flags"][slot] & CANARY
+                and (bank := self.banks.get(names[rows["bank"][slot]])) is not None
+                and bank.kind == "block"
+            )
+        )
 
     def _code(self, bank: str) -> int:
         return self._codes.setdefault(bank, len(self._codes))

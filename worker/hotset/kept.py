@@ -137,8 +137,10 @@ class KeptHotSet(HotSet):
                 self._reference_at.cache_clear()
             old.close()
             self._removed = [(first, count, 0, 0) for first, count, _, _ in self._removed]
+        kept_artefact = None
         if self.calibration is not None:
-            self.copy.keep(_artefact(self.calibration.id), self.calibration.artefact)
+            kept_artefact = _artefact(self.calibration.id)
+            self.copy.keep(kept_artefact, self.calibration.artefact)
         kept = _Kept(
             form=_FORM,
             model=self.model.sha256,
@@ -157,7 +159,7 @@ class KeptHotSet(HotSet):
             "table": self._table.rows,
             "rows": np.array(len(self._runs.owners)),
         }
-        self.copy.save({**state, **self.matrix.kept()})
+        self.copy.save({**state, **self.matrix.kept()}, kept_artefact)
         self._erase()
 
     def _rewritten(self, slots: Slots) -> tuple[Records, Numbers]:

@@ -150,9 +150,6 @@ class LocalCopy:
         with open(new, "wb", opener=_private) as file:
             file.write(data)
         new.replace(self.folder / name)
-        for left in self.folder.glob(f"{name.partition('-')[0]}-*"):
-            if left.name != name:
-                left.unlink()
 
     def read(self, name: str) -> bytes:
         """Read what was kept. Raises StoreError."""
@@ -167,8 +164,11 @@ class LocalCopy:
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def save(self, state: State) -> None:
-        """Replace the state as a whole. Without a folder nothing is saved. Raises OSError."""
+    def save(self, state: State, kept: str | None = None) -> None:
+        """Replace the state as a whole. Without a folder nothing is saved. Raises OSError.
+
+        Of the calibrations the one that it has `kept` stays.
+        """
         if self.folder is None:
             return
         records = np.array([self.records.number, self.records.end])
@@ -176,8 +176,8 @@ class LocalCopy:
         with open(new, "wb", opener=_private) as file:
             np.savez(file, allow_pickle=False, records=records, **state)
         new.replace(self.folder / _STATE)
-        for left in self.folder.glob("records-*"):
-            if left.name != f"records-{self.records.number}":
+        for left in (*self.folder.glob("records-*"), *self.folder.glob("calibration-*")):
+            if left.name not in (f"records-{self.records.number}", kept):
                 left.unlink()
 
     def load(self) -> State:

@@ -55,7 +55,7 @@ class Matrix:
         """Set the columns of rows that were put; `NOBODYS` hides them."""
         before = self._index.columns_of(numbers)
         self._index.assign(numbers, columns)
-        self._moves += 1
+        self._moves += bool((before != columns).any())
         if self._probes is not None:
             self._probes.move(numbers, before, columns, self._index.members)
 

@@ -110,7 +110,7 @@ class Probes:
             self._number[column] = np.full(count, _NONE, dtype=np.int64)
         if not len(numbers):
             return
-        best, number = self._best[column].copy(), self._number[column].copy()
+        best, number, improved = self._best[column].copy(), self._number[column].copy(), False
         index = some if isinstance(some, slice) else torch.from_numpy(some)
         vectors = self._vectors[index]
         for begin in range(0, len(numbers), _ROWS_AT_ONCE):
@@ -118,12 +118,14 @@ class Probes:
             found, at = _nearest(vectors, self._rows(part))
             mine = best[some]
             better = found > mine
+            improved |= bool(better.any())
             mine[better] = found[better]
             best[some] = mine
             theirs = number[some]
             theirs[better] = part[at[better]]
             number[some] = theirs
-        self._best[column], self._number[column] = best, number
+        if improved:
+            self._best[column], self._number[column] = best, number
 
 
 def _nearest(vectors: Tensor, rows: Tensor) -> tuple[Best, Numbers]:

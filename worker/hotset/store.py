@@ -244,15 +244,22 @@ class Store(Contents):
         calibration_id: str | None,
         model_sha256: str,
         copies: Mapping[str, Sequence[str]] | None = None,
+        at: Version | None = None,
     ) -> Version:
         """Make a calibration that is kept a model's current one, or none, and note `copies`.
 
-        All of it is one change. Raises StoreError where it is not kept, or a reference is gone.
+        All of it is one change. Raises StoreError where it is not kept, a reference is gone, or
+        the hot set is no longer the one `at` which copies were looked for.
         """
         copies = copies or {}
 
         def plan() -> Step:
             step = Step("calibration_set", {"calibration": calibration_id, "model": model_sha256})
+            if at is not None:
+                if self._commits.version() != at:
+                    raise StoreError("the hot set was changed meanwhile: apply it again")
+                seq = str(at.seq).encode()
+                step.write(self._keys.head, "seq", seq, seq)  # and is still when it is written
             kept = self._client.hget(self._keys.calibrations, calibration_id or "")
             if calibration_id and not kept:
                 raise StoreError(f"calibration {calibration_id} is not kept in the store")
@@ -322,6 +329,8 @@ class Store(Contents):
             else:
                 old = layout.read_reference(reference_id, raw)
                 _refuse_another_image(old, reference)
+                copies = tuple(sorted({*old.copies, *reference.copies}))  # a person may have said
+                reference = reference.model_copy(update={"copies": copies})  # noqa: PLW2901
                 if _same(old, reference) and old_blob == blob:
                     continue
             self._put(step, reference, raw or b"", descriptors)

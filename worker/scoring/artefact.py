@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,6 +19,7 @@ from worker.scoring.calibration import Benign, Calibration
 from worker.scoring.projection import Projection
 
 FORM = 1
+MOST_BETA = 10.0
 _DIGEST = 32
 _TOLERANCE = 1e-3
 """By which a similarity may be above 1, having been computed in fp32."""
@@ -96,7 +96,7 @@ def _calibration(arrays: Arrays) -> Calibration:
     if null.shape[1:] != (len(looks), dims):
         raise ValueError("its null is of other looks or dims")
     k, beta = int(arrays["k"]), float(arrays["beta"])
-    if k < 1 or not 0 <= beta < math.inf:  # a score that is no number matches nothing
+    if k < 1 or not 0 <= beta <= MOST_BETA:  # a score that is no number matches nothing
         raise ValueError("its k or beta is out of range")
     groups = arrays["groups"].astype(np.int64, casting="safe")
     if groups.shape != (len(null),):
@@ -112,13 +112,16 @@ def _calibration(arrays: Arrays) -> Calibration:
         or not ((images >= 0) & (images < len(background))).all()
     ):
         raise ValueError("its nearest images are out of range")
+    projection = _projection(arrays, dims)
+    if projection is not None and not _is_finite(projection(null.reshape(-1, dims))):
+        raise ValueError("its projection gives what is not finite")
     return Calibration(
         model_sha256=str(arrays["model_sha256"]),
         background=background,
         null=null,
         groups=groups,
         looks=looks,
-        projection=_projection(arrays, dims),
+        projection=projection,
         k=k,
         beta=beta,
         nearest=nearest,

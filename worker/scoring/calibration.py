@@ -75,6 +75,11 @@ class Calibration:
         """The null's looks, one image's after the other: float32 [n * looks, d]."""
         return self.null.reshape(-1, self.dims)
 
+    @cached_property
+    def projected_probes(self) -> Tensor:
+        """The probes where they are compared."""
+        return self.project(self.probes)
+
     def project(self, descriptors: Tensor) -> Tensor:
         """Descriptors, float32 [n, d], to where they are compared."""
         return descriptors if self.projection is None else self.projection(descriptors)
@@ -161,6 +166,6 @@ class Masked:
                 rows, threshold, looks
             )
         known = self.calibration
-        similar = known.project(known.probes) @ known.project(rows.cpu().float()).T
+        similar = known.projected_probes @ known.project(rows.cpu().float()).T
         scores = self.null_scores(similar.amax(dim=1).numpy(), looks)
         return float((scores >= threshold).mean()) if len(scores) else 0.0
