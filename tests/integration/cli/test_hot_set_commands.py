@@ -263,7 +263,9 @@ def test_what_is_not_given_of_a_bank_stays(run, told, store, embedder):
         False,
     )
     assert "allow over other" in run("banks", "list").stdout
-    assert told("banks", "list") == [bank.model_dump(mode="json") | {"lacking_views": {}}]
+    assert told("banks", "list") == [
+        bank.model_dump(mode="json") | {"lacking_views": {}, "rule": None}
+    ]
     run("banks", "remove", "known-bad")
     assert told("banks", "list") == []
 
