@@ -154,19 +154,20 @@ def test_thresholds_and_banks_without_a_rule_are_metrics():
     rules = Rules(["plain"])
     rules.of(
         against(
-            a=budget(10_000, name="a"),
-            b=budget(1, name="b"),
-            c=bank("c", threshold=None),
-            d=bank("d", threshold=None, enabled=False),
+            metric_a=budget(10_000, name="metric_a"),
+            metric_b=budget(1, name="metric_b"),
+            metric_c=bank("metric_c", threshold=None),
+            metric_d=bank("metric_d", threshold=None, enabled=False),
         )
     )
     assert metrics.BANKS_WITHOUT_RULE._value.get() == 2
-    assert metrics.BANK_THRESHOLD.labels("a")._value.get() < inf
-    assert metrics.BANK_THRESHOLD.labels("c")._value.get() == inf
-    rules.of(against(a=bank("a", threshold=0.25), calibrated=False))
+    assert metrics.BANK_THRESHOLD.labels("metric_a")._value.get() < inf
+    assert metrics.BANK_THRESHOLD.labels("metric_c")._value.get() == inf
+    rules.of(against(metric_a=bank("metric_a", threshold=0.25), calibrated=False))
     assert metrics.BANKS_WITHOUT_RULE._value.get() == 0
     (family,) = metrics.BANK_THRESHOLD.collect()
-    assert {one.labels["bank"]: one.value for one in family.samples} == {"a": 0.25}
+    told = {one.labels["bank"]: one.value for one in family.samples}
+    assert {name: at for name, at in told.items() if "metric" in name} == {"metric_a": 0.25}
 
 
 def test_a_bank_that_has_lost_its_references_has_no_null():
