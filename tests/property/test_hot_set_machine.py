@@ -537,7 +537,10 @@ class HotSetMachine(RuleBasedStateMachine):
             assert replica.mirror.head is not None
             assert replica.mirror.head.version == now.version
             assert replica.mirror.tallies() == now.tallies.of_model(MODEL.sha256)
-            assert shown(replica.mirror) == shown(fresh) == expected(self.model.content(), self.now)
+            (*own, best), (*others, _) = shown(replica.mirror), shown(fresh)
+            *wanted, similar = expected(self.model.content(), self.now)
+            assert own == others == wanted
+            assert best == similar  # but for the last bits, which depend on what else was measured
             assert replica.mirror.sizes() == fresh.sizes()
 
     def settle(self):
