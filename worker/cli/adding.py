@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import batched
@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from worker.cli.applying import less
 from worker.cli.mirroring import current, load_mirror, rules_for
 from worker.descriptor import embedders
 from worker.descriptor.embedders import Embedder
@@ -20,6 +21,7 @@ from worker.descriptor.views import REFERENCE_VIEWS
 from worker.errors import StoreError, Unscreenable, UnscreenedReason
 from worker.evaluation.copies import with_copies
 from worker.events import Severity
+from worker.hotset.mirror import Mirror
 from worker.hotset.store import Added, open_store
 from worker.hotset.types import Bank, Descriptors, Reference, View
 from worker.image import pdq
@@ -28,6 +30,7 @@ from worker.image.fetch import Fetcher
 from worker.image.files import bytes_of
 from worker.records import Pixels, Version
 from worker.scoring.calibration import Benign
+from worker.scoring.rules import Rules
 from worker.settings import Limits, Settings, Views
 from worker.vetting import Candidate, Objected, Vetting
 
@@ -76,7 +79,8 @@ class Report:
     """What became of the pictures. `version` is None if none could be added.
 
     Of the `animated` ones the first frame is the reference. `questioned` are those that there are
-    objections to, the refused ones among them.
+    objections to, the refused ones among them. `set_aside` benign images of the calibration are
+    copies of what was added, and `weakened` are the banks that match less without them, with why.
     """
 
     version: Version | None = None
@@ -87,6 +91,8 @@ class Report:
     reference_ids: list[str] = field(default_factory=list)
     failed: list[Failed] = field(default_factory=list)
     questioned: list[Questioned] = field(default_factory=list)
+    set_aside: int = 0
+    weakened: list[str] = field(default_factory=list)
 
     @property
     def refused(self) -> list[Questioned]:
@@ -147,6 +153,7 @@ def add_references(
         pool = stack.enter_context(ThreadPoolExecutor(settings.decode.workers))
         decoder = Decoder(settings.decode, settings.limits, embedder.preprocessing, Views(frames=1))
         stack.callback(decoder.close)
+        copies: set[str] = set()
         read = partial(_read, limits=settings.limits, decoder=decoder, fetcher=fetcher)
         for batch in batched(sources, settings.batch.max_size):
             pictures: dict[str, _Picture] = {}
@@ -167,9 +174,22 @@ def add_references(
             if references:
                 of = calibration.id if calibration else None
                 report.count(store.add_references(references, embedder.model, of))
+                copies |= {name for reference, _ in references for name in reference.copies}
             report.reference_ids += [reference.reference_id for reference, _ in references]
             on_progress(len(batch))
+        if benign is not None and policy.kind == "block" and not details.canary:
+            _set_aside(copies.intersection(benign.names), mirror, rules, report)
     return report
+
+
+def _set_aside(copies: set[str], mirror: Mirror, rules: Rules, report: Report) -> None:
+    """Tell how many benign images were set aside, and what banks do without them."""
+    against = mirror.against()
+    report.set_aside = len(copies - against.copies)
+    if report.set_aside:
+        before = rules.of(against)
+        after = rules.of(replace(against, copies=against.copies | copies))
+        report.weakened = less(before, after)
 
 
 def is_url(source: Source) -> bool:

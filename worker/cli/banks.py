@@ -18,7 +18,7 @@ from worker.cli.common import (
     stderr,
     stdout,
 )
-from worker.cli.mirroring import apply_rules, current_calibration
+from worker.cli.mirroring import apply_rules, model_sha256
 from worker.cli.waiting import ByOption, TimeoutOption, WaitOption
 from worker.errors import ModelError
 from worker.events import Action, Severity
@@ -91,13 +91,20 @@ def set_bank(
             "confirmed (`refs confirm`). Off if unset.",
         ),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even if a bank then matches less than it should.")
+    ] = False,
     by: ByOption = None,
     wait: WaitOption = True,
     timeout: TimeoutOption = 60.0,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a bank, or change what is given of one; the rest of its policy stays."""
+    """Make a bank, or change what is given of one; the rest of its policy stays.
+
+    Where it has a budget, tells what it then matches at. A budget that the calibration cannot
+    support would take the bank out of force, and is refused.
+    """
     given: dict[str, Any] = {
         "label": label,
         "severity": severity,
@@ -122,10 +129,13 @@ def set_bank(
 
     def change(store: Store) -> Version:
         old = store.banks().get(name)
-        bank = _changed(name, old, given, store, settings)
+        under = _calibration(store, settings) if threshold is not None else None
+        bank = changed(name, old, given, under[1] if under else None)
         for warning in _warnings(old, bank):
             stderr.print(warning, style="yellow", markup=False, highlight=False)
-        return store.set_bank(bank)
+        if any(map(_needs_calibration, filter(None, (old, bank)))):
+            _look_ahead(store, settings, bank, force=force)
+        return store.set_bank(bank, under)
 
     waiting.make(change, config, by=by, wait=wait, timeout=timeout, as_json=as_json)
 
@@ -198,10 +208,39 @@ def remove(
     )
 
 
-def _changed(
-    name: str, old: Bank | None, given: dict[str, Any], store: Store, settings: Settings
-) -> Bank:
-    """The bank with what is given put in its place."""
+def _calibration(store: Store, settings: Settings) -> tuple[str, str | None] | None:
+    """The digest of the model in use and the calibration that is current for it.
+
+    None where no model has one. Raises ModelError where one has, and this model's file is not here.
+    """
+    if not (current := store.current_calibrations()):
+        return None
+    sha256 = model_sha256(settings.model)
+    return sha256, current.get(sha256)
+
+
+def _look_ahead(store: Store, settings: Settings, bank: Bank, *, force: bool) -> None:
+    """Tell what a bank would match at. Raises StoreError if it's less than now, unless forced."""
+    from worker.cli import applying  # noqa: PLC0415 - imports torch
+
+    try:
+        with stderr.status("resolving its budget ..."):
+            found = applying.preview_banks(store, settings, [bank])
+    except ModelError as error:
+        stderr.print(f"its budget is not resolved: {error}", style="yellow", markup=False)
+        return
+    if not force:
+        both = f"`copysieve calibrations apply FILE --budget {bank.name}=N` does both at once"
+        lacks = found.after.rules[bank.name].state == "no_calibration"
+        found.refuse_less(both if lacks else "give it a larger budget")
+    applying.tell(found, [bank.name])
+
+
+def changed(name: str, old: Bank | None, given: Mapping[str, Any], calibration: str | None) -> Bank:
+    """A bank with what is given put in its place; a threshold is for the calibration.
+
+    Raises BadParameter for what a bank cannot be.
+    """
     if "threshold" in given and "max_false_matches_per_million" in given:
         raise typer.BadParameter("a bank has a threshold or a budget, not both")
     fields: dict[str, Any] = {"name": name, "label": name, "severity": _DEFAULT_SEVERITY}
@@ -212,23 +251,20 @@ def _changed(
                 fields.pop(rule)
             fields.pop("max_false_matches_per_million")
     if "threshold" in given:
-        fields["calibration"] = current_calibration(store, settings.model)
+        fields["calibration"] = calibration
         fields["max_false_matches_per_million"] = None
     if "max_false_matches_per_million" in given:
         fields["threshold"] = fields["calibration"] = None
     try:
-        return Bank(**fields | given)
+        return Bank(**fields | dict(given))
     except ValidationError as error:
         raise typer.BadParameter(first_problem(error)) from None
 
 
 def _warnings(old: Bank | None, bank: Bank) -> list[str]:
     warnings = []
-    if bank.kind == "block" and bank.threshold is None:
-        if bank.max_false_matches_per_million is None:
-            warnings.append(f"{bank.name} has neither threshold nor budget: it matches nothing")
-        else:
-            warnings.append(f"{bank.name} has a budget: without a calibration it matches nothing")
+    if bank.kind == "block" and bank.threshold is bank.max_false_matches_per_million is None:
+        warnings.append(f"{bank.name} has neither threshold nor budget: it matches nothing")
     if bank.threshold is not None and bank.calibration is None and bank.threshold > 1:
         warnings.append(f"{bank.name}: without a calibration a score is a cosine, at most 1")
     if "plain" not in bank.views:
@@ -294,9 +330,13 @@ def _unenforced(rule: "Rule") -> str:
 
 def _rule(bank: Bank, rule: "Rule | None") -> str:
     if bank.threshold is not None:
-        return f"score {bank.threshold:g}"
-    if bank.max_false_matches_per_million is not None:
-        budget = f"{bank.max_false_matches_per_million:g} false matches per million"
-        at = rule.threshold if rule else None
-        return budget if at is None else f"score {at:.4f}: {budget}"
-    return "" if bank.kind == "allow" else "nothing: no threshold, no budget"
+        at = f"score {bank.threshold:g}"
+    elif bank.max_false_matches_per_million is not None:
+        at = f"{bank.max_false_matches_per_million:g} false matches per million"
+        if rule is not None and rule.threshold is not None:
+            at = f"score {rule.threshold:.4f}: {at}"
+    else:
+        return "" if bank.kind == "allow" else "nothing: no threshold, no budget"
+    if rule is None or rule.is_enforced:
+        return at
+    return f"nothing: {at}" if rule.threshold is None else f"in shadow only, {at}"

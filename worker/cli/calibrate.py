@@ -169,32 +169,32 @@ def _banks(
     made: "Calibrated", settings: Settings, embedder: "Embedder"
 ) -> "tuple[list[BankReport], int]":
     """What the calibration makes of each bank that blocks, and how many images are copies."""
-    from worker.cli.applying import preview  # noqa: PLC0415
+    from worker.cli.applying import preview_calibration  # noqa: PLC0415
     from worker.evaluation.calibration_report import BankReport, halves, setting  # noqa: PLC0415
     from worker.hotset.store import open_store  # noqa: PLC0415
 
     with closing(open_store(settings.redis)) as store, stderr.status("measuring the banks ..."):
-        found = preview(store, settings, embedder, made.calibration)
-        if found is None or found.applied.masked is None:
+        found = preview_calibration(store, settings, embedder, made.calibration)
+        if found is None or found.after.masked is None:
             return [], 0
         described: dict[str, list[Any]] = {}
         for reference, rows in store.described_references(embedder.model.sha256):
             if reference.enabled and not (reference.canary or reference.shadow):
                 described.setdefault(reference.bank, []).append(rows)
-        masked, looks = found.applied.masked, made.calibration.looks
+        masked, looks = found.after.masked, made.calibration.looks
         reports = [
             BankReport(
-                bank=found.applied.against.banks[name],
+                bank=found.after.against.banks[name],
                 rule=rule,
                 unmasked=found.with_copies.rules[name],
                 references=len(own := described.get(name, [])),
                 halves=halves(masked, own, looks) if rule.null is not None else None,
                 setting=setting(made, masked, rule),
             )
-            for name, rule in found.applied.rules.items()
+            for name, rule in found.after.rules.items()
             if rule.state != "allow"
         ]
-    return reports, len({digest for digests in found.copies.values() for digest in digests})
+    return reports, found.set_aside
 
 
 def _about(made: "Calibrated") -> dict[str, object]:

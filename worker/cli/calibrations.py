@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from worker.cli import banks as banks_of
 from worker.cli import waiting
 from worker.cli.common import ConfigOption, JsonOption, emit, load_settings, stderr, stdout
 from worker.cli.mirroring import model_sha256
 from worker.cli.waiting import ByOption, TimeoutOption, WaitOption
 from worker.errors import StartupError, StoreError
 from worker.hotset.store import NO_CALIBRATION, Store, open_store
+from worker.hotset.types import Bank
 from worker.records import Version
 from worker.settings import Settings
 
@@ -25,19 +28,39 @@ app = typer.Typer(
     name="calibrations", no_args_is_help=True, help="Calibrations: what scores and budgets go by."
 )
 
-Which = Annotated[str, typer.Argument(metavar="ID|FILE", help="Of `list`, or of `calibrate`.")]
+Which = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID|FILE", help="Of `list`, where its first letters do, or of `calibrate`."
+    ),
+]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Even if a bank then matches less than now.")
+]
 _NONE = NO_CALIBRATION.decode()
+_LEAST_GROUPS = 3
+"""With so many the lowest budget would be every image."""
+
+type Policy = Mapping[str, float]
 
 
 @app.command("list")
 def list_calibrations(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Tell all calibrations that the store keeps, oldest first, and which are applied."""
+    """Tell all calibrations that the store keeps, oldest first, and which are applied.
+
+    `rollback` applies the previous one.
+    """
     with closing(open_store(load_settings(config).redis)) as store:
         current, models = store.current_calibrations(), store.models()
         kept = store.calibrations()
+        previous = {store.previous_calibration_of(of) for of in current}
     rows = [
         one.model_dump(mode="json")
-        | {"model": models.get(one.model_sha256), "applied": one.calibration_id in current.values()}
+        | {
+            "model": models.get(one.model_sha256),
+            "applied": one.calibration_id in current.values(),
+            "previous": one.calibration_id in previous,
+        }
         for one in kept
     ]
     if as_json:
@@ -47,7 +70,7 @@ def list_calibrations(config: ConfigOption = None, as_json: JsonOption = False) 
     for row, one in zip(rows, kept, strict=True):
         table.add_row(
             one.calibration_id,
-            "yes" if row["applied"] else "",
+            "yes" if row["applied"] else "previous" if row["previous"] else "",
             row["model"] or one.model_sha256[:12],
             f"{one.size / 1e6:.1f}",
             f"{one.added_at:%Y-%m-%d %H:%M}",
@@ -58,7 +81,10 @@ def list_calibrations(config: ConfigOption = None, as_json: JsonOption = False) 
 
 @app.command()
 def show(which: Which, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Tell what a calibration was made of, and which budgets it can support."""
+    """Tell what a calibration was made of, and which budgets it can support.
+
+    As it was made: images that are copies of references are set aside in the hot set, not in it.
+    """
     with closing(open_store(load_settings(config).redis)) as store:
         found = _document(_read(which, store))
     if as_json:
@@ -66,6 +92,7 @@ def show(which: Which, config: ConfigOption = None, as_json: JsonOption = False)
         return
     for name, value in found.items():
         listed = ", ".join(map(str, value)) if isinstance(value, tuple) else value
+        listed = "none" if listed is None else listed
         stdout.print(f"{name.replace('_', ' '):28} {listed}", markup=False, highlight=False)
 
 
@@ -74,9 +101,23 @@ def apply(
     which: Annotated[
         str, typer.Argument(metavar="ID|FILE|none", help="Of `list`, or of `calibrate`.")
     ],
-    force: Annotated[
-        bool, typer.Option("--force", help="Even if banks have thresholds for another one.")
-    ] = False,
+    budgets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--budget",
+            metavar="BANK=N",
+            help="Give a bank this budget of false matches per million with it; repeatable.",
+        ),
+    ] = None,
+    thresholds: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--threshold",
+            metavar="BANK=SCORE",
+            help="Or this threshold, in its scores; repeatable.",
+        ),
+    ] = None,
+    force: ForceOption = False,
     by: ByOption = None,
     wait: WaitOption = True,
     timeout: TimeoutOption = 60.0,
@@ -86,38 +127,59 @@ def apply(
     """Score by a calibration from now on, in all replicas at once.
 
     Tells first what each bank will match at. Its images that are copies of references, by their
-    bytes or by PDQ, are set aside with it. A bank's plain threshold holds for the calibration that
-    it was set for: where one would match nothing from then on, this is refused.
+    bytes or by PDQ, are set aside with it. A threshold holds for the calibration that it was set
+    for: give such banks a budget, or a new threshold, in the same change.
+
+    Refused where a bank would then match less than now: nothing at all, or only in shadow.
     """
     settings = load_settings(config)
+    rules: dict[str, Policy] = {
+        name: {"max_false_matches_per_million": value}
+        for name, value in _pairs(budgets, "--budget")
+    }
+    for name, value in _pairs(thresholds, "--threshold"):
+        if name in rules:
+            raise typer.BadParameter(f"{name}: a bank has a threshold or a budget, not both")
+        rules[name] = {"threshold": value}
 
     def change(store: Store) -> Version:
-        return _apply(store, settings, None if which == _NONE else which, force=force)
+        return _apply(store, settings, None if which == _NONE else which, rules, force=force)
 
     waiting.make(change, config, by=by, wait=wait, timeout=timeout, as_json=as_json)
 
 
 @app.command()
 def rollback(
-    force: Annotated[
-        bool, typer.Option("--force", help="Even if banks have thresholds for another one.")
-    ] = False,
+    force: ForceOption = False,
     by: ByOption = None,
     wait: WaitOption = True,
     timeout: TimeoutOption = 60.0,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Apply again what was applied before the current calibration."""
+    """Apply again what was applied before the current calibration.
+
+    The banks stay as they are. `apply ID --budget BANK=N` changes both.
+    """
     settings = load_settings(config)
 
     def change(store: Store) -> Version:
         previous = store.previous_calibration_of(model_sha256(settings.model))
         if previous is None:
             raise StoreError("no calibration was applied yet: there is nothing to go back to")
-        return _apply(store, settings, None if previous == _NONE else previous, force=force)
+        stdout.print(f"back to {previous}", highlight=False)
+        return _apply(store, settings, None if previous == _NONE else previous, {}, force=force)
 
     waiting.make(change, config, by=by, wait=wait, timeout=timeout, as_json=as_json)
+
+
+@app.command()
+def remove(which: Which, by: ByOption = None, config: ConfigOption = None) -> None:
+    """Keep a calibration no longer. One that is applied stays."""
+    with closing(open_store(load_settings(config).redis, by or waiting.user())) as store:
+        calibration_id = _kept(which, store)
+        store.remove_calibration(calibration_id)
+    stdout.print(f"removed {calibration_id}", highlight=False)
 
 
 @app.command()
@@ -143,22 +205,46 @@ def mask(
     """Say that benign images are copies of a reference: they count as benign no more.
 
     For those that neither their bytes nor PDQ tell; look at them first. A high score is no reason:
-    what is set aside for its score is what the budget is measured by.
+    what is set aside for its score is what the budget is measured by. They count for no bank, and
+    `banks list` tells what that has changed.
     """
-    digests = {_digest(image) for image in images}
+    digests = {_digest(image): image for image in images}
 
     def change(store: Store) -> Version:
         reference = store.reference(reference_id)
         if reference is None:
             raise StoreError(f"there is no reference {reference_id}")
+        for digest in digests.keys() - _images(store):
+            line = f"{digests[digest]} is not among the images of a calibration that is applied"
+            stderr.print(line, style="yellow", markup=False, highlight=False)
         known = set(reference.copies)
-        copies = known - digests if remove else known | digests
+        copies = known - digests.keys() if remove else known | digests.keys()
+        told = f"{reference_id}: {len(copies)} benign image(s) set aside, {len(known)} before"
+        stdout.print(told, markup=False, highlight=False)
         return store.set_copies({reference_id: sorted(copies)})
 
     waiting.make(change, config, by=by, wait=wait, timeout=timeout, as_json=as_json)
 
 
-def _apply(store: Store, settings: Settings, which: str | None, *, force: bool) -> Version:
+def _images(store: Store) -> set[str]:
+    """Digests of the images of the calibrations that are applied."""
+    applied = (_read(one, store).benign for one in store.current_calibrations().values())
+    return {name for benign in applied if benign for name in benign.names}
+
+
+def _pairs(given: list[str] | None, option: str) -> Iterator[tuple[str, float]]:
+    """Banks and numbers. Raises BadParameter."""
+    for one in given or ():
+        name, _, number = one.partition("=")
+        try:
+            yield name, float(number)
+        except ValueError:
+            raise typer.BadParameter(f"{one}: expected BANK=NUMBER", param_hint=option) from None
+
+
+def _apply(
+    store: Store, settings: Settings, which: str | None, rules: Mapping[str, Policy], *, force: bool
+) -> Version:
     from worker.cli import applying  # noqa: PLC0415 - imports torch
     from worker.descriptor import embedders  # noqa: PLC0415
     from worker.scoring import artefact  # noqa: PLC0415
@@ -168,21 +254,28 @@ def _apply(store: Store, settings: Settings, which: str | None, *, force: bool) 
         calibration = None
         if which is not None:
             calibration = artefact.read_for(_read(which, store).artefact, embedder.model)
-        found = applying.preview(store, settings, embedder, calibration)
+        banks = _changed(store.banks(), rules, calibration.id if calibration else None)
+        found = applying.preview_calibration(store, settings, embedder, calibration, banks)
     if found is None:
         raise StoreError("there is no hot set yet: `copysieve banks set`, then `refs add`")
     applying.tell(found)
-    if found.pinned and not force:
-        raise StoreError(
-            f"{', '.join(found.pinned)} would match nothing, for the threshold is of another "
-            "calibration: give a budget instead, or --force and set it anew"
-        )
+    if not force:
+        found.refuse_less("give it a budget (--budget BANK=N) or a threshold (--threshold)")
     sha256 = embedder.model.sha256
-    at = found.applied.against.version
+    at = found.after.against.version
     if calibration is None:
-        return store.apply_calibration(None, sha256, at=at)
+        return store.apply_calibration(None, sha256, at=at, banks=banks)
     store.keep_calibration(calibration.artefact, sha256)
-    return store.apply_calibration(calibration.id, sha256, found.copies, at)
+    return store.apply_calibration(calibration.id, sha256, found.copies, at, banks)
+
+
+def _changed(
+    known: Mapping[str, Bank], rules: Mapping[str, Policy], calibration: str | None
+) -> list[Bank]:
+    """The banks with other rules. Raises BadParameter."""
+    if missing := rules.keys() - known.keys():
+        raise typer.BadParameter(f"there is no bank {', '.join(sorted(missing))}")
+    return [banks_of.changed(name, known[name], rule, calibration) for name, rule in rules.items()]
 
 
 def _read(which: str, store: Store) -> "Calibration":
@@ -195,7 +288,21 @@ def _read(which: str, store: Store) -> "Calibration":
             return artefact.read(path.read_bytes())
         except StoreError as error:
             raise StartupError(f"{path}: {error}") from None
-    return artefact.read(store.artefact(which))
+    return artefact.read(store.artefact(_kept(which, store)))
+
+
+def _kept(which: str, store: Store) -> str:
+    """The id of a calibration that is kept, from its first letters."""
+    found = [
+        one.calibration_id
+        for one in store.calibrations()
+        if one.calibration_id.startswith(which or "-")
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise StoreError(f"{which} may be {' or '.join(found)}")
+    raise StoreError(f"{which} is neither a file nor a calibration that the store keeps")
 
 
 def _document(one: "Calibration") -> dict[str, Any]:
@@ -213,7 +320,7 @@ def _document(one: "Calibration") -> dict[str, Any]:
         "background_images": len(one.background),
         "null_images": len(one.null),
         "null_groups": groups,
-        "lowest_budget_per_million": round(3e6 / groups, 1),
+        "lowest_budget_per_million": round(3e6 / groups, 1) if groups > _LEAST_GROUPS else None,
         "copies_can_be_told": one.benign is not None,
         "groups_checked_by": one.checked or ("nothing",),
     }

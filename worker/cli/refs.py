@@ -326,6 +326,11 @@ def _tell(report: "Report") -> None:
     if report.animated:
         line = f"{report.animated} have several frames or pages: the first of each is the reference"
         stderr.print(line, highlight=False)
+    if report.set_aside:
+        line = f"benign images that are copies of them, set aside: {report.set_aside}"
+        stdout.print(line, highlight=False)
+    for line in report.weakened:
+        stderr.print(f"without these images {line}", style="yellow", markup=False, highlight=False)
     not_added = len(report.failed) + len(report.refused)
     stdout.print(
         f"added {report.added}, replaced {report.replaced}, unchanged {report.unchanged}"

@@ -73,17 +73,18 @@ class Reader:
             raise
 
     @as_store_errors
-    def snapshot(self, head: Head) -> Snapshot:
+    def snapshot(self, head: Head, *, calibrated: bool = True) -> Snapshot:
         """Read all there is. `head` was read before: what changed since may be in it or not.
 
-        The references are read while they are asked for. Raises Unusable for a bank or calibration
-        that cannot be read: without them references would be missing, or judged, quietly.
+        The calibration is left out unless `calibrated`. The references are read while they are
+        asked for. Raises Unusable for a bank or calibration that cannot be read: without them
+        references would be missing, or judged, quietly.
         """
         banks = [
             BankPut(layout.read_bank(layout.text(name), raw), raw)
             for name, raw in self._client.hgetall(self._keys.banks).items()
         ]
-        return Snapshot(head, banks, self._buckets(), self._calibration())
+        return Snapshot(head, banks, self._buckets(), self._calibration() if calibrated else None)
 
     def _buckets(self) -> Iterator[Stored]:
         """All references, with the next ones on their way while these are looked at."""

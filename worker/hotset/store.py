@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from itertools import batched
+from typing import Any
 
 from worker import settings
 from worker.errors import StoreError
@@ -94,15 +95,18 @@ class Store(Contents):
 
     # -- changes --
 
-    def set_bank(self, bank: Bank) -> Version:
-        """Add a bank or change its policy. Creates the epoch."""
+    def set_bank(self, bank: Bank, under: tuple[str, str | None] | None = None) -> Version:
+        """Add a bank or change its policy. Creates the epoch.
+
+        `under` are the digest of a model and the id of the calibration that is current for it, as
+        far as the writer knows. Raises StoreError where it is another one by now.
+        """
 
         def plan() -> Step:
-            step, row = Step("bank_set", bank.model_dump(mode="json")), layout.write_bank(bank)
-            old = self._client.hget(self._keys.banks, bank.name) or b""
-            if old != row or self.head() is None:  # which this makes anew
-                step.write(self._keys.banks, bank.name, old, row, "banks")
-                step.changes.append(BankPut(bank, row))
+            step = Step("bank_set", bank.model_dump(mode="json"))
+            if under is not None:
+                self._hold(step, *under)
+            self._put_bank(step, bank)
             return step
 
         return self._commits.make(plan, may_begin=True)[1]
@@ -245,31 +249,33 @@ class Store(Contents):
         model_sha256: str,
         copies: Mapping[str, Sequence[str]] | None = None,
         at: Version | None = None,
+        banks: Sequence[Bank] = (),
     ) -> Version:
-        """Make a calibration that is kept a model's current one, or none, and note `copies`.
+        """Make a calibration that is kept a model's current one, or none; note `copies`, set banks.
 
         All of it is one change. Raises StoreError where it is not kept, a reference is gone, or
         the hot set is no longer the one `at` which copies were looked for.
         """
         copies = copies or {}
+        detail: dict[str, Any] = {"calibration": calibration_id, "model": model_sha256}
+        if banks:
+            detail["banks"] = [bank.model_dump(mode="json") for bank in banks]
 
         def plan() -> Step:
-            step = Step("calibration_set", {"calibration": calibration_id, "model": model_sha256})
+            step = Step("calibration_set", dict(detail))
             if at is not None:
                 if self._commits.version() != at:
                     raise StoreError("the hot set was changed meanwhile: apply it again")
                 seq = str(at.seq).encode()
                 step.write(self._keys.head, "seq", seq, seq)  # and is still when it is written
-            kept = self._client.hget(self._keys.calibrations, calibration_id or "")
-            if calibration_id and not kept:
-                raise StoreError(f"calibration {calibration_id} is not kept in the store")
-            for reference_id, raw in self._fetch(copies, self._keys.references).items():
-                if raw is None:
-                    raise StoreError(f"there is no reference {reference_id} any more")
-                old = layout.read_reference(reference_id, raw)
-                new = old.model_copy(update={"copies": tuple(copies[reference_id])})
-                if new != old:
-                    self._put(step, new, raw)
+            if calibration_id:
+                kept = self._client.hget(self._keys.calibrations, calibration_id)
+                if kept is None:
+                    raise StoreError(f"calibration {calibration_id} is not kept in the store")
+                step.write(self._keys.calibrations, calibration_id, kept, kept)
+            for bank in banks:
+                self._put_bank(step, bank)
+            self._put_copies(step, copies)
             key, kind = self._keys.calibration, f"calibration:{model_sha256}"
             before, after = self._client.hget(key, model_sha256) or b"", calibration_id or ""
             if layout.text(before) != after:
@@ -279,6 +285,19 @@ class Store(Contents):
             return step
 
         return self._commits.make(plan)[1]
+
+    @as_store_errors
+    def remove_calibration(self, calibration_id: str) -> None:
+        """Keep a calibration no longer. Raises StoreError if it is not kept, or is applied."""
+        row = self._client.hget(self._keys.calibrations, calibration_id)
+        if row is None:
+            raise StoreError(f"calibration {calibration_id} is not kept in the store")
+        # Without its row it can no longer be applied; it may have been just before.
+        self._client.hdel(self._keys.calibrations, calibration_id)
+        if calibration_id in self.current_calibrations().values():
+            self._client.hset(self._keys.calibrations, calibration_id, row)
+            raise StoreError(f"calibration {calibration_id} is applied: apply another one first")
+        self._client.unlink(self._keys.artefact(calibration_id))
 
     def accept(self) -> Accepted:
         """Make what can be read the set as it should be, in the name of a person.
@@ -336,10 +355,7 @@ class Store(Contents):
             self._put(step, reference, raw or b"", descriptors)
             key = self._keys.descriptors(model.sha256, bucket_of(reference_id))
             step.write(key, reference_id, old_blob, blob, f"descriptors:{model.sha256}")
-        current = self._client.hget(self._keys.calibration, model.sha256) or b""
-        if layout.text(current) != (calibration_id or ""):
-            raise StoreError("another calibration was applied meanwhile: add them again")
-        step.write(self._keys.calibration, model.sha256, current, current)
+        self._hold(step, model.sha256, calibration_id)
         for name in {reference.bank for reference, _ in described.values()} - {*coming}:
             step.write(self._keys.banks, name, banks[name], banks[name])  # they are still there
         step.write(self._keys.models, model.sha256, _ANY, model.name.encode())
@@ -386,6 +402,29 @@ class Store(Contents):
 
             version = self._commits.make(plan)[1]
         return version
+
+    def _hold(self, step: Step, model_sha256: str, calibration_id: str | None) -> None:
+        """Let a step be only while this calibration is current. Raises StoreError if it isn't."""
+        current = self._client.hget(self._keys.calibration, model_sha256) or b""
+        if layout.text(current) != (calibration_id or ""):
+            raise StoreError("another calibration was applied meanwhile: do it again")
+        step.write(self._keys.calibration, model_sha256, current, current)
+
+    def _put_copies(self, step: Step, copies: Mapping[str, Sequence[str]]) -> None:
+        for reference_id, raw in self._fetch(copies, self._keys.references).items():
+            if raw is None:
+                raise StoreError(f"there is no reference {reference_id} any more")
+            old = layout.read_reference(reference_id, raw)
+            new = old.model_copy(update={"copies": tuple(copies[reference_id])})
+            if new != old:
+                self._put(step, new, raw)
+
+    def _put_bank(self, step: Step, bank: Bank) -> None:
+        row = layout.write_bank(bank)
+        old = self._client.hget(self._keys.banks, bank.name) or b""
+        if old != row or self.head() is None:  # which this makes anew
+            step.write(self._keys.banks, bank.name, old, row, "banks")
+            step.changes.append(BankPut(bank, row))
 
     def _put(
         self, step: Step, new: Reference, old: bytes, descriptors: Descriptors | None = None

@@ -71,6 +71,10 @@ def read(artefact: bytes) -> Calibration:
                 raise ValueError("it is compressed")  # and may unpack to anything
         with np.load(io.BytesIO(artefact), allow_pickle=False) as stored:
             found = _calibration({name: stored[name] for name in stored.files})
+    except zipfile.BadZipFile:
+        raise StoreError("the calibration cannot be used: it is no .npz file") from None
+    except KeyError as error:
+        raise StoreError(f"the calibration cannot be used: it has no {error.args[0]}") from None
     except Exception as error:  # noqa: BLE001 - the readers of npz and zip raise many kinds
         raise StoreError(f"the calibration cannot be used: {error}") from None
     return replace(found, id=hashlib.sha256(artefact).hexdigest()[:16], artefact=artefact)
@@ -88,6 +92,8 @@ def read_for(artefact: bytes, model: Model) -> Calibration:
 
 def _calibration(arrays: Arrays) -> Calibration:
     """Raises ValueError, KeyError or TypeError for what breaks the rules."""
+    if "form" not in arrays and "descriptors" in arrays:
+        raise ValueError("it is a collection, and `copysieve calibrate --images` makes one of it")
     if int(arrays["form"]) != FORM:
         raise ValueError("it is of another version of copysieve")
     background = _descriptors(arrays["background"], "background", 2)

@@ -197,7 +197,7 @@ def test_copies_of_references_are_set_aside_with_the_calibration(run, benign, st
     run("calibrate", "--images", benign, "-o", file)
     before = store.version()
     result = run("calibrations", "apply", file)
-    assert "2 of its images are copies of 2 references: set aside" in result.stdout
+    assert "2 of the calibration's images are copies of references: set aside" in result.stdout
     assert store.version().seq == before.seq + 3  # two references and the calibration, at once
     copies = {digest for one in store.references() for digest in one.copies}
     assert copies == {hashlib.sha256(picture(number)).hexdigest() for number in (3, 5)}
@@ -218,7 +218,7 @@ def test_a_person_says_what_is_a_copy(run, benign, replica, store):
 
 
 @pytest.mark.usefixtures("bank")
-def test_what_was_before_can_be_had_again(run, benign, replica, tmp_path):
+def test_what_was_before_can_be_had_again(run, told, benign, replica, tmp_path):
     with pytest.raises(StoreError, match="nothing to go back to"):
         run("calibrations", "rollback")
     ids = []
@@ -237,10 +237,26 @@ def test_what_was_before_can_be_had_again(run, benign, replica, tmp_path):
     assert current() == ids[0]
     run("calibrations", "rollback")
     assert current() == ids[1]
-    run("calibrations", "apply", "none")
+    with pytest.raises(StoreError, match=r"then bad matches nothing \(its budget needs a calib"):
+        run("calibrations", "apply", "none")
+    run("calibrations", "apply", "none", "--force")
     assert current() is None
-    run("calibrations", "rollback")
+    assert f"back to {ids[1]}" in run("calibrations", "rollback").stdout
     assert current() == ids[1]
+
+    run("calibrations", "apply", ids[0][:6])  # as many letters as tell it from others
+    assert current() == ids[0]
+    assert [(one["applied"], one["previous"]) for one in told("calibrations", "list")] == [
+        (True, False),
+        (False, True),
+    ]
+    with pytest.raises(StoreError, match=f"{ids[0]} is applied"):
+        run("calibrations", "remove", ids[0])
+    run("calibrations", "remove", ids[1])
+    assert [one["calibration_id"] for one in told("calibrations", "list")] == ids[:1]
+    with pytest.raises(StoreError, match="neither a file nor a calibration"):
+        run("calibrations", "rollback", "--force")
+    assert current() == ids[0]
 
 
 @pytest.mark.usefixtures("bank")
@@ -248,10 +264,67 @@ def test_a_threshold_that_would_match_nothing_is_not_left_behind(run, benign, tm
     run("banks", "set", "pinned", "--threshold", "0.6")
     file = tmp_path / "c.npz"
     run("calibrate", "--images", benign, "-o", file, "--no-hot-set")
-    with pytest.raises(StoreError, match="pinned would match nothing"):
+    with pytest.raises(StoreError, match="then pinned matches nothing"):
         run("calibrations", "apply", file)
     result = run("calibrations", "apply", file, "--force")
-    assert "pinned: matches at nothing, nothing is enforced" in result.stdout
+    assert "pinned: matches nothing (its threshold was set for another" in result.stdout
+
+
+def test_a_bank_goes_from_a_threshold_to_a_budget_without_a_gap(
+    run, benign, replica, store, tmp_path
+):
+    """What the documentation tells to do first, and what it warns of."""
+    run("banks", "set", "bad", "--threshold", "0.6")
+    (tmp_path / "bad.jpg").write_bytes(picture(500))
+    run("refs", "add", tmp_path / "bad.jpg", "--bank", "bad", "--force", "--note", "drawn")
+    file = tmp_path / "c.npz"
+    run("calibrate", "--images", benign, "-o", file)
+    before = store.version()
+    with pytest.raises(StoreError, match=r"then bad matches nothing .*apply FILE --budget bad=N"):
+        run("banks", "set", "bad", "--max-false-matches-per-million", BUDGET)
+    with pytest.raises(StoreError, match=r"then bad matches nothing .*--budget BANK=N"):
+        run("calibrations", "apply", file)
+    with pytest.raises(
+        StoreError, match=r"then bad only matches in shadow \(the calibration is of"
+    ):
+        run("calibrations", "apply", file, "--budget", "bad=5")
+    assert store.version() == before
+    result = run("calibrations", "apply", file, "--budget", f"bad={BUDGET}")
+    assert "bad: matches at score" in result.stdout
+    assert store.version().seq == before.seq + 2  # of one change
+    assert replica.against().banks["bad"].max_false_matches_per_million == BUDGET
+
+    with pytest.raises(StoreError, match=r"bad only matches in shadow .*a larger budget"):
+        run("banks", "set", "bad", "--max-false-matches-per-million", "5")
+    result = run("banks", "set", "bad", "--max-false-matches-per-million", "5", "--force")
+    assert "bad: only matches in shadow, at score" in result.stdout
+    assert "in shadow only, score" in run("banks", "list").stdout
+    run("banks", "set", "bad", "--mode", "shadow")  # as is asked for
+    run("calibrations", "apply", "none", "--threshold", "bad=0.6")
+    assert replica.against().banks["bad"].threshold == 0.6
+    assert replica.against().calibration is None
+    for wrong in (("--budget", "bad"), ("--budget", "worse=1"), ("--budget", "bad=-1")):
+        run("calibrations", "apply", file, *wrong, code=2)
+    run("calibrations", "apply", file, "--budget", "bad=1", "--threshold", "bad=1", code=2)
+
+
+def test_whoever_adds_a_copy_of_benign_images_is_told_what_it_costs(run, told, benign, tmp_path):
+    for bank in ("bad", "tight"):
+        run("banks", "set", bank, "--max-false-matches-per-million", BUDGET)
+        file = tmp_path / f"{bank}.jpg"
+        file.write_bytes(picture(500 if bank == "bad" else 501))
+        run("refs", "add", file, "--bank", bank, "--force", "--note", "drawn")
+    file = tmp_path / "c.npz"
+    run("calibrate", "--images", benign, "-o", file, "--no-hot-set", "--background", 20)
+    run("calibrations", "apply", file)
+    groups = len(set(artefact.read(file.read_bytes()).groups.tolist()))
+    lowest = 3e6 / groups + 1
+    run("banks", "set", "tight", "--max-false-matches-per-million", lowest)
+    files = [benign / f"{number:02}.jpg" for number in range(20, 24)]
+    report = told("refs", "add", *files, "--bank", "bad", "--force", "--note", "seen")
+    assert report["set_aside"] == 4
+    assert len(report["weakened"]) == 1
+    assert report["weakened"][0].startswith("tight only matches in shadow (the calibration is of")
 
 
 @pytest.mark.usefixtures("bank")
@@ -259,10 +332,13 @@ def test_what_cannot_be_used_is_one_line(run, benign, tmp_path):
     other, damaged = tmp_path / "other.npz", tmp_path / "damaged.npz"
     other.write_bytes(calibration(model=OTHER_MODEL).artefact)
     damaged.write_bytes(b"PK")
+    collection = tmp_path / "collection.npz"
+    np.savez(collection, descriptors=np.eye(4))
     for which, line in (
         (other, "it is of another model than sscd_distilled"),
-        (damaged, "damaged.npz: the calibration cannot be used"),
-        ("0123456789abcdef", "calibration 0123456789abcdef is not kept in the store"),
+        (damaged, "damaged.npz: the calibration cannot be used: it is no .npz file"),
+        ("0123456789abcdef", "0123456789abcdef is neither a file nor a calibration that the store"),
+        (collection, "collection.npz: the calibration cannot be used: it is a collection"),
     ):
         with pytest.raises(CopysieveError, match=line):
             run("calibrations", "apply", which)
