@@ -8,7 +8,7 @@ what was written.
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Literal
@@ -36,6 +36,7 @@ type What = Literal[
     "references_removed",
     "references_purged",
     "calibration_set",
+    "calibration_removed",
     "accepted",
 ]
 """What the audit log says was done."""
@@ -113,6 +114,12 @@ class Commits:
         if head is None:
             raise StoreError("there is no hot set: set a bank first")
         return head.version
+
+    def note(self, what: What, detail: Mapping[str, Any]) -> None:
+        """Note in the audit log what is no change of the hot set."""
+        fields = audit.write(self._by, what, detail)
+        noted = dict(zip(fields[::2], fields[1::2], strict=True))
+        self._client.xadd(self._keys.audit, noted, minid=audit.oldest_kept(time.time()))
 
     def _call(
         self,

@@ -298,6 +298,7 @@ class Store(Contents):
             self._client.hset(self._keys.calibrations, calibration_id, row)
             raise StoreError(f"calibration {calibration_id} is applied: apply another one first")
         self._client.unlink(self._keys.artefact(calibration_id))
+        self._commits.note("calibration_removed", {"calibration": calibration_id})
 
     def accept(self) -> Accepted:
         """Make what can be read the set as it should be, in the name of a person.

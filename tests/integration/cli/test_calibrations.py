@@ -252,7 +252,10 @@ def test_what_was_before_can_be_had_again(run, told, benign, replica, tmp_path):
     ]
     with pytest.raises(StoreError, match=f"{ids[0]} is applied"):
         run("calibrations", "remove", ids[0])
-    run("calibrations", "remove", ids[1])
+    run("calibrations", "remove", ids[1], "--by", "ann")
+    (newest, *_) = told("hotset", "log")
+    assert (newest["what"], newest["by"]) == ("calibration_removed", "ann")
+    assert newest["detail"] == {"calibration": ids[1]}
     assert [one["calibration_id"] for one in told("calibrations", "list")] == ids[:1]
     with pytest.raises(StoreError, match="neither a file nor a calibration"):
         run("calibrations", "rollback", "--force")

@@ -243,7 +243,7 @@ def test_what_is_not_given_of_a_bank_stays(run, told, store, embedder):
     )
     assert "neither threshold nor budget: it matches nothing" in result.stderr
     result = run("banks", "set", "known-bad", "--max-false-matches-per-million", "10")
-    assert "without a calibration it matches nothing" in result.stderr
+    assert "known-bad: matches nothing (its budget needs a calibration" in result.stdout
     one = calibration(model=embedder.model)
     kept = store.keep_calibration(one.artefact, embedder.model.sha256)
     store.apply_calibration(kept, embedder.model.sha256)
