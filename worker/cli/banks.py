@@ -34,6 +34,9 @@ app = typer.Typer(name="banks", no_args_is_help=True, help="Banks: references wi
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, digits, - and _.")]
 _DEFAULT_SEVERITY: Severity = "medium"
+_OF_A_RULE = (
+    "kind", "mode", "threshold", "calibration", "max_false_matches_per_million", "views", "enabled",
+)  # fmt: skip
 
 
 @app.command("set")
@@ -133,7 +136,7 @@ def set_bank(
         bank = changed(name, old, given, under[1] if under else None)
         for warning in _warnings(old, bank):
             stderr.print(warning, style="yellow", markup=False, highlight=False)
-        if any(map(_needs_calibration, filter(None, (old, bank)))):
+        if _rule_changes(old, bank):
             _look_ahead(store, settings, bank, force=force)
         return store.set_bank(bank, under)
 
@@ -206,6 +209,13 @@ def remove(
         timeout=timeout,
         as_json=as_json,
     )
+
+
+def _rule_changes(old: Bank | None, bank: Bank) -> bool:
+    """Whether a bank matches at something else, for which it takes a calibration to tell."""
+    if old is not None and all(getattr(old, name) == getattr(bank, name) for name in _OF_A_RULE):
+        return False
+    return any(_needs_calibration(one) for one in (old, bank) if one is not None)
 
 
 def _calibration(store: Store, settings: Settings) -> tuple[str, str | None] | None:
