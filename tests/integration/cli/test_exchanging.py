@@ -157,3 +157,13 @@ def test_who_imports_is_noted_and_what_is_exported_says_who_added(run, filled, r
     run("import", path, "--by", "carol")
     assert {entry.by for entry in filled.audit(None, 100)} == {"carol"}
     assert filled.reference("r1").added_by == "ann"
+
+
+def test_thresholds_of_another_calibration_are_told_of(run, filled, raw, tmp_path):
+    filled.set_bank(bank("pinned", calibration="0123456789abcdef"))
+    path = tmp_path / "set.npz"
+    run("export", path)
+    raw.flushall()
+    told = run("import", path, "--dry-run").stderr
+    assert "bank pinned: its threshold is of calibration 0123456789abcdef" in told
+    assert "bank-a" not in told
