@@ -10,8 +10,8 @@ References have no views but the plain one.
    far too high; in how many it lies within the 95% prediction (`Null.prediction`), which has the
    noise of both counts.
 2. A bank grows: the rate at the threshold of the smallest bank, beside the rate where the budget is
-   resolved anew; and how many times the first rate that is, beside what `Growth` forecasts from the
-   smallest bank. `held`: splits in which the null's own rate grew by a factor within the forecast.
+   resolved anew; and what `Growth` forecasts, from the smallest bank, of the null's rate at its
+   threshold. `held`: splits in which the null's rate then was within the forecast's limits.
 3. The same for larger banks of synthetic descriptors (`themes.py`), once these are shown to be as
    alike as images of different groups are.
 
@@ -207,13 +207,13 @@ class Grown:
     """A bank of one size, one value for each split in which the smallest's budget is supported.
 
     `fixed` are test rates at the smallest bank's threshold, `resolved` at its own (NaN where it is
-    not supported), `null_factors` how many times the smallest's null rate there is, `forecasts`
-    what was forecast of that: estimate, low and high.
+    not supported), `null_rates` the null's at the smallest's threshold, `forecasts` what was
+    forecast of that: estimate, low and high.
     """
 
     fixed: list[float]
     resolved: list[float]
-    null_factors: list[float]
+    null_rates: list[float]
     forecasts: list[tuple[float, float, float]]
 
 
@@ -236,9 +236,9 @@ def grown(deals: Sequence[Dealt], way: Way, sizes: Sequence[int]) -> dict[tuple[
                 bar = rule.threshold if rule.state == "budget" else None
                 one.resolved.append(np.nan if bar is None else float((test >= bar).mean()))
                 now = float((rule.null.scores >= first.threshold).mean())
-                one.null_factors.append(now / at_first if at_first else np.nan)
+                one.null_rates.append(now)
                 said = growth.forecast(first.null, budget / MILLION, size / sizes[0])
-                one.forecasts.append((said.estimate, said.low, said.high))
+                one.forecasts.append(said.rates(at_first))
     return found
 
 
@@ -281,11 +281,10 @@ def table_of_grown(title: str, deals: Sequence[Dealt], sizes: Sequence[int]) -> 
                 continue
             if size == sizes[0]:
                 start = float(np.mean(one.fixed))
-            estimate, low, high = np.median(one.forecasts, axis=0)
+            estimate, low, high = MILLION * np.median(one.forecasts, axis=0)
             _, lows, highs = np.array(one.forecasts).T
-            factors = np.array(one.null_factors)
-            known = np.isfinite(factors)
-            held = ((lows <= factors) & (factors <= highs))[known]
+            rates = np.array(one.null_rates)
+            held = (lows <= rates) & (rates <= highs)
             resolved = np.array(one.resolved)[np.isfinite(one.resolved)]
             table.add_row(
                 _KINDS[way],
@@ -294,9 +293,9 @@ def table_of_grown(title: str, deals: Sequence[Dealt], sizes: Sequence[int]) -> 
                 f"{MILLION * np.mean(one.fixed):,.0f}",
                 f"{MILLION * resolved.mean():,.0f}" if len(resolved) else "-",
                 f"{np.mean(one.fixed) / start:.1f}" if start else "-",
-                f"{estimate:.1f}",
-                f"{low:.1f} - {high:.1f}",
-                f"{held.mean():.0%}" if len(held) and size > sizes[0] else "-",
+                f"{estimate:,.0f}",
+                f"{low:,.0f} - {high:,.0f}",
+                f"{held.mean():.0%}" if size > sizes[0] else "-",
                 f"{len(one.fixed)}",
             )
         table.add_section()

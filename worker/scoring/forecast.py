@@ -29,8 +29,8 @@ OFF_TENFOLD = 1.6
 class Forecast:
     """Of a bank with `factor` times as many references of the same kind.
 
-    Its rate at any score is `estimate` times the present one, from `low` to `high` times with 95%
-    confidence each, present uncertainty apart. `threshold` is what would keep the rate that was
+    A rate that is small is then `estimate` times the present one, from `low` to `high` times with
+    95% confidence each, present uncertainty apart. `threshold` is what would keep the rate that was
     asked for, by `high`.
     """
 
@@ -39,6 +39,16 @@ class Forecast:
     low: float
     high: float
     threshold: Threshold | Unsupported
+
+    def rates(self, rate: float) -> tuple[float, float, float]:
+        """Estimate, low and high of a rate, 0 to 1, that is `rate` now.
+
+        1 - (1 - rate) ** times: an image that several references match is one false match.
+        """
+        estimate, low, high = (
+            1 - (1 - rate) ** times for times in (self.estimate, self.low, self.high)
+        )
+        return estimate, low, high
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,16 @@ def test_the_threshold_of_a_larger_bank_is_higher_until_the_data_support_none():
     assert none.needed > IMAGES
 
 
+def test_no_more_than_all_images_match():
+    null, _, _ = bank()
+    far = Growth(1.0, 0.1).forecast(null, 0.01, 1000)
+    estimate, low, high = far.rates(0.01)
+    assert estimate == pytest.approx(1 - 0.99**1000)
+    assert 0 < low < estimate < high <= 1
+    assert far.rates(1e-9)[0] == pytest.approx(far.estimate * 1e-9, rel=1e-3)
+    assert far.rates(0) == (0, 0, 0)
+
+
 def test_what_does_not_fit_is_refused():
     null, halves, _ = bank()
     with pytest.raises(ValueError, match="two halves or more of 4000 images"):
