@@ -183,7 +183,7 @@ def _reach(settings: Settings) -> None:
     try:
         open_store(settings.redis).close()
     except StoreError as error:
-        raise StoreError(f"{error}; --no-hot-set does without") from None
+        raise StoreError(f"{str(error).rstrip('.')}; --no-hot-set does without") from None
 
 
 def _banks(

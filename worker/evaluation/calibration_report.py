@@ -268,7 +268,8 @@ def _plots(report: CalibrationReport, one: BankReport) -> Iterator[tuple[Markup,
     if not np.isfinite(null.supported_rate):
         return
     drawn = null_plots.rates(name, null, marked)
-    yield page.drawn(drawn), "How many of a million benign images would match, by the threshold."
+    told = "How many of a million benign images would match, by the threshold. "
+    yield page.drawn(drawn), f"{told}Rates in the grey are too low for so few groups to tell."
     own = one.bank.max_false_matches_per_million
     wanted = own / MILLION if own is not None else _USUAL_RATE
     rate = max(_STABLE * null.supported_rate, wanted)
