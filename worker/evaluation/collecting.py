@@ -50,12 +50,15 @@ def read(
 
     Of an animated image the first frame is described. More than `most_aligned` images are not
     aligned. `groups_file` is as in `groups.read_groups`, of paths in the folder, or of `names`.
-    `check` is called before anything is described.
-    Raises StartupError where there is no image, or what there is does not fit the model.
+    `check` is called before anything is described. Raises StartupError where there is no image, or
+    what there is does not fit the model.
     """
     if images.is_dir():
         files = list(walk([images]))
         check(len(files))
+        if groups_file is not None:  # a wrong line is told before hours are spent
+            names = (file.relative_to(images).as_posix() for file in files)
+            groups.read_groups(groups_file, dict.fromkeys(names))
         found = _described(images, files, settings, embedder, most_aligned, on_progress)
     elif images.suffix == ".npz":
         found = load(images, tuple(boxes(settings.views)), embedder.model)
