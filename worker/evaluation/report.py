@@ -46,11 +46,11 @@ def recall_by_edit(found: Findings) -> list[tuple[str, list[float]]]:
 
 
 def _share(value: float | None) -> str:
-    """As .834."""
+    """As .834, and 1.00: both of four characters."""
     if value is None or np.isnan(value):
         return ""
     text = f"{value:.3f}"
-    return text.replace("0.", ".", 1) if abs(value) < 1 and text[-5:] != "1.000" else text
+    return "1.00" if text == "1.000" else text.replace("0.", ".", 1)
 
 
 def interval(row: Mapping[str, Any], figure: str) -> tuple[str, str]:

@@ -111,3 +111,11 @@ def test_too_few_benign_pictures_are_said(found):
 def test_only_what_was_chosen_is_explained(found):
     assert list(found.legend) == ["cosine", "normalised", "views", "pdq"]
     assert set(MEANINGS) == set(PARTS)
+
+
+def test_shares_are_of_one_width():
+    """So that a table of all figures fits 80 columns."""
+    row = {"uap": 0.0, "uap_low": -0.0214, "uap_high": 0.99951}
+    assert report.interval(row, "uap") == (".000", "-.021-1.00")
+    assert report.interval({"uap": 1.0, "uap_low": None, "uap_high": 0.9994}, "uap")[0] == "1.00"
+    assert report.interval({"uap": None, "uap_low": None, "uap_high": None}, "uap") == ("", "-")
