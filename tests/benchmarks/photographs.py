@@ -4,14 +4,15 @@
     python -m tests.benchmarks.photographs FOLDER
     copysieve evaluate --images FOLDER/images --groups FOLDER/series.csv ...
 
-What is no picture of something is left out (symbols and coins, masks, samples of shapes), and so is
-what is smaller than 128 pixels, unless `--all` is asked for: false matches are counted among all
-kinds of pictures. A series is what has the same folder and the same first word in its
-name: that was settled by looking at names, before anything was measured with it.
+No file is there twice. What is no picture of something is left out (symbols and coins, masks,
+samples of shapes), and so is what is smaller than 128 pixels, unless `--all` is asked for: false
+matches are counted among all kinds of pictures. A series is what has the same folder and the same
+first word in its name.
 """
 
 import argparse
 import csv
+import hashlib
 import re
 import shutil
 from collections.abc import Iterator
@@ -34,11 +35,16 @@ LEAST_SIDE = 128
 
 def pictures(*, every: bool = False) -> Iterator[tuple[str, Path, str]]:
     """Each picture's new name, where it is, and its series."""
+    seen: set[bytes] = set()
     for source, folder in SOURCES.items():
         for path in sorted(folder.rglob("*")):
             own = path.relative_to(folder).as_posix()
             if path.suffix.lower() not in ENDINGS or not (every or _is_wanted(path, own)):
                 continue
+            digest = hashlib.sha256(path.read_bytes()).digest()
+            if digest in seen:
+                continue
+            seen.add(digest)
             word = re.match(r"[a-z]*", path.stem.lower())
             first = word[0] if word and word[0] else path.stem.lower()
             first = "stereo" if first in ("left", "right") else first

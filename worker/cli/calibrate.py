@@ -1,13 +1,14 @@
 """`copysieve calibrate`: learn from the platform's own benign images what scores mean."""
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from worker.cli import progress
 from worker.cli.common import (
     ConfigOption,
     JsonOption,
@@ -19,7 +20,7 @@ from worker.cli.common import (
     stdout,
     with_model,
 )
-from worker.errors import StartupError
+from worker.errors import StoreError
 from worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,13 +29,16 @@ if TYPE_CHECKING:
     from worker.evaluation.calibration_report import BankReport, CalibrationReport
 
 _WAYS = ("none", "centre", "whiten")
+_SHOWN = 5
+"""Groups of images that are named for a bank on either side of its threshold."""
 
 
 def calibrate(
     images: Annotated[
         Path,
         typer.Option(metavar="FOLDER|FILE.npz", exists=True,
-                     help="Benign images of the platform; or a collection saved before."),
+                     help="Benign images of the platform, 40 at least; or a collection that was "
+                     "saved."),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE.npz", help="Where the calibration goes.")
@@ -45,7 +49,7 @@ def calibrate(
     with_images: Annotated[
         bool,
         typer.Option("--with-images",
-                     help="Show in it, small and blurred, the images that set a threshold."),
+                     help="Show in it, small and blurred, the images that score highest."),
     ] = False,
     hot_set: Annotated[
         bool, typer.Option("--hot-set/--no-hot-set", help="Measure the banks that are there.")
@@ -61,12 +65,17 @@ def calibrate(
     ] = None,
     way: Annotated[
         str, typer.Option("--project", metavar="|".join(_WAYS),
-                          help="Centre or whiten descriptors before they are compared.")
+                          help="Centre or whiten descriptors before they are compared: evaluate's "
+                          "choices `centered` and `whitened`.")
     ] = "none",
     shrinkage: Annotated[
         float, typer.Option(min=0, max=1, help="Of the whitening, towards none of it.")
     ] = 0.5,
-    k: Annotated[int, typer.Option(min=1, help="Nearest background images of the offset.")] = 3,
+    k: Annotated[
+        int,
+        typer.Option(min=1, help="Nearest background images of an upload, whose mean similarity"
+                     " comes off its score: evaluate's choice `normalised`."),
+    ] = 3,
     beta: Annotated[
         float | None,
         typer.Option(min=0, max=10, help="How much of it comes off; 0.5, from 1,000 images on 1."),
@@ -83,11 +92,11 @@ def calibrate(
 ) -> None:  # fmt: skip
     """Learn from benign images what a score means, and what a budget of false matches comes to.
 
-    Give it images that the platform has and that are nobody's concern, as they come: some hundreds
-    tell a rate of one in a hundred, and it takes three million to tell one in a million. They are
+    Give it images that the platform has and that are nobody's concern, as they come: 40 at least,
+    and for a budget 3,000,000 divided by it: 3,000 for 1,000 false matches per million. They are
     dealt into a *background*, which every upload's score is taken down by, and a *null*, which says
-    how often benign images reach a score against each bank. Images of one scene count once; they
-    are told by their bytes, by PDQ, by alignment, or by **--groups**.
+    how often benign images reach a score against each bank. Images of one scene are one group, and
+    groups are what counts; they are told by their bytes, by PDQ, by alignment, or by **--groups**.
 
     Nothing is changed: `copysieve calibrations apply FILE.npz` puts it to use.
 
@@ -137,32 +146,44 @@ def _calibrated(
         copying,
     )
 
-    embedder = embedders.load(settings.model)
-    with _shares() as on_progress:
-        found = collecting.read(images, settings, embedder, groups, on_progress=on_progress)
+    if hot_set:
+        _reach(settings)
+    embedder, wanted = embedders.load(settings.model), calibrating.Options(**options)
+    check = partial(calibrating.check, options=wanted)
+    with progress.shares() as on_progress:
+        found = collecting.read(
+            images, settings, embedder, groups, on_progress=on_progress, check=check
+        )
     if save is not None:
-        try:
-            collection.save(found, save)
-        except OSError as error:
-            raise StartupError(f"{save}: {error.strerror or 'cannot be written'}") from None
-    made = calibrating.calibrate(found, calibrating.Options(**options))
+        collection.save(found, save)
+    made = calibrating.calibrate(found, wanted)
     calibrating.write(made, output)
     banks, copies = _banks(made, settings, embedder) if hot_set else ([], 0)
-    scores: dict[str, Any] = {}
+    copied = None
     if report is not None and banks and images.is_dir():
-        with _counts("copies", min(len(made.null), copying.MOST)) as advance:
-            scores["copy_scores"] = copying.copy_scores(made, images, settings, embedder, advance)
+        with progress.counts("copies", min(len(made.null), copying.MOST)) as advance:
+            copied = copying.copy_scores(made, images, settings, embedder, advance)
     told = calibration_report.CalibrationReport(
         made=made,
         about=_about(made),
         banks=banks,
         copies=copies,
+        copied=copied,
         pictures=images if with_images else None,
-        **scores,
     )
     if report is not None:
         calibration_report.write(told, report)
     return told
+
+
+def _reach(settings: Settings) -> None:
+    """See that Redis is there before hours are spent on images. Raises StoreError."""
+    from worker.hotset.store import open_store  # noqa: PLC0415
+
+    try:
+        open_store(settings.redis).close()
+    except StoreError as error:
+        raise StoreError(f"{str(error).rstrip('.')}; --no-hot-set does without") from None
 
 
 def _banks(
@@ -170,7 +191,7 @@ def _banks(
 ) -> "tuple[list[BankReport], int]":
     """What the calibration makes of each bank that blocks, and how many images are copies."""
     from worker.cli.applying import preview_calibration  # noqa: PLC0415
-    from worker.evaluation.calibration_report import BankReport, halves, setting  # noqa: PLC0415
+    from worker.evaluation.calibration_report import BankReport, halves, near, null_of  # noqa: PLC0415
     from worker.hotset.store import open_store  # noqa: PLC0415
 
     with closing(open_store(settings.redis)) as store, stderr.status("measuring the banks ..."):
@@ -180,34 +201,44 @@ def _banks(
         described: dict[str, list[Any]] = {}
         for reference, rows in store.described_references(embedder.model.sha256):
             if reference.enabled and not (reference.canary or reference.shadow):
-                described.setdefault(reference.bank, []).append(rows)
+                described.setdefault(reference.bank, []).append((reference, rows))
         masked, looks = found.after.masked, made.calibration.looks
-        reports = [
-            BankReport(
-                bank=found.after.against.banks[name],
-                rule=rule,
-                unmasked=found.with_copies.rules[name],
-                references=len(own := described.get(name, [])),
-                halves=halves(masked, own, looks) if rule.null is not None else None,
-                setting=setting(made, masked, rule),
+        reports = []
+        for name, rule in found.after.rules.items():
+            if rule.state == "allow":
+                continue
+            own, null = described.get(name, []), null_of(found.after, name, looks)
+            alone = [rows for _, rows in own]
+            reports.append(
+                BankReport(
+                    bank=found.after.against.banks[name],
+                    rule=rule,
+                    unmasked=found.with_copies.rules[name],
+                    null=null,
+                    references=len(own),
+                    halves=halves(masked, alone, looks) if null else None,
+                    near=near(made, masked, null, rule.threshold, own) if null else (),
+                )
             )
-            for name, rule in found.after.rules.items()
-            if rule.state != "allow"
-        ]
     return reports, found.set_aside
 
 
 def _about(made: "Calibrated") -> dict[str, object]:
+    from worker.evaluation.words import counted  # noqa: PLC0415
+
     one, collection = made.calibration, made.collection
     projection = one.projection
-    way = "none" if projection is None else "centred" if projection.matrix is None else "whitened"
-    checked = ", ".join(f"{m} ({n} pairs)" for m, n in collection.grouping.pairs.items())
+    way = "none" if projection is None else "centre" if projection.matrix is None else "whiten"
+    checked = ", ".join(
+        f"{means} ({counted(pairs, 'pair')})" for means, pairs in collection.grouping.pairs.items()
+    )
     repeated, failed = len(collection.repeated), len(collection.failed)
+    groups = counted(len(set(one.groups.tolist())), "group")
     return {
         "model": f"{collection.model.name} ({collection.model.sha256[:12]})",
-        "images": f"{len(collection)}, {repeated} more of the same bytes, {failed} not read",
-        "background": f"{len(made.background)} images, k {one.k}, beta {one.beta:g}",
-        "null": f"{len(made.null)} images in {len(set(one.groups.tolist()))} groups",
+        "images": f"{len(collection):,}, {repeated:,} more of the same bytes, {failed:,} not read",
+        "background": f"{counted(len(made.background), 'image')}, k {one.k}, beta {one.beta:g}",
+        "null": f"{counted(len(made.null), 'image')} in {groups}",
         "looks": ", ".join(one.looks),
         "projection": way,
         "groups found by": checked or "nothing: copies and groups were not checked",
@@ -229,15 +260,8 @@ def _document(told: "CalibrationReport", output: Path) -> dict[str, Any]:
 
 
 def _show(told: "CalibrationReport", output: Path, report: Path | None) -> None:
-    for name, value in told.about.items():
-        stdout.print(f"{name:16} {value}", markup=False, highlight=False)
-    if told.copies:
-        line = f"{told.copies} images are copies of references, and set aside"
-        stdout.print(line, highlight=False)
-    for one in told.banks:
-        stdout.print(f"\n{one.bank.name}", style="bold", markup=False, highlight=False)
-        for sentence in one.sentences:
-            stdout.print(f"  {sentence}", markup=False, highlight=False)
+    for line in _lines(told):
+        stdout.print(line, markup=False, highlight=False)
     stdout.print(
         f"\ncalibration {told.made.calibration.id}: {output}", markup=False, highlight=False
     )
@@ -246,32 +270,31 @@ def _show(told: "CalibrationReport", output: Path, report: Path | None) -> None:
     stdout.print(f"next: copysieve calibrations apply {output}", markup=False, highlight=False)
 
 
-@contextmanager
-def _shares() -> Iterator[Callable[[str, float], object]]:
-    """A bar for each thing that is done, by the share of it."""
-    with _bar() as progress:
-        tasks: dict[str, Any] = {}
+def _lines(told: "CalibrationReport") -> Iterator[str]:
+    from worker.evaluation.words import counted  # noqa: PLC0415
 
-        def on_progress(what: str, share: float) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=1.0)
-            progress.update(tasks[what], completed=share)
-
-        yield on_progress
-
-
-@contextmanager
-def _counts(what: str, total: int) -> Iterator[Callable[[int], object]]:
-    with _bar() as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda count: progress.advance(task, count)
+    for name, value in told.about.items():
+        yield f"{name:16} {value}"
+    if told.copies:
+        verb = "is a copy of a reference" if told.copies == 1 else "are copies of references"
+        yield f"{counted(told.copies, 'image')} {verb}: set aside"
+    for one in told.banks:
+        yield f"\n{one.bank.name}: {counted(one.references, 'reference')}"
+        yield from (f"  {sentence}" for sentence in one.sentences)
+        yield from _near(one)
 
 
-def _bar() -> Progress:
-    columns = (
-        TextColumn("{task.description:12}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal)
+def _near(one: "BankReport") -> Iterator[str]:
+    """The benign images that score highest, and what they resemble."""
+    above, below = ([group for group in one.near if group.reaches is it] for it in (True, False))
+    titles = ("reach the threshold", "just below it")
+    if one.rule.threshold is None:
+        titles = ("", "highest scores")
+    for title, groups in zip(titles, (above[:_SHOWN], below[:_SHOWN]), strict=True):
+        if groups:
+            yield f"  {title}:"
+        for group in groups:
+            more = f" and {len(group.names) - 1} more of its group" if group.names[1:] else ""
+            source = f" ({group.source})" if group.source else ""
+            resembles = f"resembles {group.reference_id}{source}"
+            yield f"    {group.score:.4f}  {group.names[0]}{more}, {resembles}"

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,8 @@ from worker.errors import StartupError
 from worker.settings import ModelSettings, Settings
 from worker.telemetry import log
 
-stdout = Console(soft_wrap=True)
+# No terminal, no width: a table in a file or a pipe keeps all that it has.
+stdout = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 1000)
 stderr = Console(stderr=True, soft_wrap=True)
 
 ConfigOption = Annotated[

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import numpy.typing as npt
 import typer
-from rich.progress import Progress
 
 from worker.cli.archive import Archive, Rows
 from worker.cli.common import (
@@ -26,6 +25,7 @@ from worker.cli.common import (
     stdout,
     with_model,
 )
+from worker.cli.progress import counts
 from worker.errors import ModelError, Unscreenable, UnscreenedReason
 from worker.image.decoder import Decoder
 from worker.image.files import bytes_of, walk
@@ -187,9 +187,8 @@ def _embed_all(
     prepare = partial(read, limits=settings.limits, decoder=decoder)
     with (
         ThreadPoolExecutor(settings.decode.workers) as pool,
-        Progress(console=stderr, transient=True) as progress,
+        counts("pictures", len(files)) as advance,
     ):
-        task = progress.add_task("pictures", total=len(files))
         for batch in batched(files, size):
             pictures: list[tuple[Path, Pixels]] = []
             for file, picture in zip(batch, pool.map(prepare, batch), strict=True):
@@ -202,7 +201,7 @@ def _embed_all(
                     archive.reserve(rows, len(files) - len(found.skipped))
                 archive.append(rows)
                 found.paths += paths
-            progress.advance(task, len(batch))
+            advance(len(batch))
     return found
 
 

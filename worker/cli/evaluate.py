@@ -1,20 +1,28 @@
 """`copysieve evaluate`: how well copies are found, on somebody's own images."""
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Column, Table
 
-from worker.cli.common import ConfigOption, JsonOption, emit, load_settings, stderr, stdout
+from worker.cli.common import (
+    ConfigOption,
+    JsonOption,
+    emit,
+    load_settings,
+    needs_extra,
+    stderr,
+    stdout,
+)
 from worker.errors import StartupError, Unscreenable
 
 if TYPE_CHECKING:
     from worker.evaluation.experiment import Findings
 
 _INTERVAL = len(".834-.871")
-_PACKAGES = {"cv2", "jinja2", "markupsafe", "matplotlib"}
 
 
 class Benign(StrEnum):
@@ -58,7 +66,8 @@ def evaluate(
         list[str] | None,
         typer.Option("--choice", metavar="NAME[+NAME...]",
                      help="cosine, centered, whitened, normalised, views, pdq, pdq_dihedral, phash,"
-                     " or several with + between. Again for more; by default all."),
+                     " or several with + between. Again for more; by default all. Of a calibration"
+                     " `centered` is --project centre, `whitened` --project whiten."),
     ] = None,
     edit: Annotated[
         list[str] | None,
@@ -102,7 +111,9 @@ def evaluate(
     With **--references --queries --truth** (and **--background**) nothing is edited: a set such as
     DISC2021 is measured as it was labelled.
 
-    What the figures mean, and the table of the edits: docs/evaluation.md.
+    *At 1e-2*, *1e-3* and *none* are shares of the benign pictures that the threshold lets through
+    (`recall_at_fpr_1e-2`, `recall_at_fpr_1e-3`, `recall_at_zero` in --json). What all figures mean,
+    and the table of the edits: docs/evaluation.md.
 
         copysieve evaluate --images uploads/ --model sscd_disc_mixup_int8 --output report.html
 
@@ -114,32 +125,27 @@ def evaluate(
     if (images is None) == (None in labelled) or (images and any((*labelled, background))):
         raise typer.BadParameter("expected --images, or --references, --queries and --truth")
     settings = load_settings(config)
-    try:
+    with needs_extra("evaluate"):
         from worker.cli import evaluating  # noqa: PLC0415 - torch takes seconds to import
 
         plan = evaluating.Plan(
             settings, model or [], choice or [], seed, replicates, nearest, k, beta
         )
-        if images is not None:
-            own = evaluating.Own(images, groups, edit or [], splits, most, benign.value)
-            found = evaluating.of_own(own, plan)
-        else:
-            assert references and queries and truth  # noqa: PT018, S101 - checked above
-            given = evaluating.Labelled(references, queries, background, truth)
-            found = evaluating.of_labelled(given, plan)
+        try:
+            if images is not None:
+                own = evaluating.Own(images, groups, edit or [], splits, most, benign.value)
+                found = evaluating.of_own(own, plan)
+            else:
+                assert references and queries and truth  # noqa: PT018, S101 - checked above
+                given = evaluating.Labelled(references, queries, background, truth)
+                found = evaluating.of_labelled(given, plan)
+        except Unscreenable as error:
+            raise StartupError(f"the model fails on one of the copies: {error}") from None
         if output is not None:
             from worker.evaluation import report  # noqa: PLC0415 - the extra's packages
 
             report.write(found, output)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _PACKAGES:
-            raise
-        raise StartupError(
-            f"evaluate needs the package {error.name}: install copysieve[evaluate]"
-        ) from None
-    except Unscreenable as error:
-        raise StartupError(f"the model fails on one of the copies: {error}") from None
-    _show(found)
+        _show(found)
     if output is not None:
         stderr.print(f"report: {output}", markup=False, highlight=False)
     if as_json:
@@ -147,23 +153,48 @@ def evaluate(
 
 
 def _show(found: "Findings") -> None:
+    _tell(f"{name:16} {value}" for name, value in found.about.items())
+    if found.warning:
+        stderr.print(found.warning, style="yellow", markup=False, highlight=False)
+    document = found.document()
+    _table(found, document["rows"], "All edits")
+    if document["rows_without_inversion"] != document["rows"]:
+        _table(found, document["rows_without_inversion"], "Without edits that invert")
+    _tell(f"{name:16} {meaning}" for name, meaning in found.legend.items())
+    _tell(_setters(found))
+
+
+def _tell(lines: Iterable[str]) -> None:
+    for line in lines:
+        stdout.print(line, markup=False, highlight=False)
+    stdout.print()
+
+
+def _table(found: "Findings", rows: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Figures with their intervals below; 80 columns hold all but the longest names whole."""
     from worker.evaluation.report import TITLES, interval  # noqa: PLC0415
 
-    document = found.document()
-    for rows, title in (
-        ("rows", "All edits"),
-        ("rows_without_inversion", "Without edits that invert"),
-    ):
-        if rows != "rows" and document[rows] == document["rows"]:
-            continue
-        table = Table(
-            Column("choice", overflow="fold"), title=title, title_justify="left", box=None
-        )
-        for name in TITLES.values():
-            table.add_column(name, justify="right", min_width=_INTERVAL)
-        for one, row in zip(found.outcomes, document[rows], strict=True):
-            told = [interval(row, figure) for figure in TITLES]
-            table.add_row(found.title(one.system), *(value for value, _ in told))
-            table.add_row("", *(ends for _, ends in told), style="dim")
-        stdout.print(table)
-        stdout.print()
+    table = Table(
+        Column("choice", overflow="fold"),
+        title=title, title_justify="left", box=None, pad_edge=False,
+    )  # fmt: skip
+    for name in TITLES.values():
+        table.add_column(name.replace(" at ", "\nat "), justify="right", min_width=_INTERVAL)
+    for one, row in zip(found.outcomes, rows, strict=True):
+        told = [interval(row, figure) for figure in TITLES]
+        table.add_row(found.title(one.system), *(value for value, _ in told))
+        table.add_row("", *(ends for _, ends in told), style="dim")
+    stdout.print(table)
+    stdout.print()
+
+
+def _setters(found: "Findings") -> Iterator[str]:
+    """The pair of pictures that sets each choice's threshold at 1e-3 most often."""
+    yield "What sets the threshold at 1e-3 most often:"
+    for one in found.outcomes:
+        points = [point for point in one.points if point.figure == "recall_at_fpr_1e-3"]
+        for point in points[:1]:
+            times = f"{point.splits} of {point.of} splits"
+            pair = f"{point.negative} ({point.form}) resembles {point.reference}"
+            yield f"  {found.title(one.system)}: {pair}, in {times}"
+    yield "Look at them: pictures of one scene or series belong into one group (--groups)."

@@ -1,16 +1,16 @@
 """What `evaluate` does, from pictures to findings: somebody's own pictures, or a labelled set."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from worker.cli.common import stderr, with_model
+from worker.cli import progress
+from worker.cli.common import with_model
 from worker.descriptor import embedders
 from worker.descriptor.embedders import Embedder
 from worker.errors import StartupError
@@ -22,6 +22,7 @@ from worker.evaluation.edits import EDITS, Edit
 from worker.evaluation.experiment import Findings, Resampling
 from worker.evaluation.gallery import Benign, Comparing, System
 from worker.evaluation.groups import Grouping
+from worker.evaluation.words import counted
 from worker.image.files import walk
 from worker.settings import Settings
 
@@ -80,7 +81,10 @@ def of_own(own: Own, plan: Plan) -> Findings:
     edits = _edits(own.edits)
     systems, models = _systems(plan, background=True)
     files = list(walk([own.images]))
-    with _progress("reading", min(len(files), own.most)) as advance:
+    if 0 < len(files) < dealing.LEAST_GROUPS:
+        there = counted(len(files), "file")
+        raise StartupError(f"{there}, evaluate needs {dealing.LEAST_GROUPS} scenes")
+    with progress.counts("reading", min(len(files), own.most)) as advance:
         read = describing.read(_some(files, own.most, plan.seed), plan.settings, advance)
     pictures, left_out = read
     if not pictures:
@@ -88,12 +92,12 @@ def of_own(own: Own, plan: Plan) -> Findings:
     grouping = _grouped(own, files, pictures)
     hosts = dealing.hosts(grouping.groups, plan.seed)
     splits = dealing.make(grouping.groups, hosts, own.splits, plan.seed)
-    with _progress("describing copies", len(pictures)) as advance:
+    with progress.counts("describing copies", len(pictures)) as advance:
         gallery = describing.describe(
             pictures, grouping.groups, hosts, edits, models, plan.settings, plan.seed, advance
         )
     gallery = replace(gallery, names=[own.name(one.file) for one in pictures])
-    with _progress("comparing", len(splits)) as advance:
+    with progress.counts("comparing", len(splits)) as advance:
         trials = experiment.run(gallery, systems, splits, plan.comparing(own.benign), advance)
     facts = _facts(plan, models) | {
         "pictures": len(pictures),
@@ -105,7 +109,7 @@ def of_own(own: Own, plan: Plan) -> Findings:
         "benign": own.benign,
         "left_out": [{"file": str(one.file), "reason": one.reason} for one in left_out],
     }
-    with _progress("resampling", plan.replicates) as advance:
+    with progress.counts("resampling", plan.replicates) as advance:
         return experiment.told(gallery, trials, plan.resampling, facts, _about_own(facts), advance)
 
 
@@ -126,8 +130,11 @@ def _some(files: Sequence[Path], most: int, seed: int) -> list[Path]:
 
 def _grouped(own: Own, files: Sequence[Path], pictures: Sequence[Picture]) -> Grouping:
     """By what the pictures show, and by what the user knows."""
-    with _shares() as on_progress:
-        found = groups.group(describing.fingerprints(pictures), on_progress)
+    with progress.shares() as on_progress:
+        found = groups.group(
+            describing.fingerprints(pictures),
+            lambda what, share: on_progress(f"grouping by {what}", share),
+        )
     if own.groups is None:
         return found
     numbers: dict[str, int | None] = {own.name(file): None for file in files}
@@ -146,9 +153,9 @@ def of_labelled(given: Labelled, plan: Plan) -> Findings:
     asked = [queries[number] for number in truth.queries]
     groups_of = labelled.groups_of(len(references), len(asked), len(background))
     everything = [*references, *asked, *background]
-    with _progress("describing", len(everything)) as advance:
+    with progress.counts("describing", len(everything)) as advance:
         gallery = labelled.describe_all(everything, groups_of, models, plan.settings, advance)
-    with _progress("comparing", len(systems)) as advance:
+    with progress.counts("comparing", len(systems)) as advance:
         trials = labelled.trials(gallery, systems, truth.pairs, plan.comparing(), advance)
     facts = _facts(plan, models) | {
         "references": len(references),
@@ -160,7 +167,7 @@ def of_labelled(given: Labelled, plan: Plan) -> Findings:
             for number in sorted(set(range(len(queries))) - set(truth.queries))
         ],
     }
-    with _progress("resampling", plan.replicates) as advance:
+    with progress.counts("resampling", plan.replicates) as advance:
         about = _about_labelled(facts)
         return experiment.told(gallery, trials, plan.resampling, facts, about, advance)
 
@@ -217,53 +224,34 @@ def _about_own(facts: dict[str, Any]) -> dict[str, str]:
     forms = {"edited": "in all forms, as copies are", "unedited": "as they are"}
     return {
         "model": _models(facts),
-        "pictures": f"{facts['pictures']} of {facts['scenes']} scenes,"
-        f" {len(facts['left_out'])} files left out",
-        "splits": f"{facts['splits']}, by scene; seed {facts['seed']}",
-        "first split": f"{each['references']} references with {edits} copies each,"
-        f" {each['negatives']} negatives, background of {each['background']},"
-        f" null of {each['null']}",
-        "benign queries": forms[facts["benign"]],
+        "pictures": f"{facts['pictures']:,}, {counted(facts['scenes'], 'group')} (scenes)",
+        "left out": _left_out(facts),
+        "splits": f"{facts['splits']}, by group; seed {facts['seed']}",
+        "first split": f"{counted(each['references'], 'reference')} with"
+        f" {counted(edits, 'copy', 'copies')} each, {counted(each['negatives'], 'negative')},"
+        f" background of {each['background']:,}, null of {each['null']:,}",
+        "benign queries": f"the negatives, {forms[facts['benign']]}",
     }
 
 
 def _about_labelled(facts: dict[str, Any]) -> dict[str, str]:
     return {
         "model": _models(facts),
-        "pictures": f"{facts['references']} references, {facts['queries']} queries,"
-        f" background of {facts['background']}",
-        "true pairs": f"{facts['true_pairs']}",
+        "pictures": f"{counted(facts['references'], 'reference')},"
+        f" {counted(facts['queries'], 'query', 'queries')},"
+        f" background of {facts['background']:,}",
+        "left out": _left_out(facts),
+        "true pairs": f"{facts['true_pairs']:,}",
         "predictions": f"the {facts['nearest']} nearest references of each query",
     }
 
 
+def _left_out(facts: dict[str, Any]) -> str:
+    """How many files, by the kind of reason."""
+    kinds = Counter(one["reason"].partition(":")[0] for one in facts["left_out"])
+    told = ", ".join(f"{kind} ({count:,})" for kind, count in kinds.most_common())
+    return told or "nothing"
+
+
 def _models(facts: dict[str, Any]) -> str:
     return ", ".join(f"{one['name']} ({one['sha256'][:12]})" for one in facts["models"])
-
-
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int], object]]:
-    """A bar on the terminal; gives what advances it."""
-    with _bar() as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done: progress.advance(task, done)
-
-
-@contextmanager
-def _shares() -> Iterator[Callable[[str, float], object]]:
-    """The same for work that tells the share that is done."""
-    with _bar() as progress:
-        task = progress.add_task("grouping", total=1.0)
-        yield lambda what, share: progress.update(
-            task, description=f"grouping by {what}", completed=share
-        )
-
-
-def _bar() -> Progress:
-    columns = (
-        TextColumn("{task.description:24}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal)

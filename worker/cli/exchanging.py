@@ -1,17 +1,17 @@
 """`copysieve refs import` and `refs export`: whole hot sets, with their descriptors, as files."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict
 from itertools import batched, chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.progress import Progress
 
 from worker.cli import waiting
 from worker.cli.common import ConfigOption, JsonOption, emit, load_settings, stderr, stdout
+from worker.cli.progress import counts
 from worker.cli.waiting import ByOption, TimeoutOption, WaitOption, user
 from worker.errors import StoreError
 from worker.hotset import exchange
@@ -50,7 +50,7 @@ def import_(
     again.
     """
     archive = Archive(file)
-    with _progress("reading") as advance:
+    with counts("reading") as advance:
         total = sum(1 for _ in _counted(archive.references(), advance))
     with closing(open_store(load_settings(config).redis, by or user())) as store:
         _warn_of_model(store, archive.model)
@@ -80,7 +80,7 @@ def _import(store: Store, archive: Archive, total: int) -> Added:
     done = Added(Version(0, 0), 0, 0, 0)
     calibration = _calibration(store, archive.model)
     calibration_id = calibration.id if calibration else None
-    with _progress("importing", total) as advance:
+    with counts("importing", total) as advance:
         try:
             for some in _described(archive, calibration):
                 one = store.add_references(some, archive.model, calibration_id)
@@ -125,7 +125,7 @@ def _compare(store: Store, archive: Archive, total: int) -> tuple[int, int, int]
     """How many would be added, replaced, left unchanged. Raises StoreError as the import would."""
     banks, sums = {bank.name for bank in archive.header.banks}, (0, 0, 0)
     calibration = _calibration(store, archive.model)
-    with _progress("comparing", total) as advance:
+    with counts("comparing", total) as advance:
         for some in _described(archive, calibration):
             new, changed, same = store.would_add(some, archive.model, banks)
             sums = sums[0] + new, sums[1] + changed, sums[2] + same
@@ -179,7 +179,7 @@ def export(
             raise StoreError(f"no reference is described by {name}")
         told = Model(name, sha256, first[1].rows.shape[1], preprocessing="")
         try:
-            with _progress("exporting", total) as advance:
+            with counts("exporting", total) as advance:
                 everything = _counted(chain([first], described), advance)
                 written = exchange.write(file, told, banks, everything)
         except OSError as error:
@@ -192,13 +192,6 @@ def export(
         emit({"references": written, "banks": len(banks), "left_out": left_out, "model": sha256})
     if left_out:
         raise typer.Exit(1)
-
-
-@contextmanager
-def _progress(what: str, total: int | None = None) -> Iterator[Callable[[int], object]]:
-    with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda count: progress.advance(task, count)
 
 
 def _counted[T](values: Iterable[T], advance: Callable[[int], object]) -> Iterator[T]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
-from rich.progress import Progress
 from rich.table import Column, Table
 
 from worker.cli import exchanging, waiting
@@ -22,6 +21,7 @@ from worker.cli.common import (
     stderr,
     stdout,
 )
+from worker.cli.progress import counts
 from worker.cli.waiting import ByOption, TimeoutOption, WaitOption, user
 from worker.errors import StoreError
 from worker.events import Severity
@@ -95,15 +95,14 @@ def add(
         expires_at=_time(expires),
         canary=canary,
     )
-    with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
-        task = progress.add_task("references", total=len(sources))
+    with counts("references", len(sources)) as advance:
         try:
             report = add_references(
                 settings,
                 bank,
                 sources,
                 details,
-                lambda count: progress.advance(task, count),
+                advance,
                 despite,
             )
         except ValidationError as error:

@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import typer
-from rich.progress import Progress
 from rich.table import Table
 
 from worker.cli.common import (
@@ -21,6 +20,7 @@ from worker.cli.common import (
     stdout,
     time_of,
 )
+from worker.cli.progress import counts
 from worker.errors import DeadLetterReason, StreamError
 from worker.settings import Settings
 from worker.stream.replay import Choice, LettersReplay, LettersReport, Part, UploadsReplay
@@ -149,14 +149,13 @@ def _refuse_topic(settings: Settings, to: str, *, same_topic: bool) -> None:
         )
 
 
-def _watched(total: int, work: Callable[[Callable[[int], None]], None]) -> str | None:
+def _watched(total: int, work: Callable[[Callable[[int], object]], None]) -> str | None:
     """Do the work under a progress bar; returns what ended it early, if anything did."""
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job ignores SIGINT
         signal.signal(number, signal.default_int_handler)
-    with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
-        task = progress.add_task("offsets", total=total)
+    with counts("offsets", total) as advance:
         try:
-            work(lambda count: progress.advance(task, count))
+            work(advance)
         except KeyboardInterrupt:
             return "interrupted"
         except StreamError as error:

@@ -1,14 +1,15 @@
 """From a collection of benign images to a calibration."""
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from worker.errors import StartupError
+from worker.errors import SettingsError, StartupError
 from worker.evaluation.collection import Collection
+from worker.evaluation.files import private
+from worker.evaluation.words import counted
 from worker.image import pdq
 from worker.scoring.calibration import Benign, Calibration
 from worker.scoring.learning import FEWEST_TO_WHITEN, K, Way, learn
@@ -45,20 +46,43 @@ class Calibrated:
     null: Numbers
 
 
+def check(images: int, options: Options) -> None:
+    """See whether so many images can do, before they are described: some may yet be left out.
+
+    Raises StartupError for too few of them, SettingsError for an option that asks for more.
+    """
+    if images < FEWEST:
+        raise StartupError(
+            f"{counted(images, 'image')}: it takes {FEWEST} at least, and to keep a budget"
+            " 3,000,000 divided by it, in groups of images"
+        )
+    wanted = _wanted(images, options)
+    if wanted >= images:
+        raise SettingsError(f"--background {wanted}: there are {counted(images, 'image')} in all")
+    _check_background(wanted, options)
+
+
+def _check_background(images: int, options: Options) -> None:
+    there = f"{counted(images, 'image')} in the background"
+    if options.k > images:
+        raise SettingsError(f"--k {options.k}: there are {there}")
+    if options.way == "whiten" and images < FEWEST_TO_WHITEN:
+        raise StartupError(f"{there}: whitening takes {FEWEST_TO_WHITEN}")
+
+
+def _wanted(images: int, options: Options) -> int:
+    """How many go to the background at most."""
+    return options.background or min(MOST_BACKGROUND, int(BACKGROUND_SHARE * images))
+
+
 def calibrate(collection: Collection, options: Options) -> Calibrated:
     """Deal the groups of a collection into background and null, and learn.
 
-    Raises StartupError for too few images.
+    Raises as `check` does.
     """
-    if len(collection) < FEWEST:
-        raise StartupError(
-            f"{len(collection)} images: it takes {FEWEST}, and 3 million over the budget to keep it"
-        )
+    check(len(collection), options)
     background, null = deal(collection.grouping.groups, options)
-    if options.way == "whiten" and len(background) < FEWEST_TO_WHITEN:
-        raise StartupError(
-            f"{len(background)} images in the background: whitening takes {FEWEST_TO_WHITEN}"
-        )
+    _check_background(len(background), options)
     _, groups = np.unique(collection.grouping.groups[null], return_inverse=True)
     calibration = learn(
         collection.model.sha256,
@@ -81,9 +105,7 @@ def deal(groups: Numbers, options: Options) -> tuple[Numbers, Numbers]:
 
     The background has about as many as asked for, and the null what is left.
     """
-    wanted = options.background or min(MOST_BACKGROUND, int(BACKGROUND_SHARE * len(groups)))
-    if wanted >= len(groups):
-        raise StartupError(f"--background {wanted}: there are {len(groups)} images in all")
+    wanted = _wanted(len(groups), options)
     _, numbers, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     order = np.random.default_rng(options.seed).permutation(len(sizes))
     # A group goes to the background if it fits: a large one must not take the null's place.
@@ -115,16 +137,5 @@ def write(calibrated: Calibrated, path: Path) -> None:
 
     Raises StartupError.
     """
-    write_private(path, calibrated.calibration.artefact)
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, readable by its owner alone. Raises StartupError."""
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            partial = Path(folder) / "whole"
-            partial.touch(mode=0o600)
-            partial.write_bytes(data)
-            partial.replace(path)
-    except OSError as error:
-        raise StartupError(f"{path}: {error.strerror or 'cannot be written'}") from None
+    with private(path) as file:
+        file.write_bytes(calibrated.calibration.artefact)

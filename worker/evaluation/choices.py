@@ -17,6 +17,17 @@ LARGE = 1000
 """Images of a background that may be trusted with more."""
 HASHES = ("pdq", "pdq_dihedral", PHASH)
 PARTS = (COSINE, *_OF_DESCRIPTORS, *HASHES)
+MEANINGS = {
+    COSINE: "of the descriptors",
+    "centered": "the cosine after the background's mean is taken off",
+    "whitened": "the cosine after whitening by the background",
+    "normalised": "less a share of the mean of the highest cosines with the background",
+    "views": "references with their colours inverted, too: the higher of both",
+    "pdq": "PDQ of 256 bits: the distance, negative",
+    "pdq_dihedral": "the same with references mirrored and turned",
+    PHASH: "pHash of 64 bits: the distance, negative",
+}
+"""What each part makes of a score, in a line."""
 ALL = (
     *PARTS,
     "normalised+views",

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 MOST_ALIGNED = 5000
 """Images of a collection that are aligned, at 50 ms and 80 KB each. Of more, none are."""
 
+type Check = Callable[[int], object]
+"""Told how many images there are at most, once they are listed. It may raise."""
+
 
 def read(
     images: Path,
@@ -41,17 +44,25 @@ def read(
     groups_file: Path | None = None,
     most_aligned: int = MOST_ALIGNED,
     on_progress: OnProgress = lambda _what, _share: None,
+    check: Check = lambda _: None,
 ) -> Collection:
     """Read a folder, describing its images in the looks of the settings, or an .npz file.
 
     Of an animated image the first frame is described. More than `most_aligned` images are not
     aligned. `groups_file` is as in `groups.read_groups`, of paths in the folder, or of `names`.
-    Raises StartupError where there is no image, or what there is does not fit the model.
+    `check` is called before anything is described. Raises StartupError where there is no image, or
+    what there is does not fit the model.
     """
     if images.is_dir():
-        found = _described(images, settings, embedder, most_aligned, on_progress)
+        files = list(walk([images]))
+        check(len(files))
+        if groups_file is not None:  # a wrong line is told before hours are spent
+            names = (file.relative_to(images).as_posix() for file in files)
+            groups.read_groups(groups_file, dict.fromkeys(names))
+        found = _described(images, files, settings, embedder, most_aligned, on_progress)
     elif images.suffix == ".npz":
         found = load(images, tuple(boxes(settings.views)), embedder.model)
+        check(len(found))
     else:
         raise StartupError(f"{images}: expected a folder or an .npz file")
     if groups_file is None:
@@ -94,9 +105,13 @@ class _Found:
 
 
 def _described(
-    folder: Path, settings: Settings, embedder: Embedder, most_aligned: int, on_progress: OnProgress
+    folder: Path,
+    files: Sequence[Path],
+    settings: Settings,
+    embedder: Embedder,
+    most_aligned: int,
+    on_progress: OnProgress,
 ) -> Collection:
-    files = list(walk([folder]))
     views = settings.views.model_copy(update={"frames": 1})
     names = tuple(boxes(views))
     extract: Callable[[Pixels], Features] | None = None

@@ -15,7 +15,6 @@ The file has one row for each image, and is not compressed (`numpy.savez`):
 """
 
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ import numpy.typing as npt
 from worker import npz
 from worker.errors import StartupError, UnscreenedReason
 from worker.evaluation import groups
+from worker.evaluation.files import private
 from worker.evaluation.groups import Fingerprints, Grouping, Means
 from worker.image import pdq
 from worker.records import Model
@@ -84,11 +84,10 @@ class Collection:
 def save(collection: Collection, file: Path) -> None:
     """Write a collection, without key points and failures; only its owner can read the file.
 
-    It is there whole or not at all. Raises OSError.
+    It is there whole or not at all. Raises StartupError.
     """
     known = collection.fingerprints
-    with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.") as folder:
-        partial = Path(folder) / "whole.npz"
+    with private(file) as partial:
         np.savez(
             partial,
             allow_pickle=False,
@@ -103,8 +102,6 @@ def save(collection: Collection, file: Path) -> None:
             checked=np.array(list(collection.grouping.pairs), dtype=str),
             checked_pairs=np.array(list(collection.grouping.pairs.values()), dtype=np.int64),
         )
-        partial.chmod(0o600)
-        partial.replace(file)
 
 
 def load(file: Path, looks: Sequence[str], model: Model) -> Collection:

@@ -59,7 +59,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A file that no picture came of, and why."""
+    """A file that no picture came of, and why: the kind of reason, a colon, and what there is."""
 
     file: Path
     reason: str
@@ -122,7 +122,7 @@ def read(
                 left_out.append(one)
             elif one.key in pictures:
                 known = pictures[one.key].file
-                left_out.append(LeftOut(one.file, f"the same bytes as {known}"))
+                left_out.append(LeftOut(one.file, f"repeated: the same bytes as {known}"))
             else:
                 pictures[one.key] = one
     return list(pictures.values()), left_out

@@ -4,19 +4,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from worker.evaluation.choices import COSINE, Choice
+from worker.evaluation.choices import COSINE, MEANINGS, Choice
 from worker.evaluation.gallery import Comparing, Gallery, System, banks, trial
 from worker.evaluation.intervals import Estimate, Sample, sample
 from worker.evaluation.splits import Split
 from worker.evaluation.trials import CARRIED, FIGURES, RATES, RECALLS, Trial
+from worker.evaluation.words import counted
 
 DIGITS = 4
-_RATES = 60
+_RATES, _LEAST = 60, 1e-3
+"""Of a curve: how many rates it has, and the lowest that it has at any rate."""
+_ENOUGH = 1000
+"""Benign pictures of a split, below which a rate of 1e-3 is hardly one."""
 TOLD_POINTS = 5
 """Pairs of pictures that are told for each operating point of a system."""
 
@@ -36,7 +40,7 @@ class Difference:
 class Point:
     """A benign picture that stands in the way of a lower threshold, and what it resembles.
 
-    In how many splits, and in which form it did so most often.
+    In how many `splits` of how many, and in which form it did so most often.
     """
 
     figure: str
@@ -44,6 +48,7 @@ class Point:
     form: str
     reference: str
     splits: int
+    of: int
 
 
 @dataclass(frozen=True)
@@ -58,12 +63,19 @@ class Outcome:
     points: Sequence[Point]
 
 
+class BenignQueries(NamedTuple):
+    """How many benign pictures a split has, and how many queries they make."""
+
+    pictures: int
+    queries: int
+
+
 @dataclass(frozen=True)
 class Findings:
     """All that is told. `facts` is what was evaluated, and how; `forms` starts with the unedited.
 
     `about` is the same for people, a line each. `rates` are the false-positive rates of the
-    outcomes' curves.
+    outcomes' curves, 0 first. `fewest` are the benign queries of the split that has fewest.
     """
 
     facts: Mapping[str, Any]
@@ -73,6 +85,7 @@ class Findings:
     rates: Values
     outcomes: Sequence[Outcome]
     differences: Sequence[Difference]
+    fewest: BenignQueries
     models: Sequence[str] = field(default=())
 
     def title(self, system: System) -> str:
@@ -80,10 +93,34 @@ class Findings:
         several = len(self.models) > 1 and system.model is not None
         return f"{system.choice.name} · {system.model}" if several else system.choice.name
 
+    @property
+    def legend(self) -> dict[str, str]:
+        """What each part of the choices makes of a score."""
+        parts = {part for one in self.outcomes for part in one.system.choice.name.split("+")}
+        return {part: told for part, told in MEANINGS.items() if part in parts}
+
+    @property
+    def warning(self) -> str | None:
+        """Where there are so few benign pictures that a rate of 1e-3 says little."""
+        if self.fewest.pictures >= _ENOUGH:
+            return None
+        if not self.fewest.queries:
+            return "There is no benign query: recall at a false-positive rate cannot be told."
+        pictures = counted(self.fewest.pictures, "benign picture")
+        queries = counted(self.fewest.queries, "query", "queries")
+        passing = self.fewest.queries // _ENOUGH
+        means = f"{passing:,} may pass at 1e-3" if passing else "1e-3 is the same as none"
+        return (
+            f"Only {pictures} in a split, {queries}: {means}. To tell 1 in 1,000 from none takes "
+            f"{_ENOUGH:,} benign pictures in a split."
+        )
+
     def document(self) -> dict[str, Any]:
         """The findings for machines."""
         return {
             **self.facts,
+            "benign_pictures": self.fewest.pictures,
+            "benign_queries": self.fewest.queries,
             "rows": [self._row(one, "overall") for one in self.outcomes],
             "rows_without_inversion": [self._row(one, "upright") for one in self.outcomes],
             "edits": [row for one in self.outcomes for row in self._edits(one)],
@@ -159,8 +196,9 @@ def told(
 ) -> Findings:
     """Draw up the findings; `advance` as each replicate is done."""
     samples = sample(trials, gallery.groups, resampling.replicates, resampling.seed, advance)
-    queries = max(len(listed[0].negatives.queries) for listed in trials.values())
-    rates = np.geomspace(min(0.1, 1 / max(1, queries)), 1, _RATES)
+    benign = [one.negatives.queries for one in next(iter(trials.values()))]
+    queries = max(map(len, benign))
+    rates = np.array([0.0, *np.geomspace(min(_LEAST, 1 / max(1, queries)), 1, _RATES)])
     outcomes = [
         Outcome(
             system=system,
@@ -180,6 +218,7 @@ def told(
         rates=rates,
         outcomes=outcomes,
         differences=list(_differences(samples)),
+        fewest=min(BenignQueries(len(np.unique(one.pictures)), len(one)) for one in benign),
         models=list(gallery.models),
     )
 
@@ -197,6 +236,7 @@ def _points(gallery: Gallery, trials: Sequence[Trial]) -> Iterator[Point]:
                 form=gallery.forms[forms.most_common(1)[0][0]],
                 reference=gallery.names[reference],
                 splits=splits,
+                of=len(trials),
             )
 
 

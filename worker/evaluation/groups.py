@@ -224,8 +224,8 @@ def read_groups(file: Path, images: Mapping[str, int | None]) -> dict[int, str]:
                 raise StartupError(f"{where}: there is no image {image!r}")
             case _:
                 raise StartupError(f"{where}: several images are called {image!r}: give the path")
-        if number is not None and groups.setdefault(number, name) != name:
-            raise StartupError(f"{where}: {image!r} is in another group already")
+        if number is not None and (known := groups.setdefault(number, name)) != name:
+            raise StartupError(f"{where}: {image!r}, or its equal, is in group {known!r} already")
     return groups
 
 

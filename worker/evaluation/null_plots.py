@@ -3,18 +3,19 @@
 Each returns an `<svg>` element (`worker.evaluation.svg`), titled with the bank's name.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from itertools import cycle
 from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
-from worker.evaluation.svg import BENIGN, COPY, INK, LIMIT, QUIET, plot
+from worker.evaluation.svg import BENIGN, COPY, INK, LIMIT, QUIET, logarithmic, plot
+from worker.evaluation.words import counted
 from worker.scoring.forecast import Growth
 from worker.scoring.limits import Floats, Numbers
-from worker.scoring.null import Null, Threshold
+from worker.scoring.null import Null, Threshold, images_needed
 
 MILLION = 1_000_000
 _BINS = 60
@@ -26,24 +27,23 @@ _FACTORS = np.geomspace(1, 10, 40)
 def distributions(bank: str, null: Null, copies: Floats, thresholds: Mapping[str, float]) -> str:
     """Best scores of benign images and scores of copies, float32 [k], as shares per bin.
 
-    `thresholds` are drawn as lines with their names.
+    `thresholds` are drawn as lines with their names. Copies are left out where there are none.
     """
-    both = np.concatenate([null.scores, copies, [*thresholds.values()]])
+    shown = [(null.scores, BENIGN, counted(len(null.scores), "benign image"))]
+    if len(copies):
+        shown.append((copies, COPY, counted(len(copies), "copy", "copies")))
+    both = np.concatenate([*(scores for scores, *_ in shown), [*thresholds.values()]])
     bins = np.linspace(both.min(), max(both.max(), both.min() + 1e-3), _BINS + 1)
-    with plot(f"Scores of benign images and of copies: {bank}") as drawn:
-        for scores, colour, label in (
-            (null.scores, BENIGN, f"{len(null.scores):,} benign images"),
-            (copies, COPY, f"{len(copies):,} copies"),
-        ):
+    with plot(f"Distribution of scores: {bank}") as drawn:
+        for scores, colour, label in shown:
             shares = np.full(len(scores), 1 / max(1, len(scores)))
             drawn.axes.hist(
                 scores, bins.tolist(), weights=shares, color=colour, alpha=0.8, label=label
             )
-        drawn.axes.margins(y=0.15)
         _mark_thresholds(drawn.axes, thresholds)
         drawn.axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         drawn.axes.set_xlabel("best score against the bank")
-        drawn.axes.set_ylabel("images")
+        drawn.axes.set_ylabel("share of the images")
         _legend(drawn.axes)
     return drawn.svg
 
@@ -60,38 +60,32 @@ def rates(bank: str, null: Null, thresholds: Mapping[str, float]) -> str:
     supported = MILLION * null.supported_rate
     with plot(f"False matches per million against the threshold: {bank}") as drawn:
         axes = drawn.axes
-        axes.set_yscale("log")
         low, high = (MILLION * np.maximum(limit, 1e-12) for limit in (curve.low, curve.high))
         axes.fill_between(scores, low, high, color=COPY, alpha=0.2, lw=0, label="95% limits")
         axes.plot(scores, MILLION * curve.estimate, color=COPY, linewidth=1.6, label="estimate")
         axes.plot(scores, high, color=COPY, linewidth=0.8)
-        axes.set_ylim(supported / 30, 1.5 * MILLION * float(curve.high[0]))
-        axes.axhspan(supported / 30, supported, color=QUIET, alpha=0.6, lw=0)
-        axes.annotate(
-            f"not supported by {null.distinct:,} distinct images: below {supported:,.6g}",
-            (0, supported),
-            (4, -4),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            va="top",
+        axes.axhspan(
+            supported / 30, supported, color=QUIET, alpha=0.6, lw=0, label="too few groups"
         )
         _mark_thresholds(axes, thresholds)
         axes.set_xlabel("threshold")
         axes.set_ylabel("false matches per million")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+        axes.set_ylim(supported / 30, 1.5 * MILLION * float(curve.high[0]))
+        logarithmic(axes, "y")
         _legend(axes)
     return drawn.svg
 
 
 def stability(bank: str, null: Null, rate: float) -> str:
-    """The threshold that keeps a rate, with its interval, against the number of images used.
+    """The threshold that keeps a rate, with its interval, against the number of groups used.
 
-    More and more of the groups, in an order that is drawn once, up to all of them. Where the line
-    has not come to rest, more images would move it.
+    From as few as support the rate up to all of them, in an order that is drawn once. Where the
+    line has not come to rest, more images would move it.
     """
     order = np.random.default_rng(0).permutation(null.distinct)
     _, numbers = np.unique(null.groups, return_inverse=True)
-    parts = np.geomspace(max(1, null.distinct / 30), null.distinct, _STEPS).round().astype(int)
+    fewest = max(images_needed(rate), null.distinct // 30)
+    parts = np.geomspace(min(fewest, null.distinct), null.distinct, _STEPS).round().astype(int)
     used: list[int] = []
     found: list[Threshold] = []
     for part in np.unique(parts):
@@ -100,47 +94,45 @@ def stability(bank: str, null: Null, rate: float) -> str:
         if isinstance(threshold, Threshold):
             used.append(some.distinct)
             found.append(threshold)
-    with plot(f"Threshold against the images used: {bank}") as drawn:
+    with plot(f"Threshold against the groups used: {bank}") as drawn:
         axes = drawn.axes
-        axes.set_xscale("log")
-        limits, lows = [one.score for one in found], [one.low for one in found]
-        axes.fill_between(used, lows, limits, color=COPY, alpha=0.2, lw=0, label="90% interval")
-        axes.plot(used, limits, "o-", color=LIMIT, markersize=3, label="threshold")
-        axes.plot(
-            used, [one.estimate for one in found], color=COPY, linewidth=1.2, label="estimate"
-        )
-        axes.set_xlabel(f"distinct images used (threshold for {MILLION * rate:,.6g} per million)")
+        axes.set_xlabel(f"groups of images used (threshold for {MILLION * rate:,.0f} per million)")
         axes.set_ylabel("score")
-        if found:
-            _tick(axes, [used[0], used[len(used) // 2], used[-1]])
+        if len(used) > 1:
+            limits, lows = [one.score for one in found], [one.low for one in found]
+            axes.fill_between(used, lows, limits, color=COPY, alpha=0.2, lw=0, label="90% interval")
+            axes.plot(used, limits, "o-", color=LIMIT, markersize=3, label="threshold")
+            estimates = [one.estimate for one in found]
+            axes.plot(used, estimates, color=COPY, linewidth=1.2, label="estimate")
+            logarithmic(axes, "x", sorted({used[0], used[len(used) // 2], used[-1]}))
             _legend(axes)
         else:
-            axes.text(0.5, 0.5, "not supported by the data", transform=axes.transAxes, ha="center")
+            axes.set_axis_off()
+            needed = counted(images_needed(rate), "group")
+            told = (
+                f"{MILLION * rate:,.0f} per million takes {needed}, and there are "
+                f"{null.distinct:,}:\ntoo few to see whether the threshold has come to rest"
+            )
+            axes.text(0.5, 0.5, told, transform=axes.transAxes, ha="center", va="center")
     return drawn.svg
 
 
-def growth(bank: str, null: Null, grows: Growth, threshold: Threshold, references: int) -> str:
+def growth(bank: str, null: Null, grows: Growth, threshold: float, references: int) -> str:
     """False matches per million at today's threshold, as forecast for a bank of more references."""
-    now = null.rate(threshold.score)
+    now = null.rate(threshold)
     forecasts = [grows.forecast(null, 1.0, float(factor)) for factor in _FACTORS]
     with plot(f"Forecast of false matches for a larger bank: {bank}") as drawn:
         axes = drawn.axes
-        axes.set_xscale("log")
-        axes.set_yscale("log")
         sizes = references * _FACTORS
-        present = MILLION * now.estimate if now else np.nan
-        low, estimate, high = (
-            present * np.array([getattr(one, name) for one in forecasts])
-            for name in ("low", "estimate", "high")
-        )
+        present = now.estimate if now else np.nan
+        estimate, low, high = MILLION * np.array([one.rates(present) for one in forecasts]).T
         axes.fill_between(sizes, low, high, color=LIMIT, alpha=0.2, lw=0, label="95% limits")
         axes.plot(sizes, estimate, "--", color=LIMIT, label="forecast, not measured")
-        axes.plot(references, present, "o", color=INK, markersize=5, label="measured")
+        axes.plot(references, MILLION * present, "o", color=INK, markersize=5, label="measured")
         axes.set_xlabel("references in the bank")
         axes.set_ylabel("false matches per million")
-        _tick(axes, [references * factor for factor in (1, 2, 5, 10)])
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        logarithmic(axes, "x", [references * factor for factor in (1, 2, 5, 10)])
+        logarithmic(axes, "y")
         _legend(axes)
     return drawn.svg
 
@@ -151,29 +143,12 @@ def _of_groups(null: Null, chosen: npt.NDArray[np.bool_]) -> Null:
 
 
 def _mark_thresholds(axes: Axes, thresholds: Mapping[str, float]) -> None:
-    """A line for each, named on its left, the last on its right."""
-    top = axes.get_ylim()[1]
+    """A line for each; the legend names it, where no curve crosses the name."""
     listed = sorted(thresholds.items(), key=itemgetter(1))
-    for name, score in listed:
-        axes.axvline(score, color=LIMIT, linewidth=1.2, linestyle="--")
-        gap, alignment = (5, "left") if len(listed) > 1 and name == listed[-1][0] else (-5, "right")
-        axes.annotate(
-            f"{name} {score:.3f}",
-            (score, top),
-            (gap, -4),
-            textcoords="offset points",
-            color=LIMIT,
-            va="top",
-            ha=alignment,
-        )
-
-
-def _tick(axes: Axes, places: Sequence[int]) -> None:
-    """Label these places of the logarithmic axis below, and no others."""
-    axes.xaxis.set_major_locator(FixedLocator([float(place) for place in places]))
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.xaxis.set_minor_locator(NullLocator())
+    for (name, score), dashes in zip(listed, cycle(("--", ":"))):
+        label = f"{name} {score:.3f}"
+        axes.axvline(score, color=LIMIT, linewidth=1.2, linestyle=dashes, label=label)
 
 
 def _legend(axes: Axes) -> None:
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderpad=0)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderpad=0, columnspacing=1.2)

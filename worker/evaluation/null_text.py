@@ -2,6 +2,7 @@
 
 import math
 
+from worker.evaluation.words import counted
 from worker.scoring.forecast import Forecast
 from worker.scoring.null import Null, Rate, Threshold, Unsupported
 
@@ -11,22 +12,23 @@ _LEAST = 0.001
 
 
 def of_threshold(rate: float, found: Threshold | Unsupported) -> str:
-    """Where the threshold for a rate lies and what sets it, or what is missing."""
+    """Which threshold is taken for a rate, and why that one; or what is missing."""
     budget = f"At most {_per_million(rate)} false matches per million"
     if isinstance(found, Unsupported):
         return (
-            f"{budget}: not supported by the data. There are {found.distinct:,} distinct benign "
-            f"images; it takes {found.needed:,}."
+            f"{budget}: not supported by the data. It takes {_groups(found.needed)}, and there are "
+            f"{found.distinct:,}."
         )
     reached = "no benign image reaches it"
     if found.exceedances:
-        images, groups = _count(found.exceedances, "benign image"), _count(found.groups, "group")
-        reached = f"it is reached by {images} of {groups}"
+        images, groups = counted(found.exceedances, "benign image"), counted(found.groups, "group")
+        reached = f"{images} of {groups} {'reaches' if found.exceedances == 1 else 'reach'} it"
     elif found.by == "tail":
-        reached += ", so it rests on the fitted tail"
+        reached += ", so it rests on a tail that is fitted to the best of them"
     return (
-        f"{budget}: threshold {found.score:.4f}, 95% confident; {reached}. The score with exactly "
-        f"that rate is about {found.estimate:.4f} and not below {found.low:.4f}."
+        f"{budget}: the threshold is {found.score:.4f}; {reached}. The best guess would be "
+        f"{found.estimate:.4f}, but a guess lets too many through every other time: so the upper "
+        f"95% limit is taken, which keeps the budget in 95 of 100 calibrations."
     )
 
 
@@ -36,20 +38,23 @@ def of_rate(rate: Rate | None) -> str:
         return "The data do not tell how often benign images score as high."
     source = "counted" if rate.by == "count" else "from the fitted tail"
     return (
-        f"Of a million benign images, {_per_million(rate.estimate)} score as high by estimate "
-        f"({_per_million(rate.low)} to {_per_million(rate.high)}, each with 95% confidence; "
-        f"{source})."
+        f"Of a million benign images {_about(rate.estimate)} score as high ({source}): "
+        f"not under {_per_million(rate.low)} and not over {_per_million(rate.high)}, each with 95% "
+        f"confidence."
     )
 
 
 def of_support(null: Null) -> str:
     """How far the data go."""
-    images = _count(len(null.scores), "benign image")
-    groups = _count(null.distinct, "group")
+    groups = counted(null.distinct, "group")
+    there = f"The null has {counted(len(null.scores), 'benign image')} in {groups}"
     if math.isinf(null.supported_rate):
-        return f"{images} in {groups} are too few for any budget."
+        return f"{there}: too few for any budget."
     least = _per_million(null.supported_rate)
-    return f"{images} in {groups} support budgets from {least} false matches per million up."
+    return (
+        f"{there}, which supports budgets from {least} false matches per million up: 3,000,000 "
+        f"divided by the number of groups."
+    )
 
 
 def of_forecast(forecast: Forecast, rate: float) -> str:
@@ -57,8 +62,7 @@ def of_forecast(forecast: Forecast, rate: float) -> str:
     kept = (
         f"to keep the budget, the threshold would be about {forecast.threshold.score:.4f}"
         if isinstance(forecast.threshold, Threshold)
-        else f"the data would not support the budget: it takes {forecast.threshold.needed:,} "
-        f"distinct benign images"
+        else f"the data would not support the budget: it takes {_groups(forecast.threshold.needed)}"
     )
     return (
         f"Forecast, not measured: with {forecast.factor:g} times as many references of the same "
@@ -74,5 +78,10 @@ def _per_million(rate: float) -> str:
     return f"{number:,.10g}" if number == 0 or number >= _LEAST else f"under {_LEAST:g}"
 
 
-def _count(number: int, of: str) -> str:
-    return f"{number:,} {of}" if number == 1 else f"{number:,} {of}s"
+def _about(rate: float) -> str:
+    told = _per_million(rate)
+    return told if told.startswith("under") else f"about {told}"
+
+
+def _groups(number: int) -> str:
+    return counted(number, "group of benign images", "groups of benign images")

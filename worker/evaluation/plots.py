@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from worker.evaluation.experiment import Difference, Findings, Outcome
 from worker.evaluation.metrics import barrier
-from worker.evaluation.svg import BENIGN, COPY, LIMIT, SERIES, plot
+from worker.evaluation.svg import BENIGN, COPY, LIMIT, SERIES, logarithmic, plot
 from worker.evaluation.trials import FIGURES, RATES
 
 _WIDTH = 10.5
@@ -15,6 +15,8 @@ _DASHES = ("-", "--", ":", "-.")
 _BINS = 48
 _ACROSS = 3
 _NARROW = 1e-6
+_GAP, _MARGIN = 3, 1.1
+"""Factors of a logarithmic axis: from the lowest rate to none, and from there to the edge."""
 _SHOWN = {
     "recall_at_fpr_1e-2": "at 1e-2",
     "recall_at_fpr_1e-3": "at 1e-3",
@@ -24,25 +26,30 @@ _SHOWN = {
 
 
 def curves(found: Findings) -> str:
-    """Recall against the false-positive rate, a line for each system, best first."""
+    """Recall against the false-positive rate, a line for each system, best first.
+
+    A rate of 0 has its place at the left end, called none.
+    """
+    least = float(found.rates[found.rates > 0].min())
+    rates = np.where(found.rates > 0, found.rates, least / _GAP)
+    ticks = {float(rates[0]): "none", **{rate: f"{rate:g}" for rate in (*RATES[:2], 0.1, 1.0)}}
     with plot("Recall against the false-positive rate", _WIDTH, 4.2) as drawn:
         axes = drawn.axes
         ranked = sorted(found.outcomes, key=lambda one: -float(np.nan_to_num(one.curve).mean()))
         for place, one in enumerate(ranked):
             axes.plot(
-                found.rates,
+                rates,
                 one.curve,
                 color=SERIES[place % len(SERIES)],
                 linestyle=_DASHES[place // len(SERIES)],
                 linewidth=1.6,
                 label=found.title(one.system),
             )
-        for rate in RATES:
-            if found.rates[0] <= rate:
-                axes.axvline(rate, color=LIMIT, linewidth=0.8, linestyle="--")
-        axes.set_xscale("log")
-        axes.set_xlim(found.rates[0], 1)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        for rate in (float(rates[0]), *RATES[:2]):
+            axes.axvline(rate, color=LIMIT, linewidth=0.8, linestyle="--")
+        logarithmic(axes, "x", list(ticks))
+        axes.xaxis.set_major_formatter(lambda value, _: ticks[value])
+        axes.set_xlim(min(ticks) / _MARGIN, 1)
         axes.set_ylim(0, 1.02)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axes.set_xlabel("false-positive rate: share of the benign queries")

@@ -1,17 +1,14 @@
 """The page of an evaluation, which stands alone."""
 
-from datetime import UTC, datetime
-from importlib import resources
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
-from worker.evaluation import plots
+from worker.evaluation import page, plots
 from worker.evaluation.experiment import Findings
-from worker.evaluation.trials import FIGURES, RECALLS
+from worker.evaluation.trials import FIGURES
 
 TITLES = {
     "recall_at_fpr_1e-2": "recall at 1e-2",
@@ -23,28 +20,20 @@ TITLES = {
 
 
 def write(found: Findings, path: Path) -> None:
-    """Write the page."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["share"] = _share
-    template = resources.files(__package__).joinpath("report.html").read_text(encoding="utf-8")
-    page = environment.from_string(template).render(
-        found=found,
-        document=found.document(),
-        figures=FIGURES,
-        recalls=RECALLS,
-        titles=TITLES,
-        made_at=datetime.now(UTC),
-        recall_by_edit=recall_by_edit(found),
-        plots={
-            # Drawn by matplotlib from numbers and our own words: safe as they are.
-            "curves": Markup(plots.curves(found)),  # noqa: S704
-            "scores": Markup(plots.scores(found)),  # noqa: S704
-            "differences": Markup(plots.differences(found)) if found.differences else None,  # noqa: S704
+    """Write the page. Raises StartupError."""
+    told = {
+        "found": found,
+        "document": found.document(),
+        "figures": FIGURES,
+        "titles": TITLES,
+        "recall_by_edit": recall_by_edit(found),
+        "plots": {
+            "curves": page.drawn(plots.curves(found)),
+            "scores": page.drawn(plots.scores(found)),
+            "differences": page.drawn(plots.differences(found)) if found.differences else None,
         },
-    )
-    path.write_text(page, encoding="utf-8")
+    }
+    page.write(path, "report.html", told, share=_share)
 
 
 def recall_by_edit(found: Findings) -> list[tuple[str, list[float]]]:
@@ -57,13 +46,13 @@ def recall_by_edit(found: Findings) -> list[tuple[str, list[float]]]:
 
 
 def _share(value: float | None) -> str:
-    """As .834."""
+    """As .834, and 1.00: both of four characters."""
     if value is None or np.isnan(value):
         return ""
     text = f"{value:.3f}"
-    return text.replace("0.", ".", 1) if abs(value) < 1 and text[-5:] != "1.000" else text
+    return "1.00" if text == "1.000" else text.replace("0.", ".", 1)
 
 
-def interval(row: dict[str, Any], figure: str) -> tuple[str, str]:
+def interval(row: Mapping[str, Any], figure: str) -> tuple[str, str]:
     """The figure, and the ends of its interval."""
     return _share(row[figure]), f"{_share(row[f'{figure}_low'])}-{_share(row[f'{figure}_high'])}"

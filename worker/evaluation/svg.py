@@ -3,13 +3,15 @@
 import html
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 # Colours that stand for the page's own: each is replaced by a variable of its style sheet.
 INK, QUIET, COPY, BENIGN, LIMIT = "#010101", "#020202", "#030303", "#040404", "#050505"
@@ -43,6 +45,9 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "text.parse_math": False,  # names of banks may have a dollar
 }
+
+_ROUND, _NARROW = (1.0, 2.0, 5.0), 300
+"""Tick at 1, 2, 5, 10 where an axis spans less than that factor, else at powers of ten."""
 
 
 class Plot:
@@ -81,6 +86,22 @@ def plot(
         drawn = Plot(title, width, height, rows, columns, sharey=sharey)
         yield drawn
         drawn.svg = _svg(drawn)
+
+
+def logarithmic(axes: Axes, name: Literal["x", "y"], places: Sequence[float] = ()) -> None:
+    """Make an axis logarithmic, with plain numbers at these places, or at round ones.
+
+    To be called when all is drawn: the round ones are within what is shown.
+    """
+    axis: Axis = axes.xaxis if name == "x" else axes.yaxis
+    (axes.set_xscale if name == "x" else axes.set_yscale)("log")
+    if places:
+        axis.set_major_locator(FixedLocator([float(place) for place in places]))
+    else:
+        low, high = sorted(axis.get_view_interval())
+        axis.set_major_locator(LogLocator(subs=_ROUND if high < _NARROW * low else (1.0,)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(lambda value, _: f"{value:,.6g}")
 
 
 def _svg(drawn: Plot) -> str:

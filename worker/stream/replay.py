@@ -30,7 +30,7 @@ MARK = "copysieve-replayed-from"
 type Fate = Literal["whole", "from_source", "gone", "changed"]
 """Of a dead letter: the letter holds the record; the source does; retention (or compaction) took
 it; another record is at its coordinates now."""
-type OnProgress = Callable[[int], None]
+type OnProgress = Callable[[int], object]
 """Is told how many more offsets have been read."""
 
 

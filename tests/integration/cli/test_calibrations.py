@@ -16,7 +16,7 @@ from tests.fixtures.processes import picture
 from worker.cli.main import app
 from worker.compare import compare
 from worker.descriptor import embedders
-from worker.errors import CopysieveError, StoreError
+from worker.errors import CopysieveError, SettingsError, StoreError
 from worker.hotset.mirror import Mirror
 from worker.hotset.sync import HotSetSync
 from worker.scoring import artefact
@@ -118,9 +118,19 @@ def test_from_benign_images_to_enforced_matches(run, told, benign, bank, replica
     (of_bank,) = result["banks"]
     assert of_bank["state"] == "budget"
     assert of_bank["references"] == 8
-    assert "At most 100,000 false matches per million: threshold" in " ".join(of_bank["sentences"])
+    assert "At most 100,000 false matches per million: the threshold is" in " ".join(
+        of_bank["sentences"]
+    )
+    reaching = [one for one in of_bank["near"] if one["reaches_threshold"]]
+    assert 0 < len(reaching) < len(of_bank["near"])
+    known = {one["reference_id"] for one in told("refs", "list")}
     html = page.read_text()
+    for one in of_bank["near"]:
+        assert one["reference_id"] in known
+        assert one["reference_id"] in html
+        assert all((benign / image).is_file() for image in one["images"])
     assert html.count("<svg") == 4
+    assert re.search(r"Copies of \d+ benign images were made for this plot", html)
     assert "data:image/jpeg;base64," in html
     assert not re.search(r'(src|href)="http', html)  # it stands alone
     assert file.stat().st_mode & 0o777 == kept.stat().st_mode & 0o777 == 0o600
@@ -288,7 +298,7 @@ def test_a_bank_goes_from_a_threshold_to_a_budget_without_a_gap(
     with pytest.raises(StoreError, match=r"then bad matches nothing .*--budget BANK=N"):
         run("calibrations", "apply", file)
     with pytest.raises(
-        StoreError, match=r"then bad only matches in shadow \(the calibration is of"
+        StoreError, match=r"then bad only matches in shadow \(the calibration has too few"
     ):
         run("calibrations", "apply", file, "--budget", "bad=5")
     assert store.version() == before
@@ -327,11 +337,13 @@ def test_whoever_adds_a_copy_of_benign_images_is_told_what_it_costs(run, told, b
     report = told("refs", "add", *files, "--bank", "bad", "--force", "--note", "seen")
     assert report["set_aside"] == 4
     assert len(report["weakened"]) == 1
-    assert report["weakened"][0].startswith("tight only matches in shadow (the calibration is of")
+    assert report["weakened"][0].startswith(
+        "tight only matches in shadow (the calibration has too few"
+    )
 
 
 @pytest.mark.usefixtures("bank")
-def test_what_cannot_be_used_is_one_line(run, benign, tmp_path):
+def test_what_cannot_be_used_is_one_line(run, benign, tmp_path, monkeypatch):
     other, damaged = tmp_path / "other.npz", tmp_path / "damaged.npz"
     other.write_bytes(calibration(model=OTHER_MODEL).artefact)
     damaged.write_bytes(b"PK")
@@ -353,8 +365,17 @@ def test_what_cannot_be_used_is_one_line(run, benign, tmp_path):
         run("calibrate", "--images", few, "-o", tmp_path / "c.npz")
     with pytest.raises(CopysieveError, match="whitening takes 100"):
         run("calibrate", "--images", benign, "-o", tmp_path / "c.npz", "--project", "whiten")
-    with pytest.raises(CopysieveError, match="--background 100: there are 90 images"):
-        run("calibrate", "--images", benign, "-o", tmp_path / "c.npz", "--background", "100")
+    for refused, line in (
+        (("--background", 100), "--background 100: there are 92 images in all"),
+        (("--k", 24), "--k 24: there are 23 images in the background"),
+        (("--k", 11, "--background", 10), "--k 11: there are 10 images in the background"),
+    ):
+        with pytest.raises(SettingsError, match=line):
+            run("calibrate", "--images", benign, "-o", tmp_path / "c.npz", *refused)
+    monkeypatch.setenv("COPYSIEVE_REDIS__URL", "redis://127.0.0.1:1")
+    with pytest.raises(StoreError, match=r"cannot be reached.*; --no-hot-set does without"):
+        run("calibrate", "--images", few, "-o", tmp_path / "c.npz")
+    assert not (tmp_path / "c.npz").exists()
     for wrong in (
         ("--project", "bleach"),
         ("-o", tmp_path / "nowhere" / "c.npz"),

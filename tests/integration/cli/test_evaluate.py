@@ -87,7 +87,7 @@ def test_own_pictures(folder, tmp_path):
     assert {Path(one["file"]).name: one["reason"].split(":")[0] for one in told["left_out"]} == {
         "broken.jpg": "unsupported_format",
         "small.png": "too small",
-        "twice.png": f"the same bytes as {folder / 'moon.png'}",
+        "twice.png": "repeated",
     }
     setters = [one for one in told["operating_points"] if one["choice"] == "cosine"]
     assert sum(one["splits"] for one in setters if one["at"] == "recall_at_zero") == 4
@@ -95,7 +95,22 @@ def test_own_pictures(folder, tmp_path):
     assert {(one["rate"]) for one in told["thresholds_from_null"]} == {0.01, 0.001}
 
     table = result.stdout.splitlines()
-    assert any(re.match(r" ?cosine +\.\d{3}", line) for line in table)
+    assert any(re.match(r"cosine +\.\d{3}", line) for line in table)
+    assert any(re.match(r"whitened\+normalised\+views +\.\d{3}", line) for line in table)
+    left_out = "unsupported_format (1), too small (1), repeated (1)"
+    assert any(re.fullmatch(rf"left out +{re.escape(left_out)}", line) for line in table)
+    assert any(re.match(r"pdq_dihedral +the same with references mirrored", line) for line in table)
+    assert re.search(
+        r"  cosine: \S+\.png \(.*\) resembles \S+\.png, in \d of 4 splits", result.stdout
+    )
+    assert "(--groups)" in table[-3]
+    fewest = told["benign_queries"]
+    assert told["benign_pictures"] * (1 + len(EDITED)) == fewest < 1000
+    assert (
+        f"Only {told['benign_pictures']} benign pictures in a split, {fewest} queries"
+        in result.stderr
+    )
+    assert page.stat().st_mode & 0o777 == 0o600
     text = page.read_text(encoding="utf-8")
     assert text.count("<svg") == 3
     assert "collage" not in text
@@ -165,4 +180,4 @@ def test_too_few_pictures(tmp_path):
         noise = np.random.default_rng(number).integers(0, 256, (80, 80, 3), np.uint8)
         Image.fromarray(noise).save(tmp_path / f"{number}.png")
     result = run("--images", tmp_path, "--model", MODEL)
-    assert "5 pictures of 5 scenes, evaluate needs 20 scenes" in str(result.exception)
+    assert "5 files, evaluate needs 20 scenes" in str(result.exception)

@@ -34,7 +34,7 @@ def plots(null, threshold):
         "distributions": null_plots.distributions(BANK, null, copies, thresholds),
         "rates": null_plots.rates(BANK, null, thresholds),
         "stability": null_plots.stability(BANK, null, 0.01),
-        "growth": null_plots.growth(BANK, null, Growth(0.9, 0.05), threshold, references=40),
+        "growth": null_plots.growth(BANK, null, Growth(0.9, 0.05), threshold.score, references=40),
     }
 
 
@@ -74,18 +74,29 @@ def test_scores_stand_with_their_numbers_and_thresholds(plots, threshold):
 
 def test_rates_say_where_the_data_end(plots):
     told = words(plots["rates"])
-    assert "not supported by 2,000 distinct images: below 1,500" in told
-    assert {"10,000", "1,000", "95% limits", "estimate"} <= set(told)
+    assert {"too few groups", "10,000", "1,000", "95% limits", "estimate"} <= set(told)
 
 
 def test_a_threshold_is_followed_up_to_all_images(plots):
     told = words(plots["stability"])
     assert "2,000" in told
-    assert "distinct images used (threshold for 10,000 per million)" in told
+    assert "groups of images used (threshold for 10,000 per million)" in told
+    assert len([word for word in told if re.fullmatch(r"0\.\d+", word)]) > 1  # ticks of the score
 
 
-def test_a_threshold_that_the_data_do_not_support_is_said(null):
-    assert "not supported by the data" in words(null_plots.stability(BANK, null, 1e-5))
+@pytest.mark.parametrize(("rate", "needed"), [(1e-5, "300,000"), (0.0015, "2,000")])
+def test_a_rate_of_which_nothing_can_be_seen_is_said(null, rate, needed):
+    """None of the groups support it, or none but all of them, which would be a single dot."""
+    svg = null_plots.stability(BANK, null, rate)
+    said = f"{1e6 * rate:,.0f} per million takes {needed} groups, and there are 2,000:"
+    assert said in words(svg)
+    assert "threshold" not in words(svg)
+
+
+def test_logarithmic_axes_have_plain_numbers_however_short(plots):
+    for name in ("rates", "stability", "growth"):
+        assert not [word for word in words(plots[name]) if word and ("{" in word or "$1" in word)]
+    assert len([word for word in words(plots["growth"]) if re.fullmatch(r"[\d,]+", word)]) >= 6
 
 
 def test_a_forecast_is_called_one(plots):
@@ -96,6 +107,8 @@ def test_a_forecast_is_called_one(plots):
 def test_equal_scores_are_drawn_too():
     flat = Null(np.full(100, 0.25, np.float32), np.arange(100))
     copies = np.array([], np.float32)
-    assert "0 copies" in null_plots.distributions("flat", flat, copies, {})
-    assert "not supported" in null_plots.rates("flat", flat, {"here": 0.25})
+    alone = null_plots.distributions("flat", flat, copies, {})
+    assert "100 benign images" in alone
+    assert "copies" not in alone
+    assert "too few groups" in null_plots.rates("flat", flat, {"here": 0.25})
     assert null_plots.stability("flat", flat, 0.05)

@@ -2,14 +2,15 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tests.fixtures.galleries import gallery
-from worker.evaluation import report, splits
-from worker.evaluation.choices import Choice, Normalisation
-from worker.evaluation.experiment import Resampling, run, told
+from worker.evaluation import plots, report, splits
+from worker.evaluation.choices import MEANINGS, PARTS, Choice, Normalisation
+from worker.evaluation.experiment import BenignQueries, Resampling, run, told
 from worker.evaluation.gallery import Comparing, System
 from worker.evaluation.labelled import groups_of, trials
 from worker.evaluation.trials import FIGURES
@@ -77,6 +78,44 @@ def test_a_labelled_set_without_negatives(tmp_path):
     found = findings(given, trials(given, SYSTEMS, true, COMPARING, nothing))
     row = found.document()["rows"][0]
     assert row["recall_at_zero"] is None
+    assert found.warning.startswith("There is no benign query")
     assert 0 <= row["uap_low"] <= row["uap"] <= row["uap_high"] <= 1
     report.write(found, tmp_path / "page.html")
     assert "edit 0" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_curves_have_the_points_that_figures_are_at_in_plain_numbers(found):
+    svg = plots.curves(found)
+    told = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+    assert [one for one in ("none", "0.001", "0.01", "0.1", "1") if one not in told] == []
+    assert not re.search(r"mathdefault|\$", svg)
+    for one, row in zip(found.outcomes, found.document()["rows"], strict=True):
+        assert found.rates[0] == 0
+        assert one.curve[0] == pytest.approx(row["recall_at_zero"], abs=1e-4)
+
+
+def test_too_few_benign_pictures_are_said(found):
+    document = found.document()
+    pictures, queries = document["benign_pictures"], document["benign_queries"]
+    assert queries == pictures * len(found.forms)
+    said = (
+        f"Only {pictures} benign pictures in a split, {queries} queries: 1e-3 is the same as none."
+    )
+    assert found.warning.startswith(said)
+    enough = replace(found, fewest=BenignQueries(1000, 1000 * len(found.forms)))
+    assert enough.warning is None
+    some = replace(found, fewest=BenignQueries(500, 23_000))
+    assert "23,000 queries: 23 may pass at 1e-3." in some.warning
+
+
+def test_only_what_was_chosen_is_explained(found):
+    assert list(found.legend) == ["cosine", "normalised", "views", "pdq"]
+    assert set(MEANINGS) == set(PARTS)
+
+
+def test_shares_are_of_one_width():
+    """So that a table of all figures fits 80 columns."""
+    row = {"uap": 0.0, "uap_low": -0.0214, "uap_high": 0.99951}
+    assert report.interval(row, "uap") == (".000", "-.021-1.00")
+    assert report.interval({"uap": 1.0, "uap_low": None, "uap_high": 0.9994}, "uap")[0] == "1.00"
+    assert report.interval({"uap": None, "uap_low": None, "uap_high": None}, "uap") == ("", "-")
