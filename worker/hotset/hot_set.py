@@ -58,6 +58,7 @@ _ENFORCED, _SHADOW, _CANARY = range(_KINDS)
 """Kinds of references in a bank, which have a column each: the null is of the first alone."""
 _NORMS_AT_ONCE = 512  # as many as the caches hold
 _NAMED_AT_ONCE = 8192
+_NEAR_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +209,17 @@ class HotSet:
     def expire(self, now: datetime) -> None:
         """Hide what has expired since."""
         if now.timestamp() >= self._next_expiry:
-            self._settle(np.flatnonzero(self._table.rows["expires"] <= now.timestamp()), now)
+            self.matrix.assign(*self._expired(now.timestamp()))
             self._note_expiry(now)
+
+    def prepare_expiry(self, now: datetime) -> None:
+        """Do what takes long of the next `expire`, if it is near."""
+        if self.calibration is not None and self._next_expiry <= now.timestamp() + _NEAR_SECONDS:
+            self.matrix.prepare_move(*self._expired(self._next_expiry))
+
+    def _expired(self, at: float) -> tuple[Numbers, Numbers]:
+        """The rows of references that have expired at a time, in Unix seconds, and no column."""
+        return self._places(self._table.rows[self._table.rows["expires"] <= at], self.banks, at)
 
     def takes_long(self, entry: Entry) -> bool:
         """Whether an entry is to be prepared while the others' effects can be seen already."""
@@ -258,7 +268,7 @@ class HotSet:
         if standing:
             at = np.searchsorted(slots, changed)
             rows["flags"][at], rows["expires"][at] = np.array(list(standing.values())).T
-        return self._places(rows, banks, now)
+        return self._places(rows, banks, now.timestamp())
 
     def _is_another(self, change: CalibrationPut) -> bool:
         current = self.calibration.id if self.calibration else None
@@ -453,13 +463,14 @@ class HotSet:
 
     def _settle(self, slots: Slots, now: datetime) -> None:
         """Give every row of these references the column that it has now."""
-        self.matrix.assign(*self._places(self._table.rows[slots], self.banks, now))
+        rows = self._table.rows[slots]
+        self.matrix.assign(*self._places(rows, self.banks, now.timestamp()))
 
     def _places(
-        self, rows: npt.NDArray[np.void], banks: Mapping[str, Bank], now: datetime
+        self, rows: npt.NDArray[np.void], banks: Mapping[str, Bank], now: float
     ) -> tuple[Numbers, Numbers]:
         """The rows of these references, of the table's fields, and the column that each has."""
-        live = (rows["flags"] & ENABLED > 0) & (rows["expires"] > now.timestamp())
+        live = (rows["flags"] & ENABLED > 0) & (rows["expires"] > now)
         described = (rows["first"] != NO_ROWS) & (rows["length"] > 0)
         canary, shadow = (rows["flags"] & flag > 0 for flag in (CANARY, SHADOW))
         kinds = np.select([canary, shadow], [_CANARY, _SHADOW], _ENFORCED)

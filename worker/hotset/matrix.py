@@ -66,7 +66,8 @@ class Matrix:
 
     def prepare_move(self, numbers: Numbers, columns: npt.NDArray[np.integer]) -> None:
         """Do what takes long of `assign`, while the rows are still searched where they are."""
-        if self._probes is None:
+        done = self._prepared
+        if self._probes is None or (done and done.is_move(numbers, columns, self._changes)):
             return
         changes, before = self._changes, self._index.columns_of(numbers)
         index, probes = self._index.moved(numbers, columns), self._probes.copy()

@@ -167,9 +167,10 @@ class Mirror:
                 self._turns.let_search()
 
     def expire(self) -> None:
-        """Hide the rows of references that have expired."""
-        with self._turns.change():
-            if self._set:
+        """Hide the rows of references that have expired. A search does so too, but unprepared."""
+        if self._set is not None:
+            self._set.prepare_expiry(self._clock())
+            with self._turns.change():
                 self._set.expire(self._clock())
 
     @property

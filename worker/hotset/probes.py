@@ -16,6 +16,8 @@ from worker.hotset.index import NOBODYS, QUERIES_AT_ONCE, Exact, Index, Numbers
 _NONE = -1
 _ROWS_AT_ONCE = 1 << 12
 _CELLS_AT_ONCE = 1 << 24
+_SEARCH_COSTS = 2
+"""How many products one cell of a search takes as long as, about, with all that comes after it."""
 
 type Best = npt.NDArray[np.float32]
 """The best similarity of each probe, float32 [probes]; -inf where there is no row."""
@@ -140,9 +142,9 @@ class Probes:
             return
         bereft = np.flatnonzero(self._number[column] == _NONE)
         which = torch.from_numpy(bereft)
-        # A search looks at all rows for some probes at a time, and has them projected already.
+        # A search looks at all rows, for some probes at a time, but has them projected already.
         searched = len(rows.index) * max(len(bereft), QUERIES_AT_ONCE)
-        if len(members) * (rows.index.dims + len(bereft)) < searched:
+        if len(members) * (rows.index.dims + len(bereft)) < _SEARCH_COSTS * searched:
             device = self.projected.device
             found, at = _nearest(self.projected[which.to(device)], members, rows)
         else:
