@@ -182,6 +182,7 @@ def test_searches_do_not_wait_while_null_images_are_compared(change, found, monk
     banks = [bank(), bank("other", enabled=False)]
     one = Fixture(banks, references, calibration=calibration(1))
     one.mirror.against()
+    assert one.mirror._set is not None
     waited, copy = [], one.mirror._set.copy
     stored = copy.read_rows
 
