@@ -70,7 +70,7 @@ def test_a_few_references_find_what_many_find(flipped):
         known = {"sha256": digest, "pdq": np.packbits(bits).tobytes().hex()}
         references.append(reference(f"r{number}", **known))
     many = copies_of(references, benign)
-    few = {}
+    few: dict[str, tuple[str, ...]] = {}
     for begin in range(0, len(references), 10):
         few |= copies_of(references[begin : begin + 10], benign)
     assert few == many
