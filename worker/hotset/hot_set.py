@@ -58,7 +58,7 @@ _ENFORCED, _SHADOW, _CANARY = range(_KINDS)
 """Kinds of references in a bank, which have a column each: the null is of the first alone."""
 _NORMS_AT_ONCE = 512  # as many as the caches hold
 _NAMED_AT_ONCE = 8192
-_NEAR_SECONDS = 60.0
+_NEAR_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)

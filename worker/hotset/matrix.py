@@ -27,7 +27,9 @@ class Matrix:
         self._index = index
         self._probes: Probes | None = None
         self._prepared: _Prepared | None = None
-        self._changes = 0  # of rows, and of the columns that they are in
+        # Of rows, their columns, and what the probes have found. Each is counted when it is done:
+        # what was read meanwhile, to prepare something, is known to be out of date.
+        self._changes = 0
 
     def __len__(self) -> int:
         """How many rows a search may see."""
@@ -44,8 +46,8 @@ class Matrix:
         Raises StoreError where the copy cannot be written; then nothing was.
         """
         self.copy.write_rows(first, descriptors)
-        self._changes += 1
         self._index.put(first, descriptors)
+        self._changes += 1
 
     def restore(self, count: int) -> None:
         """Take `count` rows in that the copy has."""
@@ -60,9 +62,9 @@ class Matrix:
             return
         before = self._index.columns_of(numbers)
         self._index.assign(numbers, columns)
-        self._changes += bool((before != columns).any())
         if self._probes is not None:
             self._probes.move(numbers, before, columns, self._rows_of(self._index))
+        self._changes += bool((before != columns).any())
 
     def prepare_move(self, numbers: Numbers, columns: npt.NDArray[np.integer]) -> None:
         """Do what takes long of `assign`, while the rows are still searched where they are."""
@@ -82,12 +84,20 @@ class Matrix:
 
     def best(self, columns: Sequence[int]) -> Mapping[int, Best]:
         """How similar each probe of the calibration is to the best row of each of these columns."""
-        return self._probes.best(columns, self._rows_of(self._index)) if self._probes else {}
+        self.look(columns)
+        return self._probes.best(columns) if self._probes is not None else {}
 
-    def look(self) -> None:
-        """Look for the best rows of probes now, that `best` would have to look for."""
-        if self._probes is not None:
-            self._probes.look(self._probes.bereft, self._rows_of(self._index))
+    def look(self, columns: Sequence[int] | None = None) -> None:
+        """Look for the best rows of probes that have lost theirs, in these columns or all.
+
+        `best` does so too, while others may wait.
+        """
+        if self._probes is None:
+            return
+        bereft = self._probes.bereft
+        if which := bereft if columns is None else bereft.intersection(columns):
+            self._probes.look(which, self._rows_of(self._index))
+            self._changes += 1
 
     def _rows_of(self, index: Index) -> Rows:
         return Rows(index, self.copy.read_rows)

@@ -3,7 +3,7 @@
 The probes are a calibration's null images: how they do against a bank tells what benign uploads do.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,31 +41,25 @@ class Probes:
 
     vectors: Tensor
     projected: Tensor
+    bereft: frozenset[int] = frozenset()
+    """Columns where the best row of some probes has left: they are to be looked for."""
     _best: dict[int, Best] = field(default_factory=dict)
     _number: dict[int, Numbers] = field(default_factory=dict)
-    _bereft: set[int] = field(default_factory=set)
-    """Columns where the best row of some probes has left, and the next one was not looked for."""
 
     def copy(self) -> "Probes":
         """The same; what either does from here on is not seen by the other."""
-        known = dict(self._best), dict(self._number), set(self._bereft)
-        return Probes(self.vectors, self.projected, *known)
+        known = dict(self._best), dict(self._number)
+        return Probes(self.vectors, self.projected, self.bereft, *known)
 
-    def best(self, columns: Sequence[int], rows: Rows) -> Mapping[int, Best]:
-        """The best similarities, by column; a column without rows is left out."""
-        self.look(columns, rows)
+    def best(self, columns: Sequence[int]) -> Mapping[int, Best]:
+        """The best similarities, by column, after `look`; a column without rows is left out."""
         return {column: self._best[column] for column in columns if column in self._best}
 
-    def look(self, columns: Sequence[int], rows: Rows) -> None:
+    def look(self, columns: Collection[int], rows: Rows) -> None:
         """Look for the best row of those probes whose best has left these columns."""
-        for column in self._bereft.intersection(columns):
+        for column in columns:
             self._look(column, rows)
-            self._bereft.remove(column)
-
-    @property
-    def bereft(self) -> list[int]:
-        """The columns that `look` has something to do in."""
-        return list(self._bereft)
+        self.bereft = self.bereft.difference(columns)
 
     def kept(self) -> Mapping[str, npt.NDArray[np.generic]]:
         """What was found, as arrays for `take_up`."""
@@ -102,8 +96,8 @@ class Probes:
         """Rows have moved from columns to others.
 
         What comes into a column is compared with all probes. What leaves one makes those bereft
-        that it was the best for: few, unless it attracts many. They are looked for when they are
-        asked for, so together, whatever leaves until then.
+        that it was the best for: few, unless it attracts many. `look` serves them together,
+        whatever leaves until then.
         """
         if not len(self.vectors):
             return
@@ -118,7 +112,7 @@ class Probes:
         if gone.any():
             self._best[column] = np.where(gone, np.float32(-np.inf), self._best[column])
             self._number[column] = np.where(gone, _NONE, self._number[column])
-            self._bereft.add(column)
+            self.bereft = self.bereft | {column}
 
     def _enter(self, column: int, numbers: Numbers, rows: Rows) -> None:
         """Look whether rows are better than the best; of those that are bereft all is unknown."""
@@ -129,7 +123,7 @@ class Probes:
             self._best[column], self._number[column] = best, number
         found, at = _nearest(self.projected, numbers, rows)
         better = found > best
-        if column in self._bereft:
+        if column in self.bereft:
             better &= number != _NONE
         if better.any():
             self._best[column] = np.where(better, found, best)

@@ -10,6 +10,7 @@ from worker.hotset import probes as probing
 from worker.hotset.index import NOBODYS, Index
 from worker.hotset.local_copy import LocalCopy
 from worker.hotset.matrix import Matrix
+from worker.hotset.probes import Probes
 from worker.scoring.projection import Projection
 
 COLUMNS = [1, 4, 7]
@@ -113,6 +114,25 @@ def test_a_move_that_was_prepared_before_another_came_knows_of_it(matrix):
     matrix.prepare_move(np.arange(9), wanted.columns[:9])
     put(matrix, wanted, 2, [1, 4, 7])
     matrix.assign(np.arange(9), wanted.columns[:9])
+    check(matrix, wanted)
+
+
+def test_a_move_that_is_prepared_while_another_is_made_knows_of_it(matrix, monkeypatch):
+    """As when something expires in a search, on another thread."""
+    wanted = Wanted()
+    matrix.calibrate(WHITENED)
+    put(matrix, wanted, 1, [1] * 10 + [4] * 10)
+    wanted.columns[:8] = NOBODYS
+    move, coming = Probes.move, [lambda: matrix.prepare_move(np.arange(3), wanted.columns[:3])]
+
+    def moves(*arguments):
+        if coming:
+            coming.pop()()
+        move(*arguments)
+
+    monkeypatch.setattr(Probes, "move", moves)
+    matrix.assign(np.arange(3, 8), wanted.columns[3:8])
+    matrix.assign(np.arange(3), wanted.columns[:3])
     check(matrix, wanted)
 
 
