@@ -2,6 +2,8 @@
 
 Live is whose heartbeat is in Redis: 30 s after the last one a replica is taken for gone. One that
 starts tells its heartbeat before it reads the hot set, so it is waited for, or reads the change.
+One that falls silent meanwhile is waited for all the same: it may be cut off, and screen with what
+it has. Only one that stops in order is not.
 """
 
 import os
@@ -75,11 +77,13 @@ def has_applied(beat: Heartbeat, version: Version, head: Head | None) -> bool:
 
 def wait_for(store: Store, version: Version, timeout: float) -> Waited:
     """Wait for every live replica, `timeout` seconds at most. Raises StoreError."""
-    began = time.monotonic()
+    began, late = time.monotonic(), list[str]()
     while True:
         beats = store.heartbeats()
         head = store.head()
+        silent = set(late) - {beat.name for beat in beats}
         late = [beat.name for beat in beats if not has_applied(beat, version, head)]
+        late = sorted(late + [name for name in silent if not store.has_left(name)])
         seconds = time.monotonic() - began
         if not late or seconds > timeout:
             applied = [beat.name for beat in beats if beat.name not in late]

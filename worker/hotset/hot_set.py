@@ -15,7 +15,7 @@ from crc32c import crc32c
 from torch import Tensor
 
 from worker.hotset import layout
-from worker.hotset.index import NOBODYS, Found
+from worker.hotset.index import NOBODYS, Found, Numbers
 from worker.hotset.layout import Unusable, reject
 from worker.hotset.local_copy import LocalCopy
 from worker.hotset.matrix import Matrix
@@ -58,6 +58,7 @@ _ENFORCED, _SHADOW, _CANARY = range(_KINDS)
 """Kinds of references in a bank, which have a column each: the null is of the first alone."""
 _NORMS_AT_ONCE = 512  # as many as the caches hold
 _NAMED_AT_ONCE = 8192
+_NEAR_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +195,8 @@ class HotSet:
 
     def apply(self, entry: Entry, now: datetime) -> None:
         """Make the changes of one entry; twice does no more."""
+        if ahead := self._ahead(entry, now):
+            self.matrix.assign(*ahead)
         for new, changes in groupby(entry.changes, self._is_new):
             if new:
                 self._add([change for change in changes if isinstance(change, ReferencePut)], now)
@@ -206,10 +209,25 @@ class HotSet:
     def expire(self, now: datetime) -> None:
         """Hide what has expired since."""
         if now.timestamp() >= self._next_expiry:
-            self._settle(np.flatnonzero(self._table.rows["expires"] <= now.timestamp()), now)
+            self.matrix.assign(*self._expired(now.timestamp()))
             self._note_expiry(now)
 
-    def prepare(self, entry: Entry) -> None:
+    def prepare_expiry(self, now: datetime) -> None:
+        """Do what takes long of the next `expire`, if it is near."""
+        if self.calibration is not None and self._next_expiry <= now.timestamp() + _NEAR_SECONDS:
+            self.matrix.prepare_move(*self._expired(self._next_expiry))
+
+    def _expired(self, at: float) -> tuple[Numbers, Numbers]:
+        """The rows of references that have expired at a time, in Unix seconds, and no column."""
+        return self._places(self._table.rows[self._table.rows["expires"] <= at], self.banks, at)
+
+    def takes_long(self, entry: Entry) -> bool:
+        """Whether an entry is to be prepared while the others' effects can be seen already."""
+        if self.calibration is not None:
+            return not all(map(self._is_new, entry.changes))
+        return any(isinstance(change, CalibrationPut) for change in entry.changes)
+
+    def prepare(self, entry: Entry, now: datetime) -> None:
         """Do what takes long of applying an entry, while the set is still searched as it is.
 
         Nothing else may be applied in between, by the one who makes the changes.
@@ -217,6 +235,40 @@ class HotSet:
         for change in entry.changes:
             if isinstance(change, CalibrationPut) and self._is_another(change):
                 self.matrix.prepare(change.calibration)
+                return
+        if ahead := self._ahead(entry, now):
+            self.matrix.prepare_move(*ahead)
+
+    def _ahead(self, entry: Entry, now: datetime) -> tuple[Numbers, Numbers] | None:
+        """Rows that there are already, and the columns that an entry moves them to.
+
+        For the probes' sake they are moved together and before its changes, which then move only
+        what this has left or not foreseen. So it can be prepared. None: nothing has to be moved.
+        """
+        if self.calibration is None:
+            return None
+        banks, of_banks = dict(self.banks), [np.empty(0, dtype=np.int64)]
+        standing: dict[int, tuple[int, float]] = {}
+        for change in entry.changes:
+            match change:
+                case BankPut(bank):
+                    banks[bank.name] = bank
+                    of_banks.append(self._slots_of(bank.name))
+                case ReferencePut(reference, descriptors=None):
+                    if (slot := self._find(reference.reference_id)) is not None:
+                        standing[slot] = _standing(reference)
+                case ReferencePut(Reference(reference_id=gone)) | ReferenceRemoved(gone):
+                    if (slot := self._find(gone)) is not None:
+                        standing[slot] = 0, np.inf
+        changed = np.array(list(standing), dtype=np.int64)
+        slots = np.unique(np.concatenate([*of_banks, changed]))
+        if not len(slots):
+            return None
+        rows = self._table.rows[slots]
+        if standing:
+            at = np.searchsorted(slots, changed)
+            rows["flags"][at], rows["expires"][at] = np.array(list(standing.values())).T
+        return self._places(rows, banks, now.timestamp())
 
     def _is_another(self, change: CalibrationPut) -> bool:
         current = self.calibration.id if self.calibration else None
@@ -412,20 +464,29 @@ class HotSet:
     def _settle(self, slots: Slots, now: datetime) -> None:
         """Give every row of these references the column that it has now."""
         rows = self._table.rows[slots]
-        live = (rows["flags"] & ENABLED > 0) & (rows["expires"] > now.timestamp())
+        self.matrix.assign(*self._places(rows, self.banks, now.timestamp()))
+
+    def _places(
+        self, rows: npt.NDArray[np.void], banks: Mapping[str, Bank], now: float
+    ) -> tuple[Numbers, Numbers]:
+        """The rows of these references, of the table's fields, and the column that each has."""
+        live = (rows["flags"] & ENABLED > 0) & (rows["expires"] > now)
         described = (rows["first"] != NO_ROWS) & (rows["length"] > 0)
         canary, shadow = (rows["flags"] & flag > 0 for flag in (CANARY, SHADOW))
         kinds = np.select([canary, shadow], [_CANARY, _SHADOW], _ENFORCED)
         columns = _column(rows["bank"].astype(np.int32), kinds)
+        places = [np.empty((2, 0), dtype=np.int64)]
         for name, code in self._codes.items():
-            bank = self.banks.get(name)
+            bank = banks.get(name)
             of_bank = described & (rows["bank"] == code)
             for views_code in np.unique(rows["views"][of_bank]):
                 own = of_bank & (rows["views"] == views_code)
                 for number, view in enumerate(self._views[views_code]):
                     wanted = bank is not None and bank.enabled and view in bank.views
                     seen = np.where(live[own] & wanted, columns[own], NOBODYS)
-                    self.matrix.assign(rows["first"][own].astype(np.int64) + number, seen)
+                    places.append(np.stack([rows["first"][own].astype(np.int64) + number, seen]))
+        numbers, seen = np.concatenate(places, axis=1)
+        return numbers, seen
 
     def _allowed(
         self, tenants: Sequence[str | None], canaries: Sequence[bool]
@@ -442,9 +503,7 @@ class HotSet:
 
     def _facts(self, reference: Reference) -> tuple[int, int, float]:
         """Code of its bank, flags, when it expires."""
-        flags = ENABLED * reference.enabled | CANARY * reference.canary | SHADOW * reference.shadow
-        expires = reference.expires_at.timestamp() if reference.expires_at else np.inf
-        return self._code(reference.bank), flags, expires
+        return self._code(reference.bank), *_standing(reference)
 
     def _note_copies(self, copies: Mapping[int, tuple[str, ...]]) -> None:
         """Note which benign images are copies of the references in these slots."""
@@ -476,7 +535,7 @@ class HotSet:
 
     def _slots_of(self, bank: str) -> Slots:
         rows = self._table.rows
-        return np.flatnonzero((rows["bank"] == self._code(bank)) & (rows["length"] > 0))
+        return np.flatnonzero((rows["bank"] == self._codes.get(bank, -1)) & (rows["length"] > 0))
 
     def _note_expiry(self, now: datetime) -> None:
         times = self._table.rows["expires"]
@@ -506,6 +565,13 @@ class HotSet:
     def _reference(self, slot: int) -> Reference:
         row = self._table.rows[slot]
         return self._reference_at(int(row["offset"]), int(row["length"]))
+
+
+def _standing(reference: Reference) -> tuple[int, float]:
+    """Its flags, and when it expires."""
+    flags = ENABLED * reference.enabled | CANARY * reference.canary | SHADOW * reference.shadow
+    expires = reference.expires_at.timestamp() if reference.expires_at else np.inf
+    return flags, expires
 
 
 def _column(code: Any, kind: Any) -> Any:

@@ -20,8 +20,10 @@ SEGMENT_ROWS = 1 << 14
 NOBODYS = 0
 """The column of rows that no search sees: free, disabled, expired, or not wanted by their bank."""
 
+QUERIES_AT_ONCE = 64
+"""A search goes over all rows once for so many queries."""
+
 _GROUP = 64
-_QUERIES_AT_ONCE = 64
 _PAIRS_AT_ONCE = 1 << 12
 _ROWS_AT_ONCE = 512
 
@@ -124,6 +126,30 @@ class Index:
         other._column_of = self._column_of.copy()
         return other
 
+    def moved(self, numbers: Numbers, columns: npt.NDArray[np.integer]) -> "Index":
+        """The same rows, kept once for both, with some in other columns."""
+        other = Index(self.dims, self.device, self.dtype, self.projection)
+        other._matrices = list(self._matrices)
+        other._rounded = self._rounded
+        other._columns = [one.clone() for one in self._columns]
+        other._column_of = self._column_of.copy()
+        other.assign(numbers, columns)
+        return other
+
+    def nearest(
+        self, queries: Tensor, column: int, exact: Exact
+    ) -> tuple[npt.NDArray[np.float32], Numbers]:
+        """The best similarity of each query to a row of a column that has some, and which it is.
+
+        `queries` is fp32 [n, dims] on the device, L2-normalised.
+        """
+        own = torch.arange(int(self._column_of.max()) + 1, device=self.device) == column
+        found = self.search(queries, own.expand(len(queries), -1), 1, exact)
+        return (
+            np.array([one.similarities[0] for one in found], dtype=np.float32),
+            np.array([one.numbers[0] for one in found], dtype=np.int64),
+        )
+
     @torch.no_grad()
     def search(self, queries: Tensor, allowed: Tensor, k: int, exact: Exact) -> list[Found]:
         """Find for each query its `k` best rows among the columns that it is allowed.
@@ -131,8 +157,8 @@ class Index:
         `queries` is fp32 [n, dims] on the device, L2-normalised; `allowed` is bool [n, columns].
         """
         found: list[Found] = []
-        for begin in range(0, len(queries), _QUERIES_AT_ONCE):
-            some = slice(begin, begin + _QUERIES_AT_ONCE)
+        for begin in range(0, len(queries), QUERIES_AT_ONCE):
+            some = slice(begin, begin + QUERIES_AT_ONCE)
             found += self._search(queries[some], allowed[some], k, exact)
         return found
 

@@ -120,7 +120,7 @@ class KeptHotSet(HotSet):
             if not whole:
                 raise StoreError("a value in it is damaged")
 
-    def save(self, lock: AbstractContextManager[object]) -> None:
+    def save(self, lock: Callable[[], AbstractContextManager[object]]) -> None:
         """Save all of it in the copy, then erase what was removed. Raises OSError.
 
         Called by the one who makes the changes; `lock` keeps searches out where it has to be.
@@ -131,7 +131,7 @@ class KeptHotSet(HotSet):
         held = int(self._table.rows["length"].sum(dtype=np.int64))
         if self.copy.records.end - held > max(held, _GARBAGE):
             records, moved = self._rewritten(taken)
-            with lock:
+            with lock():
                 self._table.rows["offset"][taken] = moved
                 self.copy.records, old = records, self.copy.records
                 self._reference_at.cache_clear()
@@ -159,7 +159,9 @@ class KeptHotSet(HotSet):
             "table": self._table.rows,
             "rows": np.array(len(self._runs.owners)),
         }
-        self.copy.save({**state, **self.matrix.kept()}, kept_artefact)
+        with lock():  # what expires in a search changes it
+            found = self.matrix.kept()
+        self.copy.save({**state, **found}, kept_artefact)
         self._erase()
 
     def _rewritten(self, slots: Slots) -> tuple[Records, Numbers]:

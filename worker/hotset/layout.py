@@ -17,6 +17,7 @@ touch them together:
     {ns}:calibration:ID       hash    0, 1, ... -> parts of its artefact, which never changes
     {ns}:replicas             set     names of replicas
     {ns}:replica:NAME         string  Heartbeat (JSON), expires
+    {ns}:replica:NAME:left    string  it stopped in order, expires
     {ns}:canary:key           string  what canaries are signed with: 32 random bytes, in hex
     {ns}:canary:lease         string  token of the replica that publishes canaries, expires
     {ns}:audit                stream  who changed what when, ids in Unix ms; see audit.py
@@ -136,6 +137,10 @@ class Keys:
     def replica(self, name: str) -> str:
         """A replica's heartbeat."""
         return f"{self._tag}:replica:{name}"
+
+    def left(self, name: str) -> str:
+        """That a replica has stopped in order, and has told nothing since."""
+        return f"{self._tag}:replica:{name}:left"
 
     def flood(self, subject: str, number: int) -> str:
         """Images that a `BANK` or a `BANK:REFERENCE` matched in a slice of ten minutes."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from worker.hotset.index import NOBODYS, SEGMENT_ROWS, Found, Index, Numbers
 from worker.hotset.local_copy import LocalCopy
-from worker.hotset.probes import Best, Probes
+from worker.hotset.probes import Best, Probes, Rows
 from worker.hotset.types import Calibration
 
 
@@ -27,7 +27,9 @@ class Matrix:
         self._index = index
         self._probes: Probes | None = None
         self._prepared: _Prepared | None = None
-        self._moves = 0
+        # Of rows, their columns, and what the probes have found. Each is counted when it is done:
+        # what was read meanwhile, to prepare something, is known to be out of date.
+        self._changes = 0
 
     def __len__(self) -> int:
         """How many rows a search may see."""
@@ -45,6 +47,7 @@ class Matrix:
         """
         self.copy.write_rows(first, descriptors)
         self._index.put(first, descriptors)
+        self._changes += 1
 
     def restore(self, count: int) -> None:
         """Take `count` rows in that the copy has."""
@@ -53,11 +56,26 @@ class Matrix:
 
     def assign(self, numbers: Numbers, columns: npt.NDArray[np.integer]) -> None:
         """Set the columns of rows that were put; `NOBODYS` hides them."""
+        if (prepared := self._prepared) and prepared.is_move(numbers, columns, self._changes):
+            self._index, self._probes, self._prepared = prepared.index, prepared.probes, None
+            self._changes += 1
+            return
         before = self._index.columns_of(numbers)
         self._index.assign(numbers, columns)
-        self._moves += bool((before != columns).any())
         if self._probes is not None:
-            self._probes.move(numbers, before, columns, self._index.members)
+            self._probes.move(numbers, before, columns, self._rows_of(self._index))
+        self._changes += bool((before != columns).any())
+
+    def prepare_move(self, numbers: Numbers, columns: npt.NDArray[np.integer]) -> None:
+        """Do what takes long of `assign`, while the rows are still searched where they are."""
+        done = self._prepared
+        if self._probes is None or (done and done.is_move(numbers, columns, self._changes)):
+            return
+        changes, before = self._changes, self._index.columns_of(numbers)
+        index, probes = self._index.moved(numbers, columns), self._probes.copy()
+        probes.move(numbers, before, columns, self._rows_of(index))
+        probes.look(probes.bereft, self._rows_of(index))
+        self._prepared = _Prepared(self.calibration, (numbers, columns), changes, index, probes)
 
     def search(self, queries: Tensor, allowed: npt.NDArray[np.bool_], k: int) -> list[Found]:
         """Find for each query its `k` best rows; `allowed` is bool [n, columns]."""
@@ -66,7 +84,23 @@ class Matrix:
 
     def best(self, columns: Sequence[int]) -> Mapping[int, Best]:
         """How similar each probe of the calibration is to the best row of each of these columns."""
+        self.look(columns)
         return self._probes.best(columns) if self._probes is not None else {}
+
+    def look(self, columns: Sequence[int] | None = None) -> None:
+        """Look for the best rows of probes that have lost theirs, in these columns or all.
+
+        `best` does so too, while others may wait.
+        """
+        if self._probes is None:
+            return
+        bereft = self._probes.bereft
+        if which := bereft if columns is None else bereft.intersection(columns):
+            self._probes.look(which, self._rows_of(self._index))
+            self._changes += 1
+
+    def _rows_of(self, index: Index) -> Rows:
+        return Rows(index, self.copy.read_rows)
 
     # -- calibrations --
 
@@ -77,24 +111,24 @@ class Matrix:
     def calibrate(self, calibration: Calibration | None) -> None:
         """Compare under another calibration from now on."""
         prepared = self._prepared
-        if prepared is None or not prepared.is_for(calibration, self._moves):
+        if prepared is None or not prepared.is_for(calibration, self._changes):
             prepared = self._made(calibration)
         self._index, self._probes, self._prepared = prepared.index, prepared.probes, None
         self.calibration = calibration
 
     def _made(self, calibration: Calibration | None) -> "_Prepared":
-        moves = self._moves  # before anything is read: what expires meanwhile moves rows
+        changes = self._changes  # before anything is read: what expires meanwhile is one
         old, projection = self._index, calibration.projection if calibration else None
         index = old if projection is old.projection else old.like(projection, self.copy.segment)
         probes = self._probes_of(calibration, index) if calibration is not None else None
-        return _Prepared(calibration, moves, index, probes)
+        return _Prepared(calibration, None, changes, index, probes)
 
     def _probes_of(self, calibration: Calibration, index: Index) -> Probes:
         vectors = calibration.probes.to(index.device)
-        vectors = vectors if index.projection is None else index.projection(vectors)
-        probes = Probes(vectors, lambda numbers: index.compared(self.copy.read_rows(numbers)))
-        seen = index.seen
-        probes.move(seen, np.full_like(seen, NOBODYS), index.columns_of(seen), index.members)
+        projected = vectors if index.projection is None else index.projection(vectors)
+        probes, seen = Probes(calibration.probes, projected), index.seen
+        nowhere = np.full_like(seen, NOBODYS)
+        probes.move(seen, nowhere, index.columns_of(seen), self._rows_of(index))
         return probes
 
     # -- what outlives the process --
@@ -113,19 +147,28 @@ class Matrix:
         probes, self._probes = self._probes, None
         settle()
         if probes is not None:
-            probes.take_up(kept, self._index.columns_of, self._index.members)
+            probes.take_up(kept, self._index)
         self._probes = probes
+        self.look()
 
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """Index and probes for a calibration, when rows had moved so many times."""
+    """Index and probes for a calibration, or where rows have moved, after so many changes."""
 
     calibration: Calibration | None
-    moves: int
+    move: tuple[Numbers, npt.NDArray[np.integer]] | None
+    changes: int
     index: Index
     probes: Probes | None
 
-    def is_for(self, calibration: Calibration | None, moves: int) -> bool:
-        """Whether they are still right."""
-        return self.calibration is calibration and self.moves == moves
+    def is_for(self, calibration: Calibration | None, changes: int) -> bool:
+        """Whether they are still right for a calibration."""
+        right = self.calibration is calibration and self.changes == changes
+        return right and self.move is None
+
+    def is_move(self, numbers: Numbers, columns: npt.NDArray[np.integer], changes: int) -> bool:
+        """Whether they are still right where these rows move to these columns."""
+        if self.move is None or self.changes != changes:
+            return False
+        return np.array_equal(self.move[0], numbers) and np.array_equal(self.move[1], columns)

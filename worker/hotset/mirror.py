@@ -21,7 +21,6 @@ from worker.hotset.local_copy import LocalCopies, LocalCopy
 from worker.hotset.matrix import Matrix
 from worker.hotset.types import (
     Calibration,
-    CalibrationPut,
     Entry,
     Head,
     Hit,
@@ -101,6 +100,7 @@ class Mirror:
             fresh.fill(snapshot, self._clock())
             for entry in since():
                 fresh.apply(entry, self._clock())
+            fresh.matrix.look()
         except BaseException:
             fresh.copy.discard()
             raise
@@ -139,7 +139,7 @@ class Mirror:
 
     def save(self, age: float = 0.0) -> None:
         """Bring the copy up to date; it equalled the store `age` seconds ago. Raises OSError."""
-        self._loaded().save(self._turns.change())
+        self._loaded().save(self._turns.change)
         self.set_age(age)
         self._copies.keep_only(self._loaded().copy)
 
@@ -154,20 +154,23 @@ class Mirror:
         """
         coming = deque(entries)
         while coming:
-            self._loaded().prepare(coming[0])
+            self._loaded().prepare(coming[0], self._clock())
             with self._turns.change():
                 until = time.monotonic() + _TURN_SECONDS
                 while True:
                     self._loaded().apply(coming.popleft(), self._clock())
-                    if not coming or _takes_long(coming[0]) or time.monotonic() >= until:
+                    if not coming or time.monotonic() >= until:
+                        break
+                    if self._loaded().takes_long(coming[0]):
                         break
             if coming:
                 self._turns.let_search()
 
     def expire(self) -> None:
-        """Hide the rows of references that have expired."""
-        with self._turns.change():
-            if self._set:
+        """Hide the rows of references that have expired. A search does so too, but unprepared."""
+        if self._set is not None:
+            self._set.prepare_expiry(self._clock())
+            with self._turns.change():
                 self._set.expire(self._clock())
 
     @property
@@ -210,11 +213,6 @@ class Mirror:
         if self._set is None:
             raise StoreError("the hot set is not loaded")
         return self._set
-
-
-def _takes_long(entry: Entry) -> bool:
-    """Whether an entry is to be prepared while the others' effects can be seen already."""
-    return any(isinstance(change, CalibrationPut) for change in entry.changes)
 
 
 class _Turns:

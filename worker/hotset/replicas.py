@@ -8,7 +8,9 @@ from worker.hotset.layout import Keys, Unusable, reject
 from worker.hotset.types import Heartbeat
 
 EXPIRES_SECONDS = 30
-"""A replica that is cut off or killed is waited for so long, then taken for gone."""
+"""A replica that is cut off or killed is live for so long, then taken for gone."""
+_LEFT_SECONDS = 24 * 3600
+"""As long as anybody may wait."""
 
 
 class Replicas:
@@ -43,12 +45,19 @@ class Replicas:
         key = self._keys.replica(heartbeat.name)
         pipeline.set(key, heartbeat.model_dump_json(), ex=EXPIRES_SECONDS)
         pipeline.sadd(self._keys.replicas, heartbeat.name)
+        pipeline.delete(self._keys.left(heartbeat.name))
         pipeline.execute()
 
     @as_store_errors
     def leave(self, name: str) -> None:
         """Take a replica's heartbeat away: nobody need wait for it any more."""
         pipeline = self._client.pipeline(transaction=False)
+        pipeline.set(self._keys.left(name), "", ex=_LEFT_SECONDS)  # first: else it seems cut off
         pipeline.delete(self._keys.replica(name))
         pipeline.srem(self._keys.replicas, name)
         pipeline.execute()
+
+    @as_store_errors
+    def has_left(self, name: str) -> bool:
+        """Whether a replica that is not live has left, and was not killed or cut off."""
+        return bool(self._client.exists(self._keys.left(name)))

@@ -14,8 +14,8 @@ more than `max_shrink` of the usable references, or has so much less than the st
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
 from worker.errors import StoreError
@@ -23,7 +23,7 @@ from worker.hotset.hot_set import HotSet
 from worker.hotset.layout import Unusable
 from worker.hotset.mirror import Mirror
 from worker.hotset.reader import BrokenHistory, Reader
-from worker.hotset.types import Accepted, Entry, Head, Heartbeat, State, Stored, Tallies, Tally
+from worker.hotset.types import Accepted, Entry, Head, Heartbeat, State, Tallies, Tally
 from worker.records import Version
 from worker.settings import HotSetSettings
 from worker.telemetry import log, metrics
@@ -63,6 +63,8 @@ class HotSetSync:
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._guarded, name="hot-set", daemon=True)
         self._equal_at = time.monotonic()
+        self._telling = threading.Lock()
+        self._heartbeat: Heartbeat | None = None  # the last one that was told
         self._told = -math.inf
         self._shrunk = False
         self._first: Head | None = None  # where the store stood when it was first looked at
@@ -120,14 +122,15 @@ class HotSetSync:
 
     def _run(self) -> None:
         self._restore()
-        while not self._stop.is_set():
-            try:
-                self._turn()
-            except StoreError as error:
-                self._enter("away", detail=str(error))
-                self._stop.wait(RETRY_SECONDS)
-            self._mirror.expire()
-            self._measure()
+        with self._beating():
+            while not self._stop.is_set():
+                try:
+                    self._turn()
+                except StoreError as error:
+                    self._enter("away", detail=str(error))
+                    self._stop.wait(RETRY_SECONDS)
+                self._mirror.expire()
+                self._measure()
         self._save()
         try:
             self._reader.replicas.leave(self._name)
@@ -228,7 +231,6 @@ class HotSetSync:
         self._tell()  # who writes from here on sees a replica to wait for
         try:
             snapshot = self._reader.snapshot(head)
-            snapshot = replace(snapshot, buckets=self._telling(snapshot.buckets))
             fresh = self._mirror.build(snapshot, lambda: self._entries_since(head, latest))
         except BrokenHistory:
             # The next turn begins again with a later head; if there is none, it must not spin.
@@ -266,11 +268,25 @@ class HotSetSync:
         self._save()
         self._tell()
 
-    def _telling(self, buckets: Iterable[Stored]) -> Iterator[Stored]:
-        """The same, with heartbeats meanwhile: a long load must not make it look gone."""
-        for stored in buckets:
-            yield stored
-            self._tell_now_and_then()
+    @contextmanager
+    def _beating(self) -> Iterator[None]:
+        """Where a step takes long, tell the last heartbeat anew: it must not look gone."""
+        done = threading.Event()
+        beating = threading.Thread(target=self._beat, args=(done,), name="heartbeat", daemon=True)
+        beating.start()
+        try:
+            yield
+        finally:
+            done.set()
+            beating.join()
+
+    def _beat(self, done: threading.Event) -> None:
+        while not done.wait(HEARTBEAT_SECONDS):
+            # Of Redis being away the hot-set thread itself will hear.
+            with suppress(StoreError), self._telling:
+                if self._heartbeat and time.monotonic() - self._told >= HEARTBEAT_SECONDS:
+                    now = {"state": self._state, "at": datetime.now(UTC)}
+                    self._reader.replicas.tell(self._heartbeat.model_copy(update=now))
 
     def _entries_since(self, head: Head, latest: list[Head]) -> list[Entry]:
         """All that was written while the snapshot was read. Raises BrokenHistory."""
@@ -365,20 +381,20 @@ class HotSetSync:
 
     def _tell(self) -> None:
         head, sizes = self._mirror.head, self._mirror.sizes()
-        self._reader.replicas.tell(
-            Heartbeat(
-                name=self._name,
-                state=self._state,
-                version=str(head.version) if head else None,
-                digest=self._mirror.tallies().digest if head else None,
-                references=sizes.references,
-                rows=sizes.rows,
-                unusable=sizes.unusable,
-                model=self._reader.model.sha256,
-                at=datetime.now(UTC),
-            )
+        heartbeat = Heartbeat(
+            name=self._name,
+            state=self._state,
+            version=str(head.version) if head else None,
+            digest=self._mirror.tallies().digest if head else None,
+            references=sizes.references,
+            rows=sizes.rows,
+            unusable=sizes.unusable,
+            model=self._reader.model.sha256,
+            at=datetime.now(UTC),
         )
-        self._told = time.monotonic()
+        with self._telling:  # what is old must not come after it
+            self._reader.replicas.tell(heartbeat)
+            self._heartbeat, self._told = heartbeat, time.monotonic()
 
     def _enter(self, state: State, detail: str = "") -> None:
         """Change the state, once, with a line in the log; some are an alarm.

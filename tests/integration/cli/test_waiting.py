@@ -1,5 +1,6 @@
 """Who is waited for, and who counts as late, by heartbeats in a real Redis."""
 
+import threading
 from datetime import UTC, datetime
 
 import pytest
@@ -75,6 +76,41 @@ def test_who_expired_is_forgotten_but_not_who_tells_again(store, head, tell, red
         assert store.heartbeats() == []
         assert raw.smembers(KEYS.replicas) == {b"back"}
     assert wait_for(store, head, 0).late == ["back"]
+
+
+@pytest.mark.parametrize(
+    ("silenced", "late"), [("killed", ["r"]), ("left", []), ("left after it applied", [])]
+)
+def test_who_falls_silent_while_it_is_waited_for_is_late_unless_it_left(
+    store, head, tell, redis_server, silenced, late, monkeypatch
+):
+    tell("r", head.seq - 1)
+    tell("done", head.seq)
+    waited, polled = [], threading.Event()
+    heartbeats = store.heartbeats
+
+    def told():
+        beats = heartbeats()
+        polled.set()
+        return beats
+
+    monkeypatch.setattr(store, "heartbeats", told)
+    waiting = threading.Thread(target=lambda: waited.append(wait_for(store, head, 1.0)))
+    waiting.start()
+    assert polled.wait(10)
+    with redis_server.client() as raw:
+        raw.delete(KEYS.replica("done"))
+        if silenced == "killed":
+            raw.delete(KEYS.replica("r"))
+        else:
+            if silenced == "left after it applied":
+                tell("r", head.seq)
+            store._replicas.leave("r")
+    waiting.join()
+    assert waited[0].late == late
+    assert (waited[0].seconds > 1.0) == bool(late)
+    tell("r", head.seq - 1)  # it has started again
+    assert not store.has_left("r")
 
 
 def test_an_emptied_store_is_applied_by_nobody(store, head, tell, redis_server):

@@ -31,6 +31,7 @@ from worker.hotset.reader import Reader
 from worker.hotset.store import open_store
 from worker.hotset.sync import HotSetSync
 from worker.scoring import artefact
+from worker.scoring.projection import Projection
 from worker.settings import HotSetSettings, Redis
 from worker.telemetry import metrics
 
@@ -214,6 +215,37 @@ def test_a_replica_can_be_waited_for_before_it_reads_and_while_it_does(
     assert one.sync.wait_ready(PATIENCE, lambda: False)
     one.stop()
     assert live[:2] == [[("loading", None)]] * 2
+
+
+@pytest.mark.parametrize("what", ["load", "apply"])
+def test_it_stays_live_however_long_null_images_take(redis_settings, store, raw, monkeypatch, what):
+    """Its heartbeat expires, again and again, while they are compared with the bank."""
+    store.set_bank(bank())
+    add(store, "r1")
+    one, project = Replica(redis_settings), Projection.__call__
+    seen: list[list[tuple[str, str | None]]] = []
+
+    def slowly(self, rows):
+        if threading.current_thread() is one.sync._thread and len(seen) < 3:
+            raw.delete(KEYS.replica("replica-1"))
+            until(store.heartbeats)
+            seen.append([(beat.state, beat.version) for beat in store.heartbeats()])
+        return project(self, rows)
+
+    monkeypatch.setattr(Projection, "__call__", slowly)
+    if what == "load":
+        calibrate(store, "c2")
+    before = store.version()
+    one.sync.start()
+    if what == "apply":
+        assert one.sync.wait_ready(PATIENCE, lambda: False)
+        calibrate(store, "c2")
+    try:
+        until(lambda: one.at(store.version()) and len(seen) == 3)
+    finally:
+        one.stop()
+    standing = ("loading", None) if what == "load" else ("following", str(before))
+    assert seen == [[standing]] * 3
 
 
 def test_another_state_is_told_of_at_once(replicas, store, raw, monkeypatch):

@@ -1,6 +1,7 @@
 import hashlib
 
 import numpy as np
+import pytest
 import skimage.data
 
 from tests.fixtures.hot_set import reference
@@ -52,3 +53,26 @@ def test_without_digests_of_benign_images_nothing_is_told():
     assert with_copies(references, None) == references
     assert copies_of(references, None) == {"known": ("e" * 64,)}
     assert copies_of([], BENIGN) == {}
+
+
+@pytest.mark.parametrize("flipped", [0, pdq.SAME, pdq.SAME + 1])
+def test_a_few_references_find_what_many_find(flipped):
+    """A few are looked for among the benign images, sorted once; many are sorted themselves."""
+    rng = np.random.default_rng(flipped)
+    sha256, hashes = rng.integers(0, 256, (2, 200, pdq.BYTES), dtype=np.uint8)
+    benign = Benign(sha256, hashes, np.arange(200) % 5 != 0)
+    references = []
+    for number in range(0, 200, 2):
+        turned = pdq.versions(hashes[number : number + 1])[0, number % pdq.VERSIONS]
+        bits = np.unpackbits(turned)
+        bits[rng.choice(pdq.BITS, flipped, replace=False)] ^= 1
+        digest = sha256[number].tobytes().hex() if number % 6 == 0 else None
+        known = {"sha256": digest, "pdq": np.packbits(bits).tobytes().hex()}
+        references.append(reference(f"r{number}", **known))
+    many = copies_of(references, benign)
+    few: dict[str, tuple[str, ...]] = {}
+    for begin in range(0, len(references), 10):
+        few |= copies_of(references[begin : begin + 10], benign)
+    assert few == many
+    told = [n for n in range(0, 200, 2) if n % 6 == 0 or (n % 5 and flipped <= pdq.SAME)]
+    assert many == {f"r{n}": (benign.names[n],) for n in told}

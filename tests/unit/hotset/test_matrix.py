@@ -10,6 +10,7 @@ from worker.hotset import probes as probing
 from worker.hotset.index import NOBODYS, Index
 from worker.hotset.local_copy import LocalCopy
 from worker.hotset.matrix import Matrix
+from worker.hotset.probes import Probes
 from worker.scoring.projection import Projection
 
 COLUMNS = [1, 4, 7]
@@ -70,13 +71,23 @@ def put(matrix, wanted, seed, columns):
     matrix.assign(np.arange(first, len(wanted.rows)), np.asarray(columns, dtype=np.int32))
 
 
+@pytest.mark.parametrize("search_costs", [0, 2, 1000])
 @pytest.mark.parametrize("seed", range(4))
-def test_probes_know_the_best_row_of_each_column_whatever_moves(matrix, seed):
+def test_probes_know_the_best_row_of_each_column_whatever_moves(
+    matrix, seed, search_costs, monkeypatch
+):
+    """Whether the next best row is looked for by a search or among the rows of its column."""
+    monkeypatch.setattr(probing, "_SEARCH_COSTS", search_costs)
     rng, wanted = np.random.default_rng(seed), Wanted()
     for step in range(12):
         put(matrix, wanted, 10 * seed + step, rng.choice([NOBODYS, *COLUMNS], 20))
         some = rng.choice(len(wanted.rows), 15, replace=False)
         wanted.columns[some] = rng.choice([NOBODYS, *COLUMNS], 15)
+        match rng.integers(4):
+            case 0:
+                matrix.prepare_move(some, wanted.columns[some])
+            case 1:  # and it is another that comes
+                matrix.prepare_move(some, wanted.columns[some] * 0)
         matrix.assign(some, wanted.columns[some])
         if step % 3 == 0:
             applied = APPLIED[rng.integers(len(APPLIED))]
@@ -95,6 +106,70 @@ def test_a_calibration_that_was_prepared_before_rows_moved_knows_of_them(matrix)
     check(matrix, wanted)
 
 
+def test_a_move_that_was_prepared_before_another_came_knows_of_it(matrix):
+    wanted = Wanted()
+    matrix.calibrate(WHITENED)
+    put(matrix, wanted, 1, [1, 1, 4] * 9)
+    wanted.columns[:9] = NOBODYS
+    matrix.prepare_move(np.arange(9), wanted.columns[:9])
+    put(matrix, wanted, 2, [1, 4, 7])
+    matrix.assign(np.arange(9), wanted.columns[:9])
+    check(matrix, wanted)
+
+
+def test_a_move_that_is_prepared_while_another_is_made_knows_of_it(matrix, monkeypatch):
+    """As when something expires in a search, on another thread."""
+    wanted = Wanted()
+    matrix.calibrate(WHITENED)
+    put(matrix, wanted, 1, [1] * 10 + [4] * 10)
+    wanted.columns[:8] = NOBODYS
+    move, coming = Probes.move, [lambda: matrix.prepare_move(np.arange(3), wanted.columns[:3])]
+
+    def moves(*arguments):
+        if coming:
+            coming.pop()()
+        move(*arguments)
+
+    monkeypatch.setattr(Probes, "move", moves)
+    matrix.assign(np.arange(3, 8), wanted.columns[3:8])
+    matrix.assign(np.arange(3), wanted.columns[:3])
+    check(matrix, wanted)
+
+
+@pytest.mark.parametrize("after", [[NOBODYS] * 20, [4] * 20, [1, 7] * 10])
+def test_a_move_that_was_prepared_leaves_nothing_to_be_compared(matrix, after, monkeypatch):
+    wanted, after = Wanted(), np.array(after)
+    matrix.calibrate(WHITENED)
+    put(matrix, wanted, 1, [1] * 40)
+    put(matrix, wanted, 2, [4] * 20)
+    wanted.columns[:20] = after
+    matrix.prepare_move(np.arange(20), after)
+    monkeypatch.setattr(matrix.copy, "read_rows", None)
+    matrix.assign(np.arange(20), after)
+    check(matrix, wanted)
+
+
+def test_rows_that_leave_one_by_one_are_looked_for_together(matrix, monkeypatch):
+    wanted = Wanted()
+    matrix.calibrate(APPLIED[1])
+    put(matrix, wanted, 1, [1] * 60)
+    read = []
+    stored = matrix.copy.read_rows
+
+    def noted(numbers):
+        read.extend(numbers.tolist())
+        return stored(numbers)
+
+    monkeypatch.setattr(matrix.copy, "read_rows", noted)
+    wanted.columns[:50] = NOBODYS
+    for number in range(50):
+        matrix.assign(np.array([number]), np.array([NOBODYS]))
+    assert read == []
+    check(matrix, wanted)
+    check(matrix, wanted)
+    assert read == list(range(50, 60))
+
+
 def test_what_is_handed_out_is_never_changed(matrix):
     wanted = Wanted()
     matrix.calibrate(APPLIED[1])
@@ -103,6 +178,7 @@ def test_what_is_handed_out_is_never_changed(matrix):
     kept = before.copy()
     put(matrix, wanted, 2, [1] * 50)
     matrix.assign(np.arange(30), np.full(30, NOBODYS))
+    matrix.best(COLUMNS)
     assert (before == kept).all()
 
 

@@ -19,6 +19,7 @@ from tests.fixtures.hot_set import (
 from worker.errors import StoreError
 from worker.hotset.hot_set import Sizes
 from worker.hotset.mirror import Mirror
+from worker.hotset.probes import Probes
 from worker.hotset.types import (
     Accepted,
     BankRemoved,
@@ -158,6 +159,62 @@ def test_expiry_needs_no_redis():
     assert one.mirror.sizes() == Sizes(references=3, rows=2, unusable=0)
     one.apply(put(reference("r2", expires_at=soon + timedelta(days=1))))
     assert one.found() == both("r1", "r2")
+
+
+LATER = NOW + timedelta(seconds=10)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (ReferenceRemoved("r1"), both("r2", "r3")),
+        (put(reference("r1", enabled=False)), both("r2", "r3")),
+        (put(reference("off")), both("r1", "r2", "r3", "off")),
+        (put_bank(bank(views=("plain",))), {(name, "plain") for name in ("r1", "r2", "r3")}),
+        (put_bank(bank("other")), both("r1", "r2", "r3", "r4")),
+        (None, both("r1", "r3")),
+    ],
+)
+def test_searches_do_not_wait_while_null_images_are_compared(change, found, monkeypatch):
+    """Without a change a reference expires."""
+    references = [reference("r1"), reference("r2", expires_at=LATER), reference("r3")]
+    references += [reference("off", enabled=False), reference("r4", "other")]
+    banks = [bank(), bank("other", enabled=False)]
+    one = Fixture(banks, references, calibration=calibration(1))
+    one.mirror.against()
+    assert one.mirror._set is not None
+    waited, copy = [], one.mirror._set.copy
+    stored = copy.read_rows
+
+    def noted(numbers):
+        waited.append(one.mirror._turns._lock.locked())
+        return stored(numbers)
+
+    monkeypatch.setattr(copy, "read_rows", noted)
+    if change is None:
+        one.mirror.expire()
+        one.now = LATER
+    else:
+        one.apply(change)
+    one.mirror.against()
+    assert waited
+    assert not any(waited)
+    assert one.found() == found
+
+
+def test_what_is_saved_of_the_null_is_of_one_moment(tmp_path, monkeypatch):
+    mirror, locked = Mirror(MODEL, "cpu", tmp_path, clock=lambda: NOW), []
+    mirror.load(snapshot([bank()], [(reference(), descriptors(0))], calibration=calibration(1)))
+    kept = Probes.kept
+
+    def noted(probes):
+        locked.append(mirror._turns._lock.locked())
+        return kept(probes)
+
+    monkeypatch.setattr(Probes, "kept", noted)
+    mirror.save()
+    mirror.close()
+    assert locked == [True]
 
 
 def test_what_cannot_match_is_counted():
