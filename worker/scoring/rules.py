@@ -69,7 +69,7 @@ class Rule:
             "other_calibration": "its threshold was set for another calibration",
             "other_looks": "the calibration does not know all of views.uploads",
             "no_references": "it has no references that are enforced",
-            "not_supported": f"the calibration has too few groups of images, it takes {self.needed}",
+            "not_supported": f"the calibration is of too few groups: it takes {self.needed}",
         }[self.state]
 
     @property

@@ -298,7 +298,7 @@ def test_a_bank_goes_from_a_threshold_to_a_budget_without_a_gap(
     with pytest.raises(StoreError, match=r"then bad matches nothing .*--budget BANK=N"):
         run("calibrations", "apply", file)
     with pytest.raises(
-        StoreError, match=r"then bad only matches in shadow \(the calibration has too few"
+        StoreError, match=r"then bad only matches in shadow \(the calibration is of too few"
     ):
         run("calibrations", "apply", file, "--budget", "bad=5")
     assert store.version() == before
@@ -338,7 +338,7 @@ def test_whoever_adds_a_copy_of_benign_images_is_told_what_it_costs(run, told, b
     assert report["set_aside"] == 4
     assert len(report["weakened"]) == 1
     assert report["weakened"][0].startswith(
-        "tight only matches in shadow (the calibration has too few"
+        "tight only matches in shadow (the calibration is of too few"
     )
 
 
