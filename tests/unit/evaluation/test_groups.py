@@ -107,7 +107,7 @@ def test_groups_from_a_file(tmp_path):
         ("image,group\na.png,\n", "line 2: expected an image and a group"),
         ("image,group\na.png,x\ne.png,x\n", "line 3: there is no image 'e.png'"),
         ("image,group\nb.png,x\n", "line 2: several images are called 'b.png'"),
-        ("image,group\na.png,x\na.png,y\n", "line 3: 'a.png' is in another group"),
+        ("image,group\na.png,x\na.png,y\n", "line 3: 'a.png', or its equal, is in group 'x'"),
         ('image,group\n"a.png,x\n', "after line 1: not CSV"),
         (b"image,group\n\xff,x\n", "not CSV in UTF-8"),
     ],
