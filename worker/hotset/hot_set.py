@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache, partial
 from itertools import chain, groupby
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from crc32c import crc32c
 from torch import Tensor
 
 from worker.hotset import layout
+from worker.hotset.columns import Columns, standing
 from worker.hotset.index import NOBODYS, Found, Numbers
 from worker.hotset.layout import Unusable, reject
 from worker.hotset.local_copy import LocalCopy
@@ -22,9 +21,7 @@ from worker.hotset.matrix import Matrix
 from worker.hotset.probes import Best
 from worker.hotset.table import (
     CANARY,
-    ENABLED,
     NO_ROWS,
-    SHADOW,
     Ids,
     Runs,
     Slots,
@@ -49,13 +46,9 @@ from worker.hotset.types import (
     Stored,
     Tallies,
     Tally,
-    View,
 )
 from worker.records import Model, Version
 
-_KINDS = 3
-_ENFORCED, _SHADOW, _CANARY = range(_KINDS)
-"""Kinds of references in a bank, which have a column each: the null is of the first alone."""
 _NORMS_AT_ONCE = 512  # as many as the caches hold
 _NAMED_AT_ONCE = 8192
 _NEAR_SECONDS = 30.0
@@ -90,12 +83,7 @@ class Against:
 
 
 class HotSet:
-    """All of it, as one model sees it.
-
-    A row of the index has a column while it can match: its reference and bank are enabled, it has
-    not expired, and the bank wants its view. So switching anything on or off writes columns, and
-    moves no descriptor. Not thread-safe.
-    """
+    """All of it, as one model sees it. Not thread-safe."""
 
     def __init__(self, model: Model, matrix: Matrix) -> None:
         """`matrix` is empty."""
@@ -106,8 +94,7 @@ class HotSet:
         self.unreadable: set[str] = set()
         self._head = Head(Version(0, 0), "", "")
         self._bank_rows: dict[str, bytes] = {}
-        self._codes: dict[str, int] = {}  # of banks, those too that references name in vain
-        self._views: list[tuple[View, ...]] = []
+        self._columns = Columns()
         self._table = Table()
         self._ids = Ids(self._table)
         self._runs = Runs()
@@ -151,7 +138,7 @@ class HotSet:
 
     def sizes(self) -> Sizes:
         """How much is there now."""
-        usable = sum(self._described[self._codes[name]] for name in self.banks)
+        usable = sum(self._described[self._columns.banks[name]] for name in self.banks)
         unreadable = sum(self._find(name) is None for name in self.unreadable)
         return Sizes(usable, len(self.matrix), len(self._table) - usable + unreadable)
 
@@ -165,12 +152,12 @@ class HotSet:
         self, queries: Tensor, tenants: Sequence[str | None], k: int, canaries: Sequence[bool]
     ) -> list[list[Hit]]:
         """Search the index and name what was found; ties go by reference, then view."""
-        allowed = self._allowed(tenants, canaries)
+        allowed = self._columns.allowed(self.banks, tenants, canaries)
         return [self._hits(found, k) for found in self.matrix.search(queries, allowed, k)]
 
     def against(self) -> Against:
         """What decisions go by."""
-        columns = {_column(self._codes[name], _ENFORCED): name for name in self.banks}
+        columns = {self._columns.enforced(name): name for name in self.banks}
         best = self.matrix.best(list(columns))
         return Against(
             version=self._head.version,
@@ -219,7 +206,8 @@ class HotSet:
 
     def _expired(self, at: float) -> tuple[Numbers, Numbers]:
         """The rows of references that have expired at a time, in Unix seconds, and no column."""
-        return self._places(self._table.rows[self._table.rows["expires"] <= at], self.banks, at)
+        rows = self._table.rows[self._table.rows["expires"] <= at]
+        return self._columns.places(rows, self.banks, at)
 
     def takes_long(self, entry: Entry) -> bool:
         """Whether an entry is to be prepared while the others' effects can be seen already."""
@@ -248,7 +236,7 @@ class HotSet:
         if self.calibration is None:
             return None
         banks, of_banks = dict(self.banks), [np.empty(0, dtype=np.int64)]
-        standing: dict[int, tuple[int, float]] = {}
+        stands: dict[int, tuple[int, float]] = {}
         for change in entry.changes:
             match change:
                 case BankPut(bank):
@@ -256,19 +244,19 @@ class HotSet:
                     of_banks.append(self._slots_of(bank.name))
                 case ReferencePut(reference, descriptors=None):
                     if (slot := self._find(reference.reference_id)) is not None:
-                        standing[slot] = _standing(reference)
+                        stands[slot] = standing(reference)
                 case ReferencePut(Reference(reference_id=gone)) | ReferenceRemoved(gone):
                     if (slot := self._find(gone)) is not None:
-                        standing[slot] = 0, np.inf
-        changed = np.array(list(standing), dtype=np.int64)
+                        stands[slot] = 0, np.inf
+        changed = np.array(list(stands), dtype=np.int64)
         slots = np.unique(np.concatenate([*of_banks, changed]))
         if not len(slots):
             return None
         rows = self._table.rows[slots]
-        if standing:
+        if stands:
             at = np.searchsorted(slots, changed)
-            rows["flags"][at], rows["expires"][at] = np.array(list(standing.values())).T
-        return self._places(rows, banks, now.timestamp())
+            rows["flags"][at], rows["expires"][at] = np.array(list(stands.values())).T
+        return self._columns.places(rows, banks, now.timestamp())
 
     def _is_another(self, change: CalibrationPut) -> bool:
         current = self.calibration.id if self.calibration else None
@@ -322,7 +310,7 @@ class HotSet:
     def _put_bank(self, change: BankPut) -> None:
         self.banks[change.bank.name] = change.bank
         self._bank_rows[change.bank.name] = change.row
-        self._code(change.bank.name)
+        self._columns.of_bank(change.bank.name)
 
     def _replace(self, slot: int, change: ReferencePut) -> Slots:
         reference, descriptors = change.reference, change.descriptors
@@ -342,7 +330,7 @@ class HotSet:
         row["bank"], row["flags"], row["expires"] = self._facts(reference)
         self._note_copies({slot: reference.copies})
         if descriptors is not None:
-            row["views"] = self._view_code(descriptors.views)
+            row["views"] = self._columns.of_views(descriptors.views)
             row["first"] = first
             row["blob_sum"] = layout.checksum(name, layout.write_descriptors(descriptors))
         self._next_expiry = min(self._next_expiry, float(row["expires"]))
@@ -423,7 +411,7 @@ class HotSet:
         rows, owners = self._table.rows, slots[good]
         firsts = self._runs.take(owners, len(views))
         rows["first"][owners] = firsts
-        rows["views"][owners] = self._view_code(views)
+        rows["views"][owners] = self._columns.of_views(views)
         sums = [crc32c(b, crc32c(n + b"\0")) for n, b in zip(names, blobs, strict=True)]
         rows["blob_sum"][owners] = np.array(sums, dtype=np.uint32)[good]
         # Mostly they are one run; where rows are used again they are several.
@@ -442,7 +430,7 @@ class HotSet:
         """Hide the rows of a reference, if they go, and let its record be erased."""
         row, first, count = self._table.rows[slot], 0, 0
         if rows and row["first"] != NO_ROWS:
-            first, count = int(row["first"]), len(self._views[row["views"]])
+            first, count = int(row["first"]), len(self._columns.views[row["views"]])
             self.matrix.assign(np.arange(first, first + count), np.full(count, NOBODYS))
             row["first"], row["blob_sum"] = NO_ROWS, 0
         self._removed.append((first, count, int(row["offset"]), int(row["length"])))
@@ -464,46 +452,11 @@ class HotSet:
     def _settle(self, slots: Slots, now: datetime) -> None:
         """Give every row of these references the column that it has now."""
         rows = self._table.rows[slots]
-        self.matrix.assign(*self._places(rows, self.banks, now.timestamp()))
-
-    def _places(
-        self, rows: npt.NDArray[np.void], banks: Mapping[str, Bank], now: float
-    ) -> tuple[Numbers, Numbers]:
-        """The rows of these references, of the table's fields, and the column that each has."""
-        live = (rows["flags"] & ENABLED > 0) & (rows["expires"] > now)
-        described = (rows["first"] != NO_ROWS) & (rows["length"] > 0)
-        canary, shadow = (rows["flags"] & flag > 0 for flag in (CANARY, SHADOW))
-        kinds = np.select([canary, shadow], [_CANARY, _SHADOW], _ENFORCED)
-        columns = _column(rows["bank"].astype(np.int32), kinds)
-        places = [np.empty((2, 0), dtype=np.int64)]
-        for name, code in self._codes.items():
-            bank = banks.get(name)
-            of_bank = described & (rows["bank"] == code)
-            for views_code in np.unique(rows["views"][of_bank]):
-                own = of_bank & (rows["views"] == views_code)
-                for number, view in enumerate(self._views[views_code]):
-                    wanted = bank is not None and bank.enabled and view in bank.views
-                    seen = np.where(live[own] & wanted, columns[own], NOBODYS)
-                    places.append(np.stack([rows["first"][own].astype(np.int64) + number, seen]))
-        numbers, seen = np.concatenate(places, axis=1)
-        return numbers, seen
-
-    def _allowed(
-        self, tenants: Sequence[str | None], canaries: Sequence[bool]
-    ) -> npt.NDArray[np.bool_]:
-        """Which columns each query is compared with, [n, columns]."""
-        allowed = np.zeros((len(tenants), _column(len(self._codes), 0)), dtype=bool)
-        for name, code in self._codes.items():
-            if (bank := self.banks.get(name)) is None:
-                continue
-            own = [bank.screens(tenant) for tenant in tenants]
-            allowed[:, _column(code, _ENFORCED)] = allowed[:, _column(code, _SHADOW)] = own
-            allowed[:, _column(code, _CANARY)] = np.logical_and(own, canaries)
-        return allowed
+        self.matrix.assign(*self._columns.places(rows, self.banks, now.timestamp()))
 
     def _facts(self, reference: Reference) -> tuple[int, int, float]:
-        """Code of its bank, flags, when it expires."""
-        return self._code(reference.bank), *_standing(reference)
+        """Number of its bank, flags, when it expires."""
+        return self._columns.of_bank(reference.bank), *standing(reference)
 
     def _note_copies(self, copies: Mapping[int, tuple[str, ...]]) -> None:
         """Note which benign images are copies of the references in these slots."""
@@ -514,7 +467,7 @@ class HotSet:
 
     def _copies(self) -> frozenset[str]:
         """Of references that block: what an allow bank or a canary shows is benign."""
-        names, rows = list(self._codes), self._table.rows
+        names, rows = list(self._columns.banks), self._table.rows
         return frozenset(
             chain.from_iterable(
                 own
@@ -525,17 +478,11 @@ class HotSet:
             )
         )
 
-    def _code(self, bank: str) -> int:
-        return self._codes.setdefault(bank, len(self._codes))
-
-    def _view_code(self, views: tuple[View, ...]) -> int:
-        if views not in self._views:
-            self._views.append(views)
-        return self._views.index(views)
-
     def _slots_of(self, bank: str) -> Slots:
         rows = self._table.rows
-        return np.flatnonzero((rows["bank"] == self._codes.get(bank, -1)) & (rows["length"] > 0))
+        return np.flatnonzero(
+            (rows["bank"] == self._columns.banks.get(bank, -1)) & (rows["length"] > 0)
+        )
 
     def _note_expiry(self, now: datetime) -> None:
         times = self._table.rows["expires"]
@@ -551,7 +498,7 @@ class HotSet:
     def _hit(self, number: int, similarity: float, cosine: float) -> Hit:
         slot = self._runs.owner(number)
         row, reference = self._table.rows[slot], self._reference(slot)
-        view = self._views[row["views"]][number - row["first"]]
+        view = self._columns.views[row["views"]][number - row["first"]]
         return Hit(reference, self.banks[reference.bank], view, cosine, similarity)
 
     def _find(self, reference_id: str) -> int | None:
@@ -565,18 +512,6 @@ class HotSet:
     def _reference(self, slot: int) -> Reference:
         row = self._table.rows[slot]
         return self._reference_at(int(row["offset"]), int(row["length"]))
-
-
-def _standing(reference: Reference) -> tuple[int, float]:
-    """Its flags, and when it expires."""
-    flags = ENABLED * reference.enabled | CANARY * reference.canary | SHADOW * reference.shadow
-    expires = reference.expires_at.timestamp() if reference.expires_at else np.inf
-    return flags, expires
-
-
-def _column(code: Any, kind: Any) -> Any:
-    """The column of a bank's references of one kind; 0 is nobody's."""
-    return 1 + _KINDS * code + kind
 
 
 def _read_reference(copy: LocalCopy, offset: int, length: int) -> Reference:

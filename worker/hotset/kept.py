@@ -10,6 +10,7 @@ from crc32c import crc32c
 
 from worker.errors import StoreError
 from worker.hotset import layout
+from worker.hotset.columns import Columns
 from worker.hotset.hot_set import HotSet
 from worker.hotset.index import SEGMENT_ROWS, Numbers
 from worker.hotset.local_copy import Records
@@ -59,8 +60,8 @@ class KeptHotSet(HotSet):
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"its state is not whole: {type(error).__name__}") from None
         self._head = Head(Version(*kept.version), kept.mark, kept.accepted)
-        self._views = list(kept.views)
-        self._codes = {name: code for code, name in enumerate(kept.codes)}
+        codes = {name: code for code, name in enumerate(kept.codes)}
+        self._columns = Columns(codes, list(kept.views))
         for name, row in kept.banks.items():
             self._put_bank(BankPut(layout.read_bank(name, row.encode()), row.encode()))
         if kept.calibration is not None:
@@ -83,7 +84,7 @@ class KeptHotSet(HotSet):
         rows = self._table.rows[slots]
         for code in np.unique(rows["views"]).tolist():
             own = rows["views"] == code
-            for number in range(len(self._views[code])):
+            for number in range(len(self._columns.views[code])):
                 at = rows["first"][own].astype(np.int64) + number
                 if (at < 0).any() or (at >= count).any() or (owners[at] >= 0).any():
                     raise StoreError("its rows do not go together")
@@ -102,7 +103,7 @@ class KeptHotSet(HotSet):
     def _verify(self) -> None:
         """Hold every record and descriptor to its checksum. Raises StoreError."""
         rows = self._table.rows[self._table.taken]
-        lines = [layout.views_line(views) for views in self._views]
+        lines = [layout.views_line(views) for views in self._columns.views]
         count = -(-len(self._runs.owners) // SEGMENT_ROWS)
         segments = [memoryview(self.copy.segment(n)).cast("B") for n in range(count)]
         size, records = 2 * self.model.dims, memoryview(self.copy.records.mapped())
@@ -113,7 +114,7 @@ class KeptHotSet(HotSet):
             whole = crc32c(records[offset : offset + length]) == row_sum
             if whole and first != NO_ROWS:
                 found = crc32c(lines[views], crc32c(records[offset : offset + name + 1]))
-                for number in range(first, first + len(self._views[views])):
+                for number in range(first, first + len(self._columns.views[views])):
                     segment, row = divmod(number, SEGMENT_ROWS)
                     found = crc32c(segments[segment][row * size : (row + 1) * size], found)
                 whole = found == blob_sum
@@ -149,8 +150,8 @@ class KeptHotSet(HotSet):
             mark=self._head.mark,
             accepted=self._head.accepted,
             banks={name: row.decode() for name, row in self._bank_rows.items()},
-            codes=tuple(self._codes),
-            views=tuple(self._views),
+            codes=tuple(self._columns.banks),
+            views=tuple(self._columns.views),
             calibration=self.calibration.id if self.calibration else None,
             copies=self._copies_of,
         )

@@ -1,0 +1,95 @@
+"""Columns of the index: which a row has, and which of them an upload is compared with.
+
+A row has a column while it can match: its reference and bank are enabled, it has not expired, and
+the bank wants its view. So switching anything on or off writes columns, and moves no descriptor.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from worker.hotset.index import NOBODYS, Numbers
+from worker.hotset.table import CANARY, ENABLED, NO_ROWS, SHADOW
+from worker.hotset.types import Bank, Reference, View
+
+_KINDS = 3
+_ENFORCED, _SHADOW, _CANARY = range(_KINDS)
+"""Kinds of references in a bank, which have a column each: the null is of the first alone."""
+
+
+@dataclass(slots=True)
+class Columns:
+    """Numbers of banks and of lists of views, as the table has them, and the columns they give.
+
+    `banks` has those too that references name in vain. A number, once given, stays.
+    """
+
+    banks: dict[str, int] = field(default_factory=dict)
+    views: list[tuple[View, ...]] = field(default_factory=list)
+
+    def of_bank(self, bank: str) -> int:
+        """The number of a bank, which gets one if it has none."""
+        return self.banks.setdefault(bank, len(self.banks))
+
+    def of_views(self, views: tuple[View, ...]) -> int:
+        """The number of a list of views, which gets one if it has none."""
+        if views not in self.views:
+            self.views.append(views)
+        return self.views.index(views)
+
+    def enforced(self, bank: str) -> int:
+        """The column of a bank's references that are enforced."""
+        return int(_column(self.banks[bank], _ENFORCED))
+
+    def places(
+        self, rows: npt.NDArray[np.void], banks: Mapping[str, Bank], now: float
+    ) -> tuple[Numbers, Numbers]:
+        """The rows of these references, of the table's fields, and the column that each has.
+
+        `now` is in Unix seconds.
+        """
+        live = (rows["flags"] & ENABLED > 0) & (rows["expires"] > now)
+        described = (rows["first"] != NO_ROWS) & (rows["length"] > 0)
+        canary, shadow = (rows["flags"] & flag > 0 for flag in (CANARY, SHADOW))
+        kinds = np.select([canary, shadow], [_CANARY, _SHADOW], _ENFORCED)
+        columns = _column(rows["bank"].astype(np.int32), kinds)
+        places = [np.empty((2, 0), dtype=np.int64)]
+        for name, code in self.banks.items():
+            bank = banks.get(name)
+            of_bank = described & (rows["bank"] == code)
+            for views_code in np.unique(rows["views"][of_bank]):
+                own = of_bank & (rows["views"] == views_code)
+                for number, view in enumerate(self.views[views_code]):
+                    wanted = bank is not None and bank.enabled and view in bank.views
+                    seen = np.where(live[own] & wanted, columns[own], NOBODYS)
+                    places.append(np.stack([rows["first"][own].astype(np.int64) + number, seen]))
+        numbers, seen = np.concatenate(places, axis=1)
+        return numbers, seen
+
+    def allowed(
+        self, banks: Mapping[str, Bank], tenants: Sequence[str | None], canaries: Sequence[bool]
+    ) -> npt.NDArray[np.bool_]:
+        """Which columns each query is compared with, [n, columns]."""
+        allowed = np.zeros((len(tenants), _column(len(self.banks), 0)), dtype=bool)
+        for name, code in self.banks.items():
+            if (bank := banks.get(name)) is None:
+                continue
+            own = [bank.screens(tenant) for tenant in tenants]
+            allowed[:, _column(code, _ENFORCED)] = allowed[:, _column(code, _SHADOW)] = own
+            allowed[:, _column(code, _CANARY)] = np.logical_and(own, canaries)
+        return allowed
+
+
+def standing(reference: Reference) -> tuple[int, float]:
+    """Its flags in the table, and when it expires, in Unix seconds."""
+    flags = ENABLED * reference.enabled | CANARY * reference.canary | SHADOW * reference.shadow
+    expires = reference.expires_at.timestamp() if reference.expires_at else np.inf
+    return flags, expires
+
+
+def _column(code: Any, kind: Any) -> Any:
+    """The column of a bank's references of one kind; 0 is nobody's."""
+    return 1 + _KINDS * code + kind
