@@ -131,14 +131,18 @@ def set_bank(
     settings = load_settings(config)
 
     def change(store: Store) -> Version:
-        old = store.banks().get(name)
-        under = _calibration(store, settings) if threshold is not None else None
-        bank = changed(name, old, given, under[1] if under else None)
+        def put(old: Bank | None) -> Bank:
+            return changed(name, old, given, under[1] if under else None)
+
+        old, under = store.banks().get(name), None
+        if threshold is not None or (budget is not None and not force):
+            under = _calibration(store, settings)
+        bank = put(old)
         for warning in _warnings(old, bank):
             stderr.print(warning, style="yellow", markup=False, highlight=False)
         if _rule_changes(old, bank):
             _look_ahead(store, settings, bank, force=force)
-        return store.set_bank(bank, under)
+        return store.change_bank(name, put, under)
 
     waiting.make(change, config, by=by, wait=wait, timeout=timeout, as_json=as_json)
 
@@ -237,12 +241,18 @@ def _look_ahead(store: Store, settings: Settings, bank: Bank, *, force: bool) ->
         with stderr.status("resolving its budget ..."):
             found = applying.preview_banks(store, settings, [bank])
     except ModelError as error:
+        if not force:
+            raise
         stderr.print(f"its budget is not resolved: {error}", style="yellow", markup=False)
         return
     if not force:
-        both = f"`copysieve calibrations apply FILE --budget {bank.name}=N` does both at once"
-        lacks = found.after.rules[bank.name].state == "no_calibration"
-        found.refuse_less(both if lacks else "give it a larger budget")
+        advice = {
+            "no_calibration": "`copysieve calibrations apply FILE --budget "
+            f"{bank.name}=N` does both at once",
+            "not_supported": "give it a larger budget",
+        }
+        state = found.after.rules[bank.name].state
+        found.refuse_less(advice.get(state, "change what it lacks first"))
     applying.tell(found, [bank.name])
 
 

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,6 +41,8 @@ ForceOption = Annotated[
 _NONE = NO_CALIBRATION.decode()
 _LEAST_GROUPS = 3
 """With so many the lowest budget would be every image."""
+_COPIES_AT_ONCE = 1000
+"""References whose copies are noted in the same change; of more they are noted before."""
 
 type Policy = Mapping[str, float]
 
@@ -53,7 +56,7 @@ def list_calibrations(config: ConfigOption = None, as_json: JsonOption = False) 
     with closing(open_store(load_settings(config).redis)) as store:
         current, models = store.current_calibrations(), store.models()
         kept = store.calibrations()
-        previous = {store.previous_calibration_of(of) for of in current}
+        previous = _previous(store)
     rows = [
         one.model_dump(mode="json")
         | {
@@ -77,6 +80,13 @@ def list_calibrations(config: ConfigOption = None, as_json: JsonOption = False) 
             one.added_by,
         )
     stdout.print(table)
+    if _NONE in previous:
+        stdout.print("rollback goes back to none")
+
+
+def _previous(store: Store) -> set[str | None]:
+    """What `rollback` goes back to, of every model that has a calibration."""
+    return {store.previous_calibration_of(of) for of in store.current_calibrations()}
 
 
 @app.command()
@@ -143,7 +153,14 @@ def apply(
         rules[name] = {"threshold": value}
 
     def change(store: Store) -> Version:
-        return _apply(store, settings, None if which == _NONE else which, rules, force=force)
+        advice = (
+            "give it a threshold with it (--threshold BANK=SCORE)"
+            if which == _NONE
+            else "give it a budget that is supported, or a threshold, with it (--budget BANK=N, "
+            "--threshold BANK=SCORE)"
+        )
+        of = None if which == _NONE else which
+        return _apply(store, settings, of, rules, None if force else advice)
 
     waiting.make(change, config, by=by, wait=wait, timeout=timeout, as_json=as_json)
 
@@ -167,17 +184,29 @@ def rollback(
         previous = store.previous_calibration_of(model_sha256(settings.model))
         if previous is None:
             raise StoreError("no calibration was applied yet: there is nothing to go back to")
+        which = None if previous == _NONE else previous
+        advice = f"`calibrations apply {previous}` takes thresholds and budgets with it"
+        version = _apply(store, settings, which, {}, None if force else advice)
         stdout.print(f"back to {previous}", highlight=False)
-        return _apply(store, settings, None if previous == _NONE else previous, {}, force=force)
+        return version
 
     waiting.make(change, config, by=by, wait=wait, timeout=timeout, as_json=as_json)
 
 
 @app.command()
-def remove(which: Which, by: ByOption = None, config: ConfigOption = None) -> None:
+def remove(
+    which: Which,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even if `rollback` would go back to it.")
+    ] = False,
+    by: ByOption = None,
+    config: ConfigOption = None,
+) -> None:
     """Keep a calibration no longer. One that is applied stays."""
     with closing(open_store(load_settings(config).redis, by or waiting.user())) as store:
         calibration_id = _kept(which, store)
+        if not force and calibration_id in _previous(store):
+            raise StoreError(f"`rollback` would go back to {calibration_id}: --force removes it")
         store.remove_calibration(calibration_id)
     stdout.print(f"removed {calibration_id}", highlight=False)
 
@@ -214,12 +243,12 @@ def mask(
         reference = store.reference(reference_id)
         if reference is None:
             raise StoreError(f"there is no reference {reference_id}")
-        for digest in digests.keys() - _images(store):
-            line = f"{digests[digest]} is not among the images of a calibration that is applied"
-            stderr.print(line, style="yellow", markup=False, highlight=False)
+        if not remove and (unknown := digests.keys() - _images(store)):
+            names = ", ".join(sorted(digests[digest] for digest in unknown))
+            raise StoreError(f"not among the images of a calibration that is applied: {names}")
         known = set(reference.copies)
         copies = known - digests.keys() if remove else known | digests.keys()
-        told = f"{reference_id}: {len(copies)} benign image(s) set aside, {len(known)} before"
+        told = f"{reference_id}: benign images set aside {len(copies)}, before {len(known)}"
         stdout.print(told, markup=False, highlight=False)
         return store.set_copies({reference_id: sorted(copies)})
 
@@ -243,8 +272,16 @@ def _pairs(given: list[str] | None, option: str) -> Iterator[tuple[str, float]]:
 
 
 def _apply(
-    store: Store, settings: Settings, which: str | None, rules: Mapping[str, Policy], *, force: bool
+    store: Store,
+    settings: Settings,
+    which: str | None,
+    rules: Mapping[str, Policy],
+    advice: str | None,
 ) -> Version:
+    """Look ahead, and apply. Raises StoreError, with the advice, where a bank would match less.
+
+    Without advice nothing is refused.
+    """
     from worker.cli import applying  # noqa: PLC0415 - imports torch
     from worker.descriptor import embedders  # noqa: PLC0415
     from worker.scoring import artefact  # noqa: PLC0415
@@ -259,14 +296,23 @@ def _apply(
     if found is None:
         raise StoreError("there is no hot set yet: `copysieve banks set`, then `refs add`")
     applying.tell(found)
-    if not force:
-        found.refuse_less("give it a budget (--budget BANK=N) or a threshold (--threshold)")
+    if advice is not None:
+        found.refuse_less(advice)
+    if len(new := _unnoted(store, found.copies)) > _COPIES_AT_ONCE:
+        store.set_copies(new)
+        return _apply(store, settings, which, rules, advice)
     sha256 = embedder.model.sha256
     at = found.after.against.version
     if calibration is None:
         return store.apply_calibration(None, sha256, at=at, banks=banks)
     store.keep_calibration(calibration.artefact, sha256)
     return store.apply_calibration(calibration.id, sha256, found.copies, at, banks)
+
+
+def _unnoted(store: Store, copies: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str, ...]]:
+    """Those that the references do not name as yet."""
+    known = {one.reference_id: one.copies for one in store.references()}
+    return {name: found for name, found in copies.items() if known.get(name) != found}
 
 
 def _changed(
@@ -320,7 +366,7 @@ def _document(one: "Calibration") -> dict[str, Any]:
         "background_images": len(one.background),
         "null_images": len(one.null),
         "null_groups": groups,
-        "lowest_budget_per_million": round(3e6 / groups, 1) if groups > _LEAST_GROUPS else None,
+        "lowest_budget_per_million": ceil(3e6 / groups) if groups > _LEAST_GROUPS else None,
         "copies_can_be_told": one.benign is not None,
         "groups_checked_by": one.checked or ("nothing",),
     }

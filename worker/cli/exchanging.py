@@ -54,7 +54,7 @@ def import_(
         total = sum(1 for _ in _counted(archive.references(), advance))
     with closing(open_store(load_settings(config).redis, by or user())) as store:
         _warn_of_model(store, archive.model)
-        _warn_of_thresholds(store, archive)
+        _warn_of_thresholds(store, archive, banks)
         planned = _compare(store, archive, total)
         if dry_run:
             _tell_plan(store, archive, banks, planned, as_json=as_json)
@@ -220,9 +220,11 @@ def _warn_of_model(store: Store, model: Model) -> None:
         stderr.print(line, style="yellow", markup=False, highlight=False)
 
 
-def _warn_of_thresholds(store: Store, archive: Archive) -> None:
-    current = store.calibration_of(archive.model.sha256)
+def _warn_of_thresholds(store: Store, archive: Archive, banks: Banks) -> None:
+    current, there = store.calibration_of(archive.model.sha256), store.banks()
     for bank in archive.header.banks:
+        if bank.name in there and banks == "keep":
+            continue
         if bank.threshold is not None and bank.calibration != current:
             of = "cosines" if bank.calibration is None else f"calibration {bank.calibration}"
             line = f"bank {bank.name}: its threshold is of {of}, not of what is applied here"

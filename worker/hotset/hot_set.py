@@ -12,12 +12,13 @@ import torch
 from crc32c import crc32c
 from torch import Tensor
 
+from worker.errors import StoreError
 from worker.hotset import layout
 from worker.hotset.columns import Columns, standing
 from worker.hotset.index import NOBODYS, Found, Numbers
 from worker.hotset.layout import Unusable, reject
 from worker.hotset.local_copy import LocalCopy
-from worker.hotset.matrix import Matrix
+from worker.hotset.matrix import Lock, Matrix
 from worker.hotset.probes import Best
 from worker.hotset.table import (
     CANARY,
@@ -182,16 +183,24 @@ class HotSet:
 
     def apply(self, entry: Entry, now: datetime) -> None:
         """Make the changes of one entry; twice does no more."""
-        if ahead := self._ahead(entry, now):
-            self.matrix.assign(*ahead)
+        slots = self._foreseen(entry)
+        if len(slots):
+            self.matrix.assign(*self._ahead(entry, slots, now))
+        try:
+            self._make(entry, now)
+        except StoreError:  # a full disk: what was not changed is to be seen as before
+            self._settle(slots, now)
+            raise
+        accepted = entry.mark if Accepted() in entry.changes else self._head.accepted
+        self._head = Head(entry.version, entry.mark, accepted)
+
+    def _make(self, entry: Entry, now: datetime) -> None:
         for new, changes in groupby(entry.changes, self._is_new):
             if new:
                 self._add([change for change in changes if isinstance(change, ReferencePut)], now)
             else:
                 for change in changes:
                     self._change(change, now)
-        accepted = entry.mark if Accepted() in entry.changes else self._head.accepted
-        self._head = Head(entry.version, entry.mark, accepted)
 
     def expire(self, now: datetime) -> None:
         """Hide what has expired since."""
@@ -199,10 +208,10 @@ class HotSet:
             self.matrix.assign(*self._expired(now.timestamp()))
             self._note_expiry(now)
 
-    def prepare_expiry(self, now: datetime) -> None:
-        """Do what takes long of the next `expire`, if it is near."""
+    def prepare_expiry(self, now: datetime, lock: Lock) -> None:
+        """Do what takes long of the next `expire`, if it is near, and nothing else expires then."""
         if self.calibration is not None and self._next_expiry <= now.timestamp() + _NEAR_SECONDS:
-            self.matrix.prepare_move(*self._expired(self._next_expiry))
+            self.matrix.prepare_move(*self._expired(self._next_expiry), lock)
 
     def _expired(self, at: float) -> tuple[Numbers, Numbers]:
         """The rows of references that have expired at a time, in Unix seconds, and no column."""
@@ -215,48 +224,61 @@ class HotSet:
             return not all(map(self._is_new, entry.changes))
         return any(isinstance(change, CalibrationPut) for change in entry.changes)
 
-    def prepare(self, entry: Entry, now: datetime) -> None:
+    def prepare(self, entry: Entry, now: datetime, lock: Lock) -> None:
         """Do what takes long of applying an entry, while the set is still searched as it is.
 
-        Nothing else may be applied in between, by the one who makes the changes.
+        Nothing else may be applied in between, by the one who makes the changes. `lock` keeps
+        searches out for a moment: what expires in one changes what is prepared from.
         """
         for change in entry.changes:
             if isinstance(change, CalibrationPut) and self._is_another(change):
                 self.matrix.prepare(change.calibration)
                 return
-        if ahead := self._ahead(entry, now):
-            self.matrix.prepare_move(*ahead)
+        slots = self._foreseen(entry)
+        if len(slots):
+            self.matrix.prepare_move(*self._ahead(entry, slots, now), lock)
 
-    def _ahead(self, entry: Entry, now: datetime) -> tuple[Numbers, Numbers] | None:
-        """Rows that there are already, and the columns that an entry moves them to.
+    def _foreseen(self, entry: Entry) -> Slots:
+        """The references that there are already whose rows an entry may move, if there are probes.
 
         For the probes' sake they are moved together and before its changes, which then move only
-        what this has left or not foreseen. So it can be prepared. None: nothing has to be moved.
+        what this has left. So it can be prepared.
         """
-        if self.calibration is None:
-            return None
-        banks, of_banks = dict(self.banks), [np.empty(0, dtype=np.int64)]
-        stands: dict[int, tuple[int, float]] = {}
+        slots = [np.empty(0, dtype=np.int64)]
+        for change in entry.changes if self.calibration is not None else ():
+            match change:
+                case BankPut(bank) if self._is_seen_otherwise(bank):
+                    slots.append(self._slots_of(bank.name))
+                case ReferencePut(Reference(reference_id=name)) | ReferenceRemoved(name):
+                    if (slot := self._find(name)) is not None:
+                        slots.append(np.array([slot]))
+        return np.unique(np.concatenate(slots))
+
+    def _ahead(self, entry: Entry, slots: Slots, now: datetime) -> tuple[Numbers, Numbers]:
+        """The rows of these references, and the columns that an entry moves them to.
+
+        None, where they are described anew or removed.
+        """
+        banks, rows = dict(self.banks), self._table.rows[slots]
+        stands: dict[str, tuple[int, float]] = {}
         for change in entry.changes:
             match change:
                 case BankPut(bank):
                     banks[bank.name] = bank
-                    of_banks.append(self._slots_of(bank.name))
                 case ReferencePut(reference, descriptors=None):
-                    if (slot := self._find(reference.reference_id)) is not None:
-                        stands[slot] = standing(reference)
-                case ReferencePut(Reference(reference_id=gone)) | ReferenceRemoved(gone):
-                    if (slot := self._find(gone)) is not None:
-                        stands[slot] = 0, np.inf
-        changed = np.array(list(stands), dtype=np.int64)
-        slots = np.unique(np.concatenate([*of_banks, changed]))
-        if not len(slots):
-            return None
-        rows = self._table.rows[slots]
-        if stands:
-            at = np.searchsorted(slots, changed)
-            rows["flags"][at], rows["expires"][at] = np.array(list(stands.values())).T
+                    stands[reference.reference_id] = standing(reference)
+                case ReferencePut(Reference(reference_id=name)) | ReferenceRemoved(name):
+                    stands[name] = 0, np.inf
+        for name, stand in stands.items():
+            if (slot := self._find(name)) is not None:
+                at = np.searchsorted(slots, slot)
+                rows["flags"][at], rows["expires"][at] = stand
         return self._columns.places(rows, banks, now.timestamp())
+
+    def _is_seen_otherwise(self, bank: Bank) -> bool:
+        """Whether other rows of a bank can be seen by another policy."""
+        old = self.banks.get(bank.name)
+        return old is None or (old.enabled, old.views) != (bank.enabled, bank.views)
 
     def _is_another(self, change: CalibrationPut) -> bool:
         current = self.calibration.id if self.calibration else None
@@ -293,9 +315,8 @@ class HotSet:
                 self.unreadable.discard(reference_id)
                 if (slot := self._find(reference_id)) is not None:
                     self._remove(slot)
-            case BankPut(bank):
-                self._put_bank(change)
-                self._settle(self._slots_of(bank.name), now)
+            case BankPut():
+                self._settle(self._put_bank(change), now)
             case BankRemoved(name):
                 self.banks.pop(name, None)
                 self._bank_rows.pop(name, None)
@@ -307,10 +328,13 @@ class HotSet:
             case Accepted():
                 self.unreadable.clear()
 
-    def _put_bank(self, change: BankPut) -> None:
+    def _put_bank(self, change: BankPut) -> Slots:
+        """Put a bank, and tell of which references other rows can be seen from now on."""
+        otherwise = self._is_seen_otherwise(change.bank)
         self.banks[change.bank.name] = change.bank
         self._bank_rows[change.bank.name] = change.row
         self._columns.of_bank(change.bank.name)
+        return self._slots_of(change.bank.name) if otherwise else np.empty(0, dtype=np.int64)
 
     def _replace(self, slot: int, change: ReferencePut) -> Slots:
         reference, descriptors = change.reference, change.descriptors

@@ -1,7 +1,6 @@
 """A hot set that outlives its process: what its copy keeps of it, and how it is read again."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from datetime import datetime
 
 import numpy as np
@@ -14,6 +13,7 @@ from worker.hotset.columns import Columns
 from worker.hotset.hot_set import HotSet
 from worker.hotset.index import SEGMENT_ROWS, Numbers
 from worker.hotset.local_copy import Records
+from worker.hotset.matrix import Lock
 from worker.hotset.table import FIELDS, NO_ROWS, Ids, Runs, Slots, Table
 from worker.hotset.types import BankPut, Calibration, Head, Strict, Views
 from worker.records import Version
@@ -121,7 +121,7 @@ class KeptHotSet(HotSet):
             if not whole:
                 raise StoreError("a value in it is damaged")
 
-    def save(self, lock: Callable[[], AbstractContextManager[object]]) -> None:
+    def save(self, lock: Lock) -> None:
         """Save all of it in the copy, then erase what was removed. Raises OSError.
 
         Called by the one who makes the changes; `lock` keeps searches out where it has to be.

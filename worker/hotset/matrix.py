@@ -1,6 +1,7 @@
 """The rows of a hot set: as stored, as compared, and how the probes do on them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,8 @@ from worker.hotset.index import NOBODYS, SEGMENT_ROWS, Found, Index, Numbers
 from worker.hotset.local_copy import LocalCopy
 from worker.hotset.probes import Best, Probes, Rows
 from worker.hotset.types import Calibration
+
+type Lock = Callable[[], AbstractContextManager[object]]
 
 
 class Matrix:
@@ -66,13 +69,17 @@ class Matrix:
             self._probes.move(numbers, before, columns, self._rows_of(self._index))
         self._changes += bool((before != columns).any())
 
-    def prepare_move(self, numbers: Numbers, columns: npt.NDArray[np.integer]) -> None:
-        """Do what takes long of `assign`, while the rows are still searched where they are."""
+    def prepare_move(self, numbers: Numbers, columns: npt.NDArray[np.integer], lock: Lock) -> None:
+        """Do what takes long of `assign`, while the rows are still searched where they are.
+
+        `lock` keeps others out while it is read where they are.
+        """
         done = self._prepared
         if self._probes is None or (done and done.is_move(numbers, columns, self._changes)):
             return
-        changes, before = self._changes, self._index.columns_of(numbers)
-        index, probes = self._index.moved(numbers, columns), self._probes.copy()
+        with lock():
+            changes, before = self._changes, self._index.columns_of(numbers)
+            index, probes = self._index.moved(numbers, columns), self._probes.copy()
         probes.move(numbers, before, columns, self._rows_of(index))
         probes.look(probes.bereft, self._rows_of(index))
         self._prepared = _Prepared(self.calibration, (numbers, columns), changes, index, probes)

@@ -154,7 +154,7 @@ class Mirror:
         """
         coming = deque(entries)
         while coming:
-            self._loaded().prepare(coming[0], self._clock())
+            self._loaded().prepare(coming[0], self._clock(), self._turns.change)
             with self._turns.change():
                 until = time.monotonic() + _TURN_SECONDS
                 while True:
@@ -169,7 +169,7 @@ class Mirror:
     def expire(self) -> None:
         """Hide the rows of references that have expired. A search does so too, but unprepared."""
         if self._set is not None:
-            self._set.prepare_expiry(self._clock())
+            self._set.prepare_expiry(self._clock(), self._turns.change)
             with self._turns.change():
                 self._set.expire(self._clock())
 

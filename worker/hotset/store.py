@@ -95,18 +95,29 @@ class Store(Contents):
 
     # -- changes --
 
-    def set_bank(self, bank: Bank, under: tuple[str, str | None] | None = None) -> Version:
-        """Add a bank or change its policy. Creates the epoch.
+    def set_bank(self, bank: Bank) -> Version:
+        """Add a bank, or put it in the place of the one that there is. Creates the epoch."""
+        return self.change_bank(bank.name, lambda _: bank)
+
+    def change_bank(
+        self,
+        name: str,
+        change: Callable[[Bank | None], Bank],
+        under: tuple[str, str | None] | None = None,
+    ) -> Version:
+        """Change the policy of a bank as it is then; None: there is none. Creates the epoch.
 
         `under` are the digest of a model and the id of the calibration that is current for it, as
         far as the writer knows. Raises StoreError where it is another one by now.
         """
 
         def plan() -> Step:
+            raw = self._client.hget(self._keys.banks, name)
+            bank = change(_readable_bank(name, raw) if raw else None)
             step = Step("bank_set", bank.model_dump(mode="json"))
             if under is not None:
                 self._hold(step, *under)
-            self._put_bank(step, bank)
+            self._put_bank(step, bank, raw)
             return step
 
         return self._commits.make(plan, may_begin=True)[1]
@@ -220,6 +231,7 @@ class Store(Contents):
             new = old.model_copy(update={"copies": tuple(copies[old.reference_id])})
             if new != old:
                 self._put(step, new, raw)
+                step.detail["copies"] = list(new.copies[:NAMED])
 
         return self._change_references("references_changed", list(copies), change)
 
@@ -269,12 +281,9 @@ class Store(Contents):
                 seq = str(at.seq).encode()
                 step.write(self._keys.head, "seq", seq, seq)  # and is still when it is written
             if calibration_id:
-                kept = self._client.hget(self._keys.calibrations, calibration_id)
-                if kept is None:
-                    raise StoreError(f"calibration {calibration_id} is not kept in the store")
-                step.write(self._keys.calibrations, calibration_id, kept, kept)
+                self._hold_kept(step, calibration_id)
             for bank in banks:
-                self._put_bank(step, bank)
+                self._put_bank(step, bank, self._client.hget(self._keys.banks, bank.name))
             self._put_copies(step, copies)
             key, kind = self._keys.calibration, f"calibration:{model_sha256}"
             before, after = self._client.hget(key, model_sha256) or b"", calibration_id or ""
@@ -411,6 +420,15 @@ class Store(Contents):
             raise StoreError("another calibration was applied meanwhile: do it again")
         step.write(self._keys.calibration, model_sha256, current, current)
 
+    def _hold_kept(self, step: Step, calibration_id: str) -> None:
+        """Let a step be only while a calibration is kept, whole. Raises StoreError if it isn't."""
+        row = self._client.hget(self._keys.calibrations, calibration_id)
+        parts = self._client.hlen(self._keys.artefact(calibration_id))
+        size = layout.read_row(KeptCalibration, calibration_id, row).size if row else 0
+        if row is None or parts * PART < size:
+            raise StoreError(f"calibration {calibration_id} is not kept in the store")
+        step.write(self._keys.calibrations, calibration_id, row, row)
+
     def _put_copies(self, step: Step, copies: Mapping[str, Sequence[str]]) -> None:
         for reference_id, raw in self._fetch(copies, self._keys.references).items():
             if raw is None:
@@ -420,11 +438,10 @@ class Store(Contents):
             if new != old:
                 self._put(step, new, raw)
 
-    def _put_bank(self, step: Step, bank: Bank) -> None:
+    def _put_bank(self, step: Step, bank: Bank, old: bytes | None) -> None:
         row = layout.write_bank(bank)
-        old = self._client.hget(self._keys.banks, bank.name) or b""
         if old != row or self.head() is None:  # which this makes anew
-            step.write(self._keys.banks, bank.name, old, row, "banks")
+            step.write(self._keys.banks, bank.name, old or b"", row, "banks")
             step.changes.append(BankPut(bank, row))
 
     def _put(
@@ -476,6 +493,14 @@ def _refuse_another_image(old: Reference, new: Reference) -> None:
         raise StoreError(f"reference {old.reference_id} is {kind}; remove it first")
     if old.sha256 and new.sha256 and old.sha256 != new.sha256:
         raise StoreError(f"reference {old.reference_id} is another image; remove it first")
+
+
+def _readable_bank(name: str, raw: bytes) -> Bank | None:
+    try:
+        return layout.read_bank(name, raw)
+    except layout.Unusable as error:
+        layout.reject(error)
+        return None
 
 
 def _same(old: Reference, new: Reference) -> bool:

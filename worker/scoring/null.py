@@ -114,8 +114,14 @@ class Null:
 
     @property
     def supported_rate(self) -> float:
-        """The lowest rate that the data support a threshold for: 3/m; infinite for next to none."""
-        return SUPPORTED_BY / self.distinct if self.distinct >= FEWEST else math.inf
+        """The lowest rate that the data support a threshold for; infinite for next to none.
+
+        3/m, or more where many images come with each group and too few groups for a tail.
+        """
+        if self.distinct < FEWEST:
+            return math.inf
+        least = self._least if self._heavier is None else 0.0
+        return max(SUPPORTED_BY / self.distinct, least)
 
     def threshold(self, rate: float) -> Threshold | Unsupported:
         """The lowest score that at most a share of `rate` of distinct benign images reach.
@@ -124,14 +130,14 @@ class Null:
         """
         if not rate > 0:
             raise ValueError(f"a rate is above 0, not {rate}")
-        if rate < self.supported_rate or self.distinct < FEWEST:
+        if self.distinct < FEWEST:
             return Unsupported(self.distinct, images_needed(rate))
-        least = float(self._limits.high[-1])
+        if rate < self.supported_rate:
+            needed = math.ceil(self.distinct * self.supported_rate / rate)
+            return Unsupported(self.distinct, needed)
         score, by = _read(self._limits.scores, self._limits.high, rate), _COUNT
-        if rate < least:
-            if self._heavier is None:
-                return Unsupported(self.distinct, math.ceil(self.distinct * least / rate))
-            score, by = self._heavier.score(rate / least, self._top), _TAIL
+        if rate < self._least and self._heavier is not None:
+            score, by = self._heavier.score(rate / self._least, self._top), _TAIL
         score = _rounded_up(score)
         low = min(_read(self._limits.scores, self._limits.low, rate), score)
         return Threshold(
@@ -214,6 +220,11 @@ class Null:
     @cached_property
     def _limits(self) -> Limits:
         return limits_of(self._ranked)
+
+    @property
+    def _least(self) -> float:
+        """The upper limit of the rate at the best score."""
+        return float(self._limits.high[-1])
 
     @property
     def _top(self) -> float:

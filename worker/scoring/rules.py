@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import torch
 
 from worker.hotset.hot_set import Against
 from worker.hotset.probes import Best
 from worker.hotset.types import Bank
 from worker.scoring.calibration import Calibration, Masked
-from worker.scoring.null import Null, Threshold
+from worker.scoring.null import Null, Threshold, images_needed
 from worker.telemetry import metrics
 
 MILLION = 1_000_000
@@ -33,8 +34,8 @@ type State = Literal[
 ]
 """How a bank comes by its rule, or why it has none: it has neither threshold nor budget; no
 calibration is applied; its threshold was set for another one; the calibration does not know what
-is described of uploads; it has no references that are enforced; the calibration has too few images
-for so low a budget (then it matches in shadow, at the lowest rate that they support)."""
+is described of uploads; it has no references that are enforced; the calibration's null has too few
+groups for so low a budget (then it matches in shadow, at the lowest rate that they support)."""
 WITHOUT_RULE = (
     "no_rule",
     "no_calibration",
@@ -49,7 +50,7 @@ class Rule:
     """A bank matches from `threshold` on, in scores; None: nothing, not even in shadow.
 
     `null` are the benign images' best scores against the bank, where they are known. `needed`
-    distinct images are what it would take, where its budget is not supported.
+    groups of null images are what it would take, where its budget is not supported.
     """
 
     state: State
@@ -60,6 +61,10 @@ class Rule:
     @property
     def why(self) -> str:
         """The state in words: why there is nothing to enforce, or what it goes by."""
+        there = "there are fewer"
+        if self.null is not None and not math.isinf(self.null.supported_rate):
+            lowest = math.ceil(MILLION * self.null.supported_rate)
+            there = f"there are {self.null.distinct}, which support {lowest} per million at least"
         return {
             "threshold": "its threshold",
             "budget": "its budget",
@@ -69,7 +74,7 @@ class Rule:
             "other_calibration": "its threshold was set for another calibration",
             "other_looks": "the calibration does not know all of views.uploads",
             "no_references": "it has no references that are enforced",
-            "not_supported": f"the calibration is of too few groups: it takes {self.needed}",
+            "not_supported": f"its budget takes {self.needed} groups of null images: {there}",
         }[self.state]
 
     @property
@@ -194,18 +199,27 @@ def rule_of(
         return Rule("threshold", bank.threshold, null) if pinned else Rule("other_calibration")
     if bank.max_false_matches_per_million is None:
         return Rule("no_rule")
+    rate = bank.max_false_matches_per_million / MILLION
     if null is not None:
-        return _of_budget(null, bank.max_false_matches_per_million / MILLION)
+        return _of_budget(null, rate)
     if masked is None:
         return Rule("no_calibration")
-    return Rule("no_references" if knows else "other_looks")
+    return _unmeasured(masked, rate) if knows else Rule("other_looks")
+
+
+def _unmeasured(masked: Masked, rate: float) -> Rule:
+    """Of a bank that has nothing to be measured on."""
+    needed = images_needed(rate)
+    if needed > len(np.unique(masked.groups)):
+        return Rule("not_supported", needed=needed)
+    return Rule("no_references")
 
 
 def _of_budget(null: Null, rate: float) -> Rule:
     found = null.threshold(rate)
     if isinstance(found, Threshold):
         return Rule("budget", found.score, null)
-    lowest = null.threshold(rate * found.needed / found.distinct) if found.distinct else found
+    lowest = null.threshold(null.supported_rate)
     threshold = lowest.score if isinstance(lowest, Threshold) else None
     return Rule("not_supported", threshold, null, found.needed)
 

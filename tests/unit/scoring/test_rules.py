@@ -83,7 +83,7 @@ def test_a_budget_beyond_the_data_is_shown_at_the_lowest_rate_that_they_support(
     lowest = rule_of(budget(3000.1), MASKED, BEST)
     assert threshold(rule) == pytest.approx(threshold(lowest), abs=1e-3)
     assert rule.needed == 3_000_000
-    assert "it takes 3000000" in rule.why
+    assert "takes 3000000 groups of null images: there are 1000, which support 3000 per" in rule.why
 
 
 def test_a_score_has_its_rate():
