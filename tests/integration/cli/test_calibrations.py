@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from tests.fixtures.hot_set import OTHER_MODEL, calibration
 from tests.fixtures.processes import picture
+from worker.cli import applying
 from worker.cli.main import app
 from worker.compare import compare
 from worker.descriptor import embedders
@@ -214,14 +215,23 @@ def test_copies_of_references_are_set_aside_with_the_calibration(run, benign, st
 
 
 @pytest.mark.usefixtures("bank")
-def test_a_person_says_what_is_a_copy(run, benign, replica, store):
+def test_a_person_says_what_is_a_copy(run, benign, replica, store, tmp_path):
     one = store.references("bad")[0].reference_id
     digest = hashlib.sha256((benign / "01.jpg").read_bytes()).hexdigest()
-    run("calibrations", "mask", one, benign / "01.jpg", "f" * 64)
-    assert store.reference(one).copies == tuple(sorted([digest, "f" * 64]))
-    assert replica.against().copies == {digest, "f" * 64}
-    run("calibrations", "mask", one, "f" * 64, "--remove")
+    with pytest.raises(StoreError, match="not among the images of a calibration that is applied"):
+        run("calibrations", "mask", one, benign / "01.jpg")
+    file = tmp_path / "c.npz"
+    run("calibrate", "--images", benign, "-o", file, "--no-hot-set")
+    run("calibrations", "apply", file)
+    with pytest.raises(StoreError, match=f"applied: {'f' * 64}$"):
+        run("calibrations", "mask", one, benign / "01.jpg", "f" * 64)
+    assert store.reference(one).copies == ()
+    run("calibrations", "mask", one, benign / "01.jpg", benign / "02.jpg")
+    assert len(replica.against().copies) == 2
+    result = run("calibrations", "mask", one, benign / "02.jpg", "--remove")
+    assert "benign images set aside 1, before 2" in result.stdout
     assert store.reference(one).copies == (digest,)
+    assert replica.against().copies == {digest}
     with pytest.raises(StoreError, match="no reference nobody"):
         run("calibrations", "mask", "nobody", "f" * 64)
     assert "neither a file" in run("calibrations", "mask", one, "nothing", code=2).stderr
@@ -262,7 +272,9 @@ def test_what_was_before_can_be_had_again(run, told, benign, replica, tmp_path):
     ]
     with pytest.raises(StoreError, match=f"{ids[0]} is applied"):
         run("calibrations", "remove", ids[0])
-    run("calibrations", "remove", ids[1], "--by", "ann")
+    with pytest.raises(StoreError, match=f"`rollback` would go back to {ids[1]}"):
+        run("calibrations", "remove", ids[1])
+    run("calibrations", "remove", ids[1], "--force", "--by", "ann")
     (newest, *_) = told("hotset", "log")
     assert (newest["what"], newest["by"]) == ("calibration_removed", "ann")
     assert newest["detail"] == {"calibration": ids[1]}
@@ -297,9 +309,7 @@ def test_a_bank_goes_from_a_threshold_to_a_budget_without_a_gap(
         run("banks", "set", "bad", "--max-false-matches-per-million", BUDGET)
     with pytest.raises(StoreError, match=r"then bad matches nothing .*--budget BANK=N"):
         run("calibrations", "apply", file)
-    with pytest.raises(
-        StoreError, match=r"then bad only matches in shadow \(the calibration is of too few"
-    ):
+    with pytest.raises(StoreError, match=r"then bad only matches in shadow \(its budget takes"):
         run("calibrations", "apply", file, "--budget", "bad=5")
     assert store.version() == before
     result = run("calibrations", "apply", file, "--budget", f"bad={BUDGET}")
@@ -321,6 +331,57 @@ def test_a_bank_goes_from_a_threshold_to_a_budget_without_a_gap(
     run("calibrations", "apply", file, "--budget", "bad=1", "--threshold", "bad=1", code=2)
 
 
+def between(monkeypatch, act):
+    """Let something happen after a command has looked ahead, and before it writes."""
+    look = applying.preview_banks
+
+    def late(*arguments):
+        found = look(*arguments)
+        act()
+        return found
+
+    monkeypatch.setattr(applying, "preview_banks", late)
+
+
+@pytest.mark.usefixtures("bank")
+def test_what_others_change_while_a_bank_is_looked_at_is_not_lost(
+    run, benign, store, tmp_path, monkeypatch
+):
+    file = tmp_path / "c.npz"
+    run("calibrate", "--images", benign, "-o", file, "--no-hot-set")
+    run("calibrations", "apply", file)
+    wanted = ("banks", "set", "bad", "--max-false-matches-per-million", 2 * BUDGET)
+    with monkeypatch.context() as patch:
+        between(patch, lambda: store.set_bank(store.banks()["bad"].model_copy(
+            update={"action": "log"})))  # fmt: skip
+        run(*wanted)
+    assert store.banks()["bad"].action == "log"
+    assert store.banks()["bad"].max_false_matches_per_million == 2 * BUDGET
+    sha256 = next(iter(store.current_calibrations()))
+    with monkeypatch.context() as patch:
+        between(patch, lambda: store.apply_calibration(None, sha256))
+        with pytest.raises(StoreError, match="another calibration was applied meanwhile"):
+            run(*wanted[:-1], BUDGET)
+    run("calibrations", "apply", file)
+    monkeypatch.setenv("COPYSIEVE_MODEL__PATH", str(tmp_path / "nowhere.onnx"))
+    with pytest.raises(CopysieveError, match="nowhere"):
+        run(*wanted[:-1], BUDGET)
+    assert store.banks()["bad"].max_false_matches_per_million == 2 * BUDGET
+    run(*wanted[:-1], BUDGET, "--force")
+    assert store.banks()["bad"].max_false_matches_per_million == BUDGET
+
+
+def test_a_budget_that_no_bank_could_keep_is_told_before_there_are_references(
+    run, benign, tmp_path
+):
+    run("banks", "set", "other", "--threshold", "0.9")
+    file = tmp_path / "c.npz"
+    run("calibrate", "--images", benign, "-o", file, "--no-hot-set")
+    run("calibrations", "apply", file, "--threshold", "other=0.9")
+    result = run("banks", "set", "tiny", "--max-false-matches-per-million", "5")
+    assert "tiny: matches nothing (its budget takes 600000 groups of null images" in result.stdout
+
+
 def test_whoever_adds_a_copy_of_benign_images_is_told_what_it_costs(run, told, benign, tmp_path):
     for bank in ("bad", "tight"):
         run("banks", "set", bank, "--max-false-matches-per-million", BUDGET)
@@ -337,9 +398,7 @@ def test_whoever_adds_a_copy_of_benign_images_is_told_what_it_costs(run, told, b
     report = told("refs", "add", *files, "--bank", "bad", "--force", "--note", "seen")
     assert report["set_aside"] == 4
     assert len(report["weakened"]) == 1
-    assert report["weakened"][0].startswith(
-        "tight only matches in shadow (the calibration is of too few"
-    )
+    assert report["weakened"][0].startswith("tight only matches in shadow (its budget takes")
 
 
 @pytest.mark.usefixtures("bank")

@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import cast
 
@@ -85,9 +86,9 @@ def test_probes_know_the_best_row_of_each_column_whatever_moves(
         wanted.columns[some] = rng.choice([NOBODYS, *COLUMNS], 15)
         match rng.integers(4):
             case 0:
-                matrix.prepare_move(some, wanted.columns[some])
+                matrix.prepare_move(some, wanted.columns[some], nullcontext)
             case 1:  # and it is another that comes
-                matrix.prepare_move(some, wanted.columns[some] * 0)
+                matrix.prepare_move(some, wanted.columns[some] * 0, nullcontext)
         matrix.assign(some, wanted.columns[some])
         if step % 3 == 0:
             applied = APPLIED[rng.integers(len(APPLIED))]
@@ -111,7 +112,7 @@ def test_a_move_that_was_prepared_before_another_came_knows_of_it(matrix):
     matrix.calibrate(WHITENED)
     put(matrix, wanted, 1, [1, 1, 4] * 9)
     wanted.columns[:9] = NOBODYS
-    matrix.prepare_move(np.arange(9), wanted.columns[:9])
+    matrix.prepare_move(np.arange(9), wanted.columns[:9], nullcontext)
     put(matrix, wanted, 2, [1, 4, 7])
     matrix.assign(np.arange(9), wanted.columns[:9])
     check(matrix, wanted)
@@ -123,7 +124,10 @@ def test_a_move_that_is_prepared_while_another_is_made_knows_of_it(matrix, monke
     matrix.calibrate(WHITENED)
     put(matrix, wanted, 1, [1] * 10 + [4] * 10)
     wanted.columns[:8] = NOBODYS
-    move, coming = Probes.move, [lambda: matrix.prepare_move(np.arange(3), wanted.columns[:3])]
+    move, coming = (
+        Probes.move,
+        [lambda: matrix.prepare_move(np.arange(3), wanted.columns[:3], nullcontext)],
+    )
 
     def moves(*arguments):
         if coming:
@@ -143,7 +147,7 @@ def test_a_move_that_was_prepared_leaves_nothing_to_be_compared(matrix, after, m
     put(matrix, wanted, 1, [1] * 40)
     put(matrix, wanted, 2, [4] * 20)
     wanted.columns[:20] = after
-    matrix.prepare_move(np.arange(20), after)
+    matrix.prepare_move(np.arange(20), after, nullcontext)
     monkeypatch.setattr(matrix.copy, "read_rows", None)
     matrix.assign(np.arange(20), after)
     check(matrix, wanted)

@@ -1,3 +1,4 @@
+import threading
 from datetime import timedelta
 
 import numpy as np
@@ -244,3 +245,52 @@ def test_a_snapshot_is_swapped_in_whole_with_what_came_meanwhile():
     one.mirror.load(another, [entry])
     assert one.found() == both("r2", "r3")
     assert one.mirror.head == Head(Version(8, 4), "x4", "")
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_a_full_disk_hides_no_reference(calibrated, monkeypatch):
+    more = {"calibration": calibration()} if calibrated else {}
+    one = Fixture([bank()], [reference("r1"), reference("r2")], **more)
+
+    def full(*_):
+        raise StoreError("no space left on device")
+
+    assert one.mirror._set is not None
+    monkeypatch.setattr(one.mirror._set.copy.records, "append", full)
+    with pytest.raises(StoreError, match="no space left"):
+        one.apply(put(reference("r1"), descriptors(0)))
+    assert one.found() == both("r1", "r2")
+
+
+def test_what_a_search_looks_for_is_not_in_the_way_of_a_change(monkeypatch):
+    """The last reference of one bank and one of another's expire; the search looks for the best."""
+    soon = NOW + timedelta(seconds=100)
+    one = Fixture(
+        [bank("a"), bank("b")],
+        [
+            reference("a1", bank="a", expires_at=soon),
+            reference("b1", bank="b", expires_at=soon),
+            *(reference(name, bank="b") for name in ("b2", "b3")),
+        ],
+        calibration=calibration(),
+    )
+    one.now = soon + timedelta(seconds=1)
+    inside, go = threading.Event(), threading.Event()
+    look, columns = Probes._look, []
+
+    def slow(self, column, rows):
+        if threading.current_thread() is searcher:
+            columns.append(column)
+            if len(columns) == 2:
+                inside.set()
+                assert go.wait(30)
+        look(self, column, rows)
+
+    monkeypatch.setattr(Probes, "_look", slow)
+    searcher = threading.Thread(target=one.search)
+    searcher.start()
+    assert inside.wait(30)
+    threading.Timer(0.2, go.set).start()
+    one.apply(ReferenceRemoved("b2"))
+    searcher.join(30)
+    assert one.found() == both("b3")
