@@ -57,6 +57,7 @@ def set_bank(
     budget: Annotated[
         float | None,
         typer.Option(
+            "--budget",
             "--max-false-matches-per-million",
             help="Match at the score the calibration gives for it; clears the threshold.",
         ),
@@ -305,9 +306,9 @@ def _count_or_none(text: str) -> int | None:
 def _flood(bank: Bank) -> str:
     """When it rings, and what becomes of its matches then."""
     if bank.flood_per_hour is not None:
-        limit = f"; a flood above {bank.flood_per_hour} an hour"
+        limit = f"; flood alarm above {bank.flood_per_hour} an hour"
     elif bank.max_false_matches_per_million is not None:
-        limit = "; a flood far above its budget"
+        limit = "; flood alarm far above its budget"
     else:
         return ""
     return f"{limit}, then review" if bank.flood_demotes else limit
@@ -338,7 +339,7 @@ def _resolved(rule: "Rule | None") -> dict[str, Any] | None:
         "why": rule.why,
         "threshold": rule.threshold,
         "enforced": rule.is_enforced,
-        "images_needed": rule.needed,
+        "groups_needed": rule.needed,
         "lowest_supported_per_million": supported,
     }
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from worker.descriptor.embedders import Embedder
     from worker.evaluation.calibrating import Calibrated
     from worker.evaluation.calibration_report import BankReport, CalibrationReport
+    from worker.hotset.types import Bank, Descriptors, Reference
 
 _WAYS = ("none", "centre", "whiten")
 _SHOWN = 5
@@ -92,11 +95,11 @@ def calibrate(
 ) -> None:  # fmt: skip
     """Learn from benign images what a score means, and what a budget of false matches comes to.
 
-    Give it images that the platform has and that are nobody's concern, as they come: 40 at least,
-    and for a budget 3,000,000 divided by it: 3,000 for 1,000 false matches per million. They are
-    dealt into a *background*, which every upload's score is taken down by, and a *null*, which says
-    how often benign images reach a score against each bank. Images of one scene are one group, and
-    groups are what counts; they are told by their bytes, by PDQ, by alignment, or by **--groups**.
+    Give it images that the platform has and that are nobody's concern, as they come: 40 at least.
+    A quarter is dealt into a *background*, which every upload's score is taken down by, the others
+    into a *null*, which says how often benign images reach a score against each bank. For a budget
+    the null takes 3,000,000 divided by it: 3,000 groups for 1,000 false matches per million. Images
+    of one scene are one group; they are told by bytes, by PDQ, by alignment, or by **--groups**.
 
     Nothing is changed: `copysieve calibrations apply FILE.npz` puts it to use.
 
@@ -199,9 +202,12 @@ def _banks(
         if found is None or found.after.masked is None:
             return [], 0
         described: dict[str, list[Any]] = {}
+        banks, now = found.after.against.banks, datetime.now(UTC)
         for reference, rows in store.described_references(embedder.model.sha256):
-            if reference.enabled and not (reference.canary or reference.shadow):
-                described.setdefault(reference.bank, []).append((reference, rows))
+            if reference.bank in banks:
+                seen = _enforced(reference, rows, banks[reference.bank], now)
+                if seen is not None:
+                    described.setdefault(reference.bank, []).append((reference, seen))
         masked, looks = found.after.masked, made.calibration.looks
         reports = []
         for name, rule in found.after.rules.items():
@@ -221,6 +227,18 @@ def _banks(
                 )
             )
     return reports, found.set_aside
+
+
+def _enforced(
+    reference: "Reference", described: "Descriptors", bank: "Bank", now: datetime
+) -> "Descriptors | None":
+    """What uploads are compared with of a reference that is enforced."""
+    expired = reference.expires_at is not None and reference.expires_at <= now
+    if not reference.enabled or reference.canary or reference.shadow or expired:
+        return None
+    wanted = [view in bank.views for view in described.views]
+    views = tuple(view for view in described.views if view in bank.views)
+    return replace(described, views=views, rows=described.rows[wanted]) if views else None
 
 
 def _about(made: "Calibrated") -> dict[str, object]:
@@ -267,7 +285,8 @@ def _show(told: "CalibrationReport", output: Path, report: Path | None) -> None:
     )
     if report is not None:
         stdout.print(f"report: {report}", markup=False, highlight=False)
-    stdout.print(f"next: copysieve calibrations apply {output}", markup=False, highlight=False)
+    following = f"next: copysieve calibrations apply {output} --budget BANK=N"
+    stdout.print(following, markup=False, highlight=False)
 
 
 def _lines(told: "CalibrationReport") -> Iterator[str]:

@@ -107,6 +107,7 @@ def of_own(own: Own, plan: Plan) -> Findings:
         "each_split": {role: len(getattr(splits[0], role)) for role in dealing.SHARES},
         "edits": [edit.name for edit in edits],
         "benign": own.benign,
+        "not_chosen": max(0, len(files) - own.most),
         "left_out": [{"file": str(one.file), "reason": one.reason} for one in left_out],
     }
     with progress.counts("resampling", plan.replicates) as advance:
@@ -249,6 +250,8 @@ def _about_labelled(facts: dict[str, Any]) -> dict[str, str]:
 def _left_out(facts: dict[str, Any]) -> str:
     """How many files, by the kind of reason."""
     kinds = Counter(one["reason"].partition(":")[0] for one in facts["left_out"])
+    if others := facts.get("not_chosen"):
+        kinds["not chosen, by --most"] = others
     told = ", ".join(f"{kind} ({count:,})" for kind, count in kinds.most_common())
     return told or "nothing"
 

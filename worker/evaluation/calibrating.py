@@ -54,7 +54,7 @@ def check(images: int, options: Options) -> None:
     if images < FEWEST:
         raise StartupError(
             f"{counted(images, 'image')}: it takes {FEWEST} at least, and to keep a budget"
-            " 3,000,000 divided by it, in groups of images"
+            " 3,000,000 divided by it in groups of the null, which is three quarters of the images"
         )
     wanted = _wanted(images, options)
     if wanted >= images:

@@ -99,7 +99,10 @@ class BankReport:
             yield f"Its threshold is {threshold:.4f}."
             yield null_text.of_rate(null.rate(threshold))
         else:
-            yield f"It matches nothing: {self.rule.why}. Here is what benign images score."
+            yield (
+                f"Under this calibration it would match nothing: {self.rule.why}. Here is what"
+                " benign images score."
+            )
 
     def _forecast(self) -> Iterator[str]:
         own = self.bank.max_false_matches_per_million
@@ -141,7 +144,7 @@ class BankReport:
             "why": self.rule.why,
             "threshold": self.rule.threshold,
             "threshold_with_copies": self.unmasked.threshold,
-            "images_needed": self.rule.needed,
+            "groups_needed": self.rule.needed,
             "null_images": None if null is None else len(null.scores),
             "null_groups": None if null is None else null.distinct,
             "lowest_supported_per_million": None if null is None else MILLION * null.supported_rate,

@@ -30,7 +30,7 @@ def write(
         **told,
     )
     with private(path) as file:
-        file.write_text(page, encoding="utf-8")
+        file.write_text(page, encoding="utf-8", errors="backslashreplace")  # names of files
 
 
 def drawn(svg: str) -> Markup:

@@ -275,7 +275,7 @@ def test_when_a_bank_rings_is_set_told_and_cleared(run, told, store):
     run("banks", "set", "known-bad", "--action", "block")
     bank = store.banks()["known-bad"]
     assert (bank.flood_per_hour, bank.flood_demotes) == (50, True)
-    assert "; a flood above 50 an hour, then review\n" in run("banks", "list").stdout
+    assert "; flood alarm above 50 an hour, then review\n" in run("banks", "list").stdout
     for cleared in ("0", "none"):
         run("banks", "set", "known-bad", "--flood-per-hour", "7", "--no-flood-demotes")
         assert "; a flood above 7 an hour\n" in run("banks", "list").stdout

@@ -125,7 +125,9 @@ def test_a_bank_without_a_rule_has_its_null_and_a_note(made, masked, null, descr
     rule = Rule("other_calibration")
     near_it = near(made, masked, null, None, described)
     one = BankReport(bank, rule, rule, null, len(described), None, near_it)
-    assert one.sentences[0].startswith("It matches nothing: its threshold was set for another")
+    assert one.sentences[0].startswith(
+        "Under this calibration it would match nothing: its threshold"
+    )
     told = one.document()
     assert told["null_groups"] == null.distinct
     assert told["near"][0]["reference_id"] == near_it[0].reference_id
