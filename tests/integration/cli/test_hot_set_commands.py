@@ -278,7 +278,7 @@ def test_when_a_bank_rings_is_set_told_and_cleared(run, told, store):
     assert "; flood alarm above 50 an hour, then review\n" in run("banks", "list").stdout
     for cleared in ("0", "none"):
         run("banks", "set", "known-bad", "--flood-per-hour", "7", "--no-flood-demotes")
-        assert "; a flood above 7 an hour\n" in run("banks", "list").stdout
+        assert "; flood alarm above 7 an hour\n" in run("banks", "list").stdout
         run("banks", "set", "known-bad", "--flood-per-hour", cleared)
         assert store.banks()["known-bad"].flood_per_hour is None
     (listed,) = told("banks", "list")
