@@ -109,11 +109,13 @@ class Index:
     def assign(self, numbers: Numbers, columns: npt.NDArray[np.integer]) -> None:
         """Set the columns of rows that were put; `NOBODYS` hides them."""
         self._column_of[numbers] = columns
-        for segment in np.unique(numbers // SEGMENT_ROWS):
-            own = numbers // SEGMENT_ROWS == segment
-            offsets = torch.from_numpy(numbers[own] % SEGMENT_ROWS).to(self.device)
+        segments, offsets = np.divmod(numbers, SEGMENT_ROWS)
+        order = np.argsort(segments, kind="stable")
+        changed, begins = np.unique(segments[order], return_index=True)
+        for segment, own in zip(changed.tolist(), np.split(order, begins[1:]), strict=False):
+            at = torch.from_numpy(offsets[own]).to(self.device)
             values = torch.from_numpy(columns[own].astype(np.int32)).to(self.device)
-            self._columns[segment][offsets] = values
+            self._columns[segment][at] = values
 
     def like(
         self, projection: Projection | None, segment: Callable[[int], npt.NDArray[np.float16]]
@@ -126,14 +128,13 @@ class Index:
         other._column_of = self._column_of.copy()
         return other
 
-    def moved(self, numbers: Numbers, columns: npt.NDArray[np.integer]) -> "Index":
-        """The same rows, kept once for both, with some in other columns."""
+    def twin(self) -> "Index":
+        """The same rows, kept once for both, in columns of its own."""
         other = Index(self.dims, self.device, self.dtype, self.projection)
         other._matrices = list(self._matrices)
         other._rounded = self._rounded
         other._columns = [one.clone() for one in self._columns]
         other._column_of = self._column_of.copy()
-        other.assign(numbers, columns)
         return other
 
     def nearest(

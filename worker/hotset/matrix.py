@@ -79,7 +79,8 @@ class Matrix:
             return
         with lock():
             changes, before = self._changes, self._index.columns_of(numbers)
-            index, probes = self._index.moved(numbers, columns), self._probes.copy()
+            index, probes = self._index.twin(), self._probes.copy()
+        index.assign(numbers, columns)
         probes.move(numbers, before, columns, self._rows_of(index))
         probes.look(probes.bereft, self._rows_of(index))
         self._prepared = _Prepared(self.calibration, (numbers, columns), changes, index, probes)
