@@ -92,6 +92,8 @@ def of_own(own: Own, plan: Plan) -> Findings:
     grouping = _grouped(own, files, pictures)
     hosts = dealing.hosts(grouping.groups, plan.seed)
     splits = dealing.make(grouping.groups, hosts, own.splits, plan.seed)
+    if plan.k > (least := min(len(split.background) for split in splits)):
+        raise typer.BadParameter(f"{plan.k}: the background has {least}", param_hint="--k")
     with progress.counts("describing copies", len(pictures)) as advance:
         gallery = describing.describe(
             pictures, grouping.groups, hosts, edits, models, plan.settings, plan.seed, advance

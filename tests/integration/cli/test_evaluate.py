@@ -181,3 +181,9 @@ def test_too_few_pictures(tmp_path):
         Image.fromarray(noise).save(tmp_path / f"{number}.png")
     result = run("--images", tmp_path, "--model", MODEL)
     assert "5 files, evaluate needs 20 scenes" in str(result.exception)
+
+
+def test_more_neighbours_than_the_background_has(folder):
+    result = run("--images", folder, "--model", MODEL, "--k", "50", "--edit", "captioned")
+    assert result.exit_code == 2
+    assert "50: the background has" in result.stderr
