@@ -1,6 +1,6 @@
 """The hot set in Redis, as commands see it: every change of it, and what is there."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -14,31 +14,25 @@ from worker.hotset.accepting import Recount
 from worker.hotset.census import Census
 from worker.hotset.commits import NAMED, Commits, Step, What
 from worker.hotset.connection import Client, as_store_errors, connect
-from worker.hotset.contents import Contents
 from worker.hotset.duty import Duty
-from worker.hotset.layout import Keys, bucket_of
+from worker.hotset.layout import Keys
+from worker.hotset.planning import ANY, PART, Planning, readable_bank
 from worker.hotset.reader import Interpret, Reader
 from worker.hotset.types import (
     Bank,
-    BankPut,
     BankRemoved,
     CalibrationPut,
     Descriptors,
     KeptCalibration,
     Reference,
-    ReferencePut,
-    ReferenceRemoved,
     Tombstone,
 )
 from worker.records import Model, Version
 
 CHUNK = 64
 """References that are added, changed or removed as one change."""
-PART = 1 << 23
-"""Bytes of one part of an artefact: Redis takes 512 MiB at most in one value."""
 NO_CALIBRATION = b"none"
 """What is noted as the calibration before the first."""
-_ANY = b"*"
 _NAME_LENGTH = 1000
 
 
@@ -61,7 +55,7 @@ class Added:
     unchanged: int
 
 
-class Store(Contents):
+class Store(Planning):
     """The hot set of one namespace: what is there, and every change of it, made by `by`.
 
     All methods raise StoreError where Redis is away.
@@ -113,7 +107,7 @@ class Store(Contents):
 
         def plan() -> Step:
             raw = self._client.hget(self._keys.banks, name)
-            bank = change(_readable_bank(name, raw) if raw else None)
+            bank = change(readable_bank(name, raw) if raw else None)
             step = Step("bank_set", bank.model_dump(mode="json"))
             if under is not None:
                 self._hold(step, *under)
@@ -205,7 +199,7 @@ class Store(Contents):
             stone = Tombstone(reference=old, removed_by=self._by, removed_at=now)
             self._remove(step, old.reference_id, raw)
             row = stone.model_dump_json().encode()
-            step.write(self._keys.removed, old.reference_id, _ANY, row)
+            step.write(self._keys.removed, old.reference_id, ANY, row)
 
         return self._change_references("references_removed", reference_ids, change)
 
@@ -289,7 +283,7 @@ class Store(Contents):
             before, after = self._client.hget(key, model_sha256) or b"", calibration_id or ""
             if layout.text(before) != after:
                 step.write(key, model_sha256, before, after.encode(), kind)
-                step.write(key, f"previous:{model_sha256}", _ANY, before or NO_CALIBRATION)
+                step.write(key, f"previous:{model_sha256}", ANY, before or NO_CALIBRATION)
                 step.changes.append(CalibrationPut(model_sha256, calibration_id))
             return step
 
@@ -334,55 +328,6 @@ class Store(Contents):
 
     # -- how --
 
-    def _plan_adding(
-        self,
-        described: Mapping[str, tuple[Reference, Descriptors]],
-        model: Model,
-        calibration_id: str | None,
-        coming: Collection[str] = (),
-    ) -> Step:
-        step, banks = Step("references_added", model_sha256=model.sha256), self._raw_banks()
-        rows = self._fetch(described, self._keys.references)
-        blobs = self._fetch(described, partial(self._keys.descriptors, model.sha256))
-        for reference_id, (reference, descriptors) in described.items():
-            if reference.bank not in banks and reference.bank not in coming:
-                raise StoreError(f"there is no bank {reference.bank}: `copysieve banks set` it")
-            blob, raw, old_blob = (
-                layout.write_descriptors(descriptors),
-                rows[reference_id],
-                blobs.get(reference_id) or b"",
-            )
-            layout.read_descriptors(reference_id, blob, model.dims)
-            if raw is None:
-                step.new += 1
-            else:
-                old = layout.read_reference(reference_id, raw)
-                _refuse_another_image(old, reference)
-                copies = tuple(sorted({*old.copies, *reference.copies}))  # a person may have said
-                reference = reference.model_copy(update={"copies": copies})  # noqa: PLW2901
-                if _same(old, reference) and old_blob == blob:
-                    continue
-            self._put(step, reference, raw or b"", descriptors)
-            key = self._keys.descriptors(model.sha256, bucket_of(reference_id))
-            step.write(key, reference_id, old_blob, blob, f"descriptors:{model.sha256}")
-        self._hold(step, model.sha256, calibration_id)
-        for name in {reference.bank for reference, _ in described.values()} - {*coming}:
-            step.write(self._keys.banks, name, banks[name], banks[name])  # they are still there
-        step.write(self._keys.models, model.sha256, _ANY, model.name.encode())
-        step.named([one.reference.reference_id for one in _puts(step)])
-        return step
-
-    def _plan_purging(self, reference_ids: Sequence[str]) -> Step:
-        step = Step("references_purged")
-        for reference_id, raw in self._fetch(reference_ids, self._keys.references).items():
-            stone = self._client.hget(self._keys.removed, reference_id)
-            if raw is None and stone is None:
-                raise StoreError(f"there is no reference {reference_id}, nor was there")
-            self._remove(step, reference_id, raw or b"")
-            step.write(self._keys.removed, reference_id, stone or b"", b"")
-        step.named(reference_ids)
-        return step
-
     def _mark_references(self, reference_ids: Sequence[str], marks: Mapping[str, bool]) -> Version:
         def change(step: Step, raw: bytes, old: Reference) -> None:
             new = old.model_copy(update=marks)
@@ -413,66 +358,6 @@ class Store(Contents):
             version = self._commits.make(plan)[1]
         return version
 
-    def _hold(self, step: Step, model_sha256: str, calibration_id: str | None) -> None:
-        """Let a step be only while this calibration is current. Raises StoreError if it isn't."""
-        current = self._client.hget(self._keys.calibration, model_sha256) or b""
-        if layout.text(current) != (calibration_id or ""):
-            raise StoreError("another calibration was applied meanwhile: do it again")
-        step.write(self._keys.calibration, model_sha256, current, current)
-
-    def _hold_kept(self, step: Step, calibration_id: str) -> None:
-        """Let a step be only while a calibration is kept, whole. Raises StoreError if it isn't."""
-        row = self._client.hget(self._keys.calibrations, calibration_id)
-        parts = self._client.hlen(self._keys.artefact(calibration_id))
-        size = layout.read_row(KeptCalibration, calibration_id, row).size if row else 0
-        if row is None or parts * PART < size:
-            raise StoreError(f"calibration {calibration_id} is not kept in the store")
-        step.write(self._keys.calibrations, calibration_id, row, row)
-
-    def _put_copies(self, step: Step, copies: Mapping[str, Sequence[str]]) -> None:
-        for reference_id, raw in self._fetch(copies, self._keys.references).items():
-            if raw is None:
-                raise StoreError(f"there is no reference {reference_id} any more")
-            old = layout.read_reference(reference_id, raw)
-            new = old.model_copy(update={"copies": tuple(copies[reference_id])})
-            if new != old:
-                self._put(step, new, raw)
-
-    def _put_bank(self, step: Step, bank: Bank, old: bytes | None) -> None:
-        row = layout.write_bank(bank)
-        if old != row or self.head() is None:  # which this makes anew
-            step.write(self._keys.banks, bank.name, old or b"", row, "banks")
-            step.changes.append(BankPut(bank, row))
-
-    def _put(
-        self, step: Step, new: Reference, old: bytes, descriptors: Descriptors | None = None
-    ) -> None:
-        row, reference_id = layout.write_reference(new), new.reference_id
-        key = self._keys.references(bucket_of(reference_id))
-        step.write(key, reference_id, old, row, "references")
-        step.changes.append(ReferencePut(new, row, descriptors))
-
-    def _remove(self, step: Step, reference_id: str, old: bytes) -> None:
-        bucket = bucket_of(reference_id)
-        step.write(self._keys.references(bucket), reference_id, old, b"", "references")
-        for sha256 in self.models():
-            key = self._keys.descriptors(sha256, bucket)
-            blob = self._client.hget(key, reference_id) or b""
-            step.write(key, reference_id, blob, b"", f"descriptors:{sha256}")
-        step.changes.append(ReferenceRemoved(reference_id))
-
-    def _fetch(
-        self, reference_ids: Iterable[str], key: Callable[[int], str]
-    ) -> dict[str, bytes | None]:
-        ids = list(dict.fromkeys(reference_ids))
-        pipeline = self._client.pipeline(transaction=False)
-        for reference_id in ids:
-            pipeline.hget(key(bucket_of(reference_id)), reference_id)
-        return dict(zip(ids, pipeline.execute(), strict=True))
-
-    def _raw_banks(self) -> dict[str, bytes]:
-        return {layout.text(k): raw for k, raw in self._client.hgetall(self._keys.banks).items()}
-
 
 def open_store(config: settings.Redis, by: str = "copysieve") -> Store:
     """Connect, to read or to make changes in the name of `by`.
@@ -483,29 +368,3 @@ def open_store(config: settings.Redis, by: str = "copysieve") -> Store:
         raise StoreError(f"who makes the changes is told in 1 to {_NAME_LENGTH} characters")
     # A blocking read must end well before the socket's timeout does.
     return Store(connect(config), config.namespace, min(0.5, config.timeout_seconds / 2), by)
-
-
-def _refuse_another_image(old: Reference, new: Reference) -> None:
-    if old.bank != new.bank:
-        raise StoreError(f"reference {old.reference_id} is in bank {old.bank} already")
-    if old.canary != new.canary:  # a known-bad image that became a canary would match no upload
-        kind = "a canary" if old.canary else "no canary"
-        raise StoreError(f"reference {old.reference_id} is {kind}; remove it first")
-    if old.sha256 and new.sha256 and old.sha256 != new.sha256:
-        raise StoreError(f"reference {old.reference_id} is another image; remove it first")
-
-
-def _readable_bank(name: str, raw: bytes) -> Bank | None:
-    try:
-        return layout.read_bank(name, raw)
-    except layout.Unusable as error:
-        layout.reject(error)
-        return None
-
-
-def _same(old: Reference, new: Reference) -> bool:
-    return old == new.model_copy(update={"added_by": old.added_by, "added_at": old.added_at})
-
-
-def _puts(step: Step) -> Iterator[ReferencePut]:
-    return (one for one in step.changes if isinstance(one, ReferencePut))
