@@ -31,7 +31,6 @@ class UnscreenedReason(StrEnum):
     UNSUPPORTED_FORMAT = "unsupported_format"
     UNDECODABLE = "undecodable"
     TOO_MANY_PIXELS = "too_many_pixels"
-    TOO_MANY_FRAMES = "too_many_frames"
     BAD_ASPECT_RATIO = "bad_aspect_ratio"
     DECODE_TIMEOUT = "decode_timeout"
     DECODER_CRASHED = "decoder_crashed"

@@ -39,6 +39,9 @@ ImageUrl = Annotated[
 Severity = Literal["low", "medium", "high", "critical"]
 Action = Literal["log", "review", "hold", "block"]
 Outcome = Literal["match", "no_match", "unscreened"]
+Colors = Literal["untagged", "tagged", "other"]
+Background = Literal["white", "black", "none"]
+Crop = Literal["applied", "ignored"]
 
 
 class Event(BaseModel):
@@ -99,8 +102,27 @@ class HotSetStamp(Event):
     seq: int
 
 
+class RenditionStamp(Event):
+    """One way in which a file can be seen: a frame (from 0), in these colours, on this background.
+
+    `tagged` is with the file's own colour profile, `other` with a second one, `untagged` without. The
+    background `none` is the picture without its transparency. `crop` is the file's own crop box.
+    """
+
+    frame: int
+    colors: Colors
+    background: Background
+    crop: Crop
+
+
 class ImageStamp(Event):
-    """What the worker saw of the image. `sha256` is computed here, never the event's."""
+    """What the worker saw of the image. `sha256` is computed here, never the event's.
+
+    Of its `frames` the first `frames_decoded` were looked at. The renditions described are those
+    that are shown longest and differ most; `renditions_left_out` are others that look noticeably
+    different. `playing_time_described`: the share of an animation's playing time in which one of
+    the described renditions is seen.
+    """
 
     format: str
     width: int
@@ -109,7 +131,10 @@ class ImageStamp(Event):
     bytes: int
     sha256: str
     truncated: bool
-    frames_described: list[int]
+    frames_decoded: int
+    renditions_described: list[RenditionStamp]
+    renditions_left_out: int
+    playing_time_described: float | None
 
 
 class Match(Event):
@@ -117,7 +142,7 @@ class Match(Event):
 
     `cosine` and `euclidean` are raw, `score` is after calibration; `threshold` is in scores.
     `match_id` is the same over replays: count strikes by it. `view` is the reference's that the
-    upload is like; `upload_view` and `frame` (from 0) say what of the upload is like it. `flooded`:
+    upload is like; `upload_view` and `rendition` say what of the upload is like it. `flooded`:
     its reference or bank matches more than its limit, and `action` may be demoted to `review`.
     """
 
@@ -134,7 +159,7 @@ class Match(Event):
     action: Action
     view: str
     upload_view: str
-    frame: int
+    rendition: RenditionStamp
     flooded: bool = False
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from worker.events import CANARY_PREFIX
+from worker.events import CANARY_PREFIX, Background, Colors, Crop
 
 _VERSION = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
 
@@ -83,7 +83,13 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """What is told about an image in its verdict. `sha256` is of the encoded bytes, in hex."""
+    """What a verdict says about an image. `sha256` is of the encoded bytes, in hex.
+
+    `frames` are those that the file has, `frames_decoded` those that were looked at, from the first
+    one. `renditions_left_out` are noticeably different ones that were not described.
+    `playing_time_described` is the share of an animation's playing time in which a described
+    rendition is seen; None of a still picture.
+    """
 
     format: str
     width: int
@@ -92,25 +98,40 @@ class ImageInfo:
     bytes: int
     sha256: str
     truncated: bool
+    frames_decoded: int = 1
+    renditions_left_out: int = 0
+    playing_time_described: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """Bytes in, canonical RGB out: `pixels` has the image's own size after EXIF orientation.
-
-    `frame` is its number in the file, from 0.
-    """
+    """Bytes in, canonical RGB out: `pixels` has the image's own size after EXIF orientation."""
 
     info: ImageInfo
     pixels: Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Rendition:
+    """One way in which a file can be seen; the defaults are those of nearly all files.
+
+    `frame` counts from 0. `colors`: converted by the file's colour profile (or gamma), by another
+    one that the file has, or not at all.
+    `background`: what lies behind transparent pixels; `none` is the picture without its alpha
+    channel. `crop`: whether the file's crop box is applied.
+    """
+
     frame: int = 0
+    colors: Colors = "untagged"
+    background: Background = "white"
+    crop: Crop = "applied"
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One picture that an image is described by: a frame, by its number in the file, in a view."""
+    """One picture that an image is described by: a rendition, in a view."""
 
-    frame: int
+    rendition: Rendition
     view: str
 
 

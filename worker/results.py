@@ -1,6 +1,6 @@
 """From what was found to what is published: the verdict, and the match events beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +15,7 @@ from worker.events import (
     MatchEvent,
     ModelStamp,
     Outcome,
+    RenditionStamp,
     Source,
     Suppressed,
     Verdict,
@@ -22,7 +23,7 @@ from worker.events import (
     verdict_id,
 )
 from worker.hotset.floods import Flooded, Sightings
-from worker.records import ImageInfo, Look, Model, Record, Upload
+from worker.records import ImageInfo, Look, Model, Record, Rendition, Upload
 from worker.scoring.drift import Drift
 from worker.scoring.policy import Decision, Overruled, Scored
 from worker.scoring.similarity import euclidean_of
@@ -83,7 +84,7 @@ class Results:
         outcome: Outcome = "match" if decision.enforced else "no_match"
         _count_matches(decision)
         self._sightings.note(screened.info.sha256, (one.hit for one in decision.enforced))
-        if len({look.frame for look in screened.looks}) == 1:  # as of calibrations' images
+        if len({look.rendition for look in screened.looks}) == 1:  # as of calibrations' images
             self._drift.note(screened.info.sha256, upload.tenant, decision, compared.applied)
         metrics.UPLOADS.labels(outcome).inc()
         enforced = _matches(screened, decision.enforced, flooded) | {"suppressed": suppressed}
@@ -135,7 +136,7 @@ class Results:
     def _envelope(
         self, upload: Upload, info: ImageInfo | None, looks: Sequence[Look] = ()
     ) -> dict[str, Any]:
-        described = sorted({look.frame for look in looks})
+        described = dict.fromkeys(look.rendition for look in looks)
         at = upload.position
         source = Source(topic=at.topic, partition=at.partition, offset=at.offset)
         return {
@@ -144,13 +145,18 @@ class Results:
             "tenant": upload.tenant,
             "model": self._model,
             "views": self._views,
-            "image": ImageStamp(**asdict(info), frames_described=described) if info else None,
+            "image": _image(info, described) if info else None,
             "source": source,
             "uploaded_at": upload.uploaded_at,
             "received_at": upload.received_at,
             "screened_at": datetime.now(UTC),
             "attributes": dict(upload.attributes),
         }
+
+
+def _image(info: ImageInfo, described: Iterable[Rendition]) -> ImageStamp:
+    renditions = [RenditionStamp(**asdict(one)) for one in described]
+    return ImageStamp(**asdict(info), renditions_described=renditions)
 
 
 def _matches(screened: Screened, found: Sequence[Scored], flooded: Flooded) -> dict[str, Any]:
@@ -185,7 +191,7 @@ def _fields(screened: Screened, one: Scored, flooded: Flooded) -> dict[str, Any]
         "action": flooded.action(one.hit),
         "view": one.hit.view,
         "upload_view": look.view,
-        "frame": look.frame,
+        "rendition": RenditionStamp(**asdict(look.rendition)),
         "flooded": flooded.has(one.hit),
     }
 

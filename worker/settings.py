@@ -187,9 +187,10 @@ class ModelSettings(Group):
 
 
 class Views(Group):
-    """What of an upload is described: `uploads` are the pictures made of each frame.
+    """What of an upload is described: at most so many `renditions`, each in all `uploads`.
 
-    At most `frames` of an animation: the first, the last, and evenly spaced ones between.
+    A rendition is one way in which the file can be seen: a frame, with or without its colour
+    profile, on white or on black. Most files have one.
     """
 
     uploads: Annotated[
@@ -198,7 +199,7 @@ class Views(Group):
         BeforeValidator(_split),
         AfterValidator(_with_plain),
     ] = ("plain",)
-    frames: Annotated[int, Field(gt=0, le=16)] = 4
+    renditions: Annotated[int, Field(gt=0, le=16)] = 8
 
 
 class Batch(Group):

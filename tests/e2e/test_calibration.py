@@ -111,7 +111,7 @@ def screened(screening, model, names, pictures):
 def test_every_verdict_can_be_computed_again_while_calibrations_change(screening):
     embedder = embedders.load(ModelSettings(name=MODEL, threads=1))
     store, model = screening.store, embedder.model
-    decoder = Decoder(Decode(workers=1), Limits(), embedder.preprocessing, Views(frames=1))
+    decoder = Decoder(Decode(workers=1), Limits(), embedder.preprocessing, Views(renditions=1))
 
     def describe(images):
         looks = np.concatenate([decoder.prepare(one, nullcontext).pixels for one in images])

@@ -11,8 +11,8 @@ from PIL import Image
 
 from worker.errors import StartupError
 from worker.hotset.types import Reference
-from worker.image.decode import decode
 from worker.image.edits import Edit, greyscale, mirrored, recoloured, reencoded, resized
+from worker.image.preprocess import decode
 from worker.settings import Limits
 
 LARGEST_SIDE = 1024

@@ -151,7 +151,9 @@ def add_references(
             fetcher = Fetcher(settings.fetch, settings.limits.image_bytes)
             stack.callback(fetcher.close)
         pool = stack.enter_context(ThreadPoolExecutor(settings.decode.workers))
-        decoder = Decoder(settings.decode, settings.limits, embedder.preprocessing, Views(frames=1))
+        decoder = Decoder(
+            settings.decode, settings.limits, embedder.preprocessing, Views(renditions=1)
+        )
         stack.callback(decoder.close)
         copies: set[str] = set()
         read = partial(_read, limits=settings.limits, decoder=decoder, fetcher=fetcher)

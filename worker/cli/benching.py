@@ -137,8 +137,7 @@ def _random_references(store: Any, model: Any) -> None:
 def direct(settings: Settings, embedder: "Embedder", encoded: Sequence[bytes]) -> Run:
     """Decode pool, batcher and model, overlapped, without anything else."""
     from worker.descriptor.batcher import Batcher  # noqa: PLC0415
-    from worker.image.decode import decode  # noqa: PLC0415
-    from worker.image.preprocess import resize  # noqa: PLC0415
+    from worker.image.preprocess import decode, resize  # noqa: PLC0415
 
     preprocessing = embedder.preprocessing
     batcher: Batcher[tuple[ImageInfo, Pixels]] = Batcher(

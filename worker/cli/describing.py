@@ -161,7 +161,7 @@ class Bench:
         ready: list[tuple[Row, Embedder]] = []
         absent: list[Row] = []
         decoder = Decoder(
-            self._settings.decode, self._settings.limits, subject.preprocessing, Views(frames=1)
+            self._settings.decode, self._settings.limits, subject.preprocessing, Views(renditions=1)
         )
         with closing(decoder):
             pictures = [_picture(decoder, data) for data in self._encoded]

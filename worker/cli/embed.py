@@ -117,7 +117,7 @@ def embed(
     size = settings.batch.max_size
     if kind is Kind.FEATURES:
         size = min(size, _FEATURES_BATCH)
-    decoder = Decoder(settings.decode, settings.limits, embedder.preprocessing, Views(frames=1))
+    decoder = Decoder(settings.decode, settings.limits, embedder.preprocessing, Views(renditions=1))
     with closing(decoder), Archive(output) as archive:
         found = _embed_all(files, size, settings, decoder, compute, archive)
         if found.paths:

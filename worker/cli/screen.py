@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,7 +70,7 @@ def _compare(files: list[Path], settings: Settings, embedder: "Embedder", *, as_
     from worker.scoring.similarity import cosine, euclidean  # noqa: PLC0415 - imports torch
 
     pictures = []
-    with closing(_decoder(settings, embedder, Views(frames=1))) as decoder:
+    with closing(_decoder(settings, embedder, Views(renditions=1))) as decoder:
         for file in files:
             picture = read(file, settings.limits, decoder)
             if isinstance(picture, Unscreenable):
@@ -153,7 +154,7 @@ def _told(decision: "Decision", looks: Sequence[Look]) -> dict[str, Any]:
                 "score": round(one.score, 4),
                 "view": one.hit.view,
                 "upload_view": looks[one.look].view,
-                "frame": looks[one.look].frame,
+                "rendition": asdict(looks[one.look].rendition),
             }
             for mode, found in (("enforce", decision.enforced), ("shadow", decision.shadow))
             for one in found
@@ -194,6 +195,6 @@ def _view(match: dict[str, Any]) -> str:
     parts = [match["view"]]
     if match["upload_view"] != "plain":
         parts.append(f"in {match['upload_view']}")
-    if match["frame"]:
-        parts.append(f"of frame {match['frame']}")
+    if match["rendition"]["frame"]:
+        parts.append(f"of frame {match['rendition']['frame']}")
     return " ".join(parts)

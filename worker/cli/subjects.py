@@ -95,7 +95,7 @@ def of_folder(folder: Path, settings: Settings) -> list[bytes]:
     step = max(1, -(-len(files) // MOST))
     one = settings.decode.model_copy(update={"workers": 1})  # files are read in turn
     anyones = zoo.preprocessing("bilinear", 320)
-    with closing(Decoder(one, settings.limits, anyones, Views(frames=1))) as decoder:
+    with closing(Decoder(one, settings.limits, anyones, Views(renditions=1))) as decoder:
         read = [_read(file, settings, decoder) for file in files[::step]]
     found = [data for data in read if data is not None]
     if not found:

@@ -112,7 +112,7 @@ def _described(
     most_aligned: int,
     on_progress: OnProgress,
 ) -> Collection:
-    views = settings.views.model_copy(update={"frames": 1})
+    views = settings.views.model_copy(update={"renditions": 1})
     names = tuple(boxes(views))
     extract: Callable[[Pixels], Features] | None = None
     if len(files) <= most_aligned:

@@ -54,7 +54,7 @@ def copy_scores(
     edits = [edit for edit in EDITS.values() if "+" not in edit.name]
     masked = made.calibration.without(())
     scores: list[float] = []
-    decoder = Decoder(settings.decode, settings.limits, embedder.preprocessing, Views(frames=1))
+    decoder = Decoder(settings.decode, settings.limits, embedder.preprocessing, Views(renditions=1))
     with closing(decoder):
         for place, picture in enumerate(pictures):
             others = [one.image for one in (*pictures[:place], *pictures[place + 1 :])]

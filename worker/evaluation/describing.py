@@ -23,10 +23,9 @@ from worker.evaluation.gallery import UNEDITED, Described, Gallery
 from worker.evaluation.groups import Fingerprints
 from worker.evaluation.trials import Numbers
 from worker.image import pdq
-from worker.image.decode import decode
 from worker.image.decoder import Decoder
 from worker.image.files import bytes_of
-from worker.image.preprocess import resize
+from worker.image.preprocess import decode, resize
 from worker.records import Looks, Pixels, Preprocessing
 from worker.settings import Limits, Settings, Views
 
@@ -74,7 +73,7 @@ class Reader:
         """With `aligning` it also finds their key points, which needs an extra."""
         self._smallest = smallest
         self._limits = settings.limits
-        self._decoder = Decoder(settings.decode, settings.limits, _SQUARE, Views(frames=1))
+        self._decoder = Decoder(settings.decode, settings.limits, _SQUARE, Views(renditions=1))
         self._pool = ThreadPoolExecutor(settings.decode.workers)
         self._features: Callable[[Pixels], Features] | None = None
         if aligning:

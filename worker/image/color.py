@@ -7,6 +7,7 @@ lcms does not take is no profile, and neither is one of another kind of colours 
 
 import functools
 import struct
+from collections.abc import Sequence
 from io import BytesIO
 
 import numpy as np
@@ -26,7 +27,7 @@ _SRGB_COLUMNS = np.array(
 )
 """Red, green and blue in XYZ, as a profile has them (D50)."""
 _COLUMN_TOLERANCE, _CURVE_TOLERANCE = 0.005, 0.008
-_SAMPLES, _SAMPLES_OF_8_BITS = np.linspace(0, 1, 33), np.linspace(0, 1, 256)
+_SAMPLES = np.linspace(0, 1, 33)
 _PARAMETRIC = 3
 """The form of curve that sRGB's is: gamma, and a straight piece at the dark end."""
 _KEPT = 4
@@ -64,19 +65,38 @@ def to_srgb(image: Image.Image, icc: bytes) -> Image.Image:
     return shown
 
 
-def apply_gamma(image: Image.Image, gamma: float) -> Image.Image:
-    """A PNG whose samples are light to the power of `gamma`, shown in sRGB."""
-    if not gamma or abs(gamma - _SRGB_GAMMA) < _GAMMA_TOLERANCE:
-        return image
-    light = _SAMPLES_OF_8_BITS ** (1 / gamma)
-    shown = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)  # noqa: PLR2004 - of the standard
-    table = np.round(255 * shown).astype(int).tolist()
-    alpha = "transparency" in image.info or image.mode in ("LA", "PA")
-    if image.mode not in ("L", "RGB", "RGBA") or alpha:
-        image = image.convert("RGBA" if alpha or image.mode == "RGBA" else "RGB")
-    bands = len(image.getbands())
-    colors = min(bands, 3)
-    return image.point(table * colors + list(range(256)) * (bands - colors))
+def profile_of_gamma(gamma: float, chromaticities: Sequence[float] | None) -> bytes:
+    """An RGB profile of a PNG's `gAMA`, and `cHRM` if there is one; empty where they are sRGB's.
+
+    Its samples are light to the power of `gamma`. `chromaticities` are x and y of white, red,
+    green and blue.
+    """
+    if abs(gamma - _SRGB_GAMMA) < _GAMMA_TOLERANCE:
+        return b""
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, min(65535, round(256 / gamma)))
+    columns = [
+        struct.pack(">4s4x3i", b"XYZ ", *(round(65536 * n) for n in one)) for one in _SRGB_COLUMNS
+    ]
+    tags = dict(zip((*_COLUMNS, *_CURVES), (*columns, curve, curve, curve), strict=True))
+    at = _HEADER_BYTES + 4 + _TAG_BYTES * len(tags)
+    table, body = struct.pack(">I", len(tags)), b""
+    for name, tag in tags.items():
+        table += struct.pack(">4sII", name, at + len(body), len(tag))
+        body += tag.ljust(-(-len(tag) // 4) * 4, b"\0")
+    size = at + len(body)
+    head = struct.pack(
+        ">I4xI4s4s4s12x4s28x3i",
+        size,
+        0x02400000,
+        b"mntr",
+        b"RGB ",
+        b"XYZ ",
+        b"acsp",
+        63190,
+        65536,
+        54061,
+    )
+    return head.ljust(_HEADER_BYTES, b"\0") + table + body
 
 
 @functools.lru_cache(_KEPT)

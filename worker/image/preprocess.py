@@ -1,14 +1,25 @@
-"""Canonical RGB to a model's input: which pictures of a file are described, and at what size."""
+"""Encoded bytes to a model's input: which pictures of a file are described, and at what size."""
 
+import hashlib
 import math
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from worker.image.decode import Reserve, frames
-from worker.records import Look, Pixels, Prepared, Preprocessing
+from worker.image.decode import Encoded, Reserve, read_header
+from worker.image.renditions import POOL, TURNED_SIDES, Choice, on, picture, share_of_time, shown
+from worker.records import (
+    DecodedImage,
+    ImageInfo,
+    Look,
+    Pixels,
+    Prepared,
+    Preprocessing,
+    Rendition,
+)
 
 if TYPE_CHECKING:
     from worker.settings import Limits, Views
@@ -39,7 +50,7 @@ _VIEWS: dict[str, dict[str, Box]] = {
 
 
 def boxes(views: "Views") -> dict[str, Box]:
-    """What of each frame is described, by the name that a verdict tells."""
+    """What of each rendition is described, by the name that a verdict gives."""
     return {name: box for view in views.uploads for name, box in _VIEWS[view].items()}
 
 
@@ -58,6 +69,22 @@ def _resized(image: Image.Image, preprocessing: Preprocessing, box: Box) -> Imag
     return image.resize(square, _FILTERS[preprocessing.interpolation], part)
 
 
+def decode(
+    data: bytes, limits: "Limits", target: int | None = None, reserve: Reserve = nullcontext
+) -> DecodedImage:
+    """Decode one picture: the first frame, as Chromium shows it on a white page.
+
+    `target`: as in `Header`. `pixels` is read-only. `reserve(bytes)` is entered once the header was
+    judged, with the most that decoding holds in memory. Raises DecodeError.
+    """
+    encoded = read_header(data, limits)
+    with reserve(encoded.peak_bytes(target)):
+        frame = next(encoded.decode(target))
+        pixels = np.asarray(picture(frame, encoded.header))
+        info = _info(data, encoded, truncated=encoded.header.truncated or frame.truncated)
+    return DecodedImage(info, pixels)
+
+
 def prepare(
     data: bytes,
     limits: "Limits",
@@ -65,30 +92,56 @@ def prepare(
     views: "Views",
     reserve: Reserve = nullcontext,
 ) -> Prepared:
-    """Encoded bytes to a model's input: the chosen frames, each in all views.
+    """Encoded bytes to a model's input: the chosen renditions, each in all views.
 
-    `reserve` and what is raised as in `frames`; what is reserved has room for the looks too.
+    `reserve(bytes)` is entered once the header was judged, with the most that decoding holds in
+    memory, and left at the end. Raises DecodeError.
     """
+    encoded = read_header(data, limits)
     parts = boxes(views)
     # A crop is enlarged to the model's size, so there must be as much of it.
     target = math.ceil(
         preprocessing.size / min(right - left for left, _, right, _ in parts.values())
     )
-    looks: list[Look] = []
-    pixels = np.empty(shape_of_looks(preprocessing, views), np.uint8)
-    with closing(
-        frames(data, limits, target, lambda need: reserve(need + 2 * pixels.nbytes), views.frames)
-    ) as shown:
-        for frame in shown:
-            image = Image.fromarray(frame.pixels)
-            for view, box in parts.items():
-                pixels[len(looks)] = np.asarray(_resized(image, preprocessing, box))
-                looks.append(Look(frame.frame, view))
-            info = frame.info
-            del frame, image  # before the next one comes, as the reservation has it
-    return Prepared(info, tuple(looks), pixels[: len(looks)].copy())
+    pool = math.prod(shape_of_looks(preprocessing, views)) * (POOL + 1)
+    with reserve(encoded.peak_bytes(target) + pool):
+        choice, seconds, truncated = Choice(views.renditions), list[float](), False
+        for number, frame in enumerate(encoded.decode(target)):
+            seconds.append(frame.seconds)
+            truncated |= frame.truncated
+            usual = True
+            for one in shown(frame, encoded.header):
+                squares = [_resized(one.image, preprocessing, box) for box in parts.values()]
+                for background in one.backgrounds:
+                    rendition = Rendition(number, one.colors, background, one.crop)
+                    looks_of = np.stack([np.asarray(on(square, background)) for square in squares])
+                    choice.add(rendition, looks_of, frame.seconds, usual=usual)
+                    usual = False
+            del frame, one  # before the next one comes, as the reservation has it
+        chosen, left_out = choice.chosen()
+    truncated |= encoded.header.truncated or len(seconds) < encoded.frames
+    info = replace(
+        _info(data, encoded, truncated=truncated),
+        frames_decoded=len(seconds),
+        renditions_left_out=left_out,
+        playing_time_described=share_of_time(seconds, set().union(*(c.frames for c in chosen))),
+    )
+    looks = tuple(Look(one.rendition, view) for one in chosen for view in parts)
+    return Prepared(info, looks, np.concatenate([one.looks for one in chosen]))
+
+
+def _info(data: bytes, encoded: Encoded, *, truncated: bool) -> ImageInfo:
+    header = encoded.header
+    width, height = header.width, header.height
+    if header.crop is not None:
+        left, top, right, bottom = header.crop
+        width, height = right - left, bottom - top
+    if header.orientation in TURNED_SIDES:
+        width, height = height, width
+    digest = hashlib.sha256(data).hexdigest()
+    return ImageInfo(encoded.format, width, height, header.frames, len(data), digest, truncated)
 
 
 def shape_of_looks(preprocessing: Preprocessing, views: "Views") -> tuple[int, int, int, int]:
     """Of the most looks that a file has: [looks, size, size, 3]."""
-    return (views.frames * len(boxes(views)), preprocessing.size, preprocessing.size, 3)
+    return (views.renditions * len(boxes(views)), preprocessing.size, preprocessing.size, 3)

@@ -42,10 +42,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from worker.errors import DecodeError, StartupError, UnscreenedReason
-from worker.image.decode import Reserve, chosen, judge, kind_of, most_bytes
+from worker.events import Background, Colors, Crop
+from worker.image.decode import Reserve, judge, kind_of, most_bytes
 from worker.image.preprocess import boxes, shape_of_looks
+from worker.image.renditions import POOL
 from worker.image.sandbox_child import ALIVE, ANSWER_BYTES, GO, REQUEST
-from worker.records import ImageInfo, Look, Looks, Prepared, Preprocessing
+from worker.records import ImageInfo, Look, Looks, Prepared, Preprocessing, Rendition
 from worker.settings import MIB, Decode, Limits, Views
 from worker.telemetry import log, metrics
 
@@ -92,13 +94,19 @@ class _Picture(_Answer):
     height: Annotated[int, Field(gt=0, lt=1 << 32)]
     frames: Annotated[int, Field(gt=0, lt=1 << 32)]
     truncated: bool
-    chosen: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
-    """Numbers of the frames whose pixels there are."""
+    frames_decoded: Annotated[int, Field(gt=0, lt=1 << 32)]
+    renditions_left_out: Annotated[int, Field(ge=0, lt=1 << 32)]
+    playing_time_described: Annotated[float, Field(ge=0, le=1)] | None
+    renditions: Annotated[
+        tuple[tuple[Annotated[int, Field(ge=0)], Colors, Background, Crop], ...],
+        Field(min_length=1),
+    ]
+    """Those whose pixels there are."""
 
 
 class _Refusal(_Answer):
     reason: Literal[
-        "undecodable", "too_many_pixels", "too_many_frames", "bad_aspect_ratio", "too_large"
+        "undecodable", "unsupported_format", "too_many_pixels", "bad_aspect_ratio", "too_large"
     ]
     detail: Annotated[str, Field(pattern=r"^[A-Za-z0-9 (),.-]{1,120}$")]
 
@@ -172,9 +180,11 @@ class Sandbox:
             raise
         self._idle.put(child)
         digest = hashlib.sha256(data).hexdigest()
-        facts = picture.model_dump(exclude={"chosen"})
+        facts = picture.model_dump(exclude={"renditions"})
         info = ImageInfo(format=kind, bytes=len(data), sha256=digest, **facts)
-        looks = tuple(Look(frame, view) for frame in picture.chosen for view in boxes(self._views))
+        looks = tuple(
+            Look(Rendition(*one), view) for one in picture.renditions for view in boxes(self._views)
+        )
         return Prepared(info, looks, pixels)
 
     def close(self) -> None:
@@ -217,10 +227,16 @@ class Sandbox:
     def _judge(self, picture: _Picture) -> None:
         """An honest child would not have let it pass."""
         try:
-            judge(picture.width, picture.height, picture.frames, self._limits)
+            judge(picture.width, picture.height, self._limits)
         except DecodeError:
             raise _Broken("lied") from None
-        if picture.chosen != chosen(picture.frames, self._views.frames):
+        renditions = picture.renditions
+        if (
+            picture.frames_decoded > min(picture.frames, self._limits.image_frames)
+            or max(frame for frame, *_ in renditions) >= picture.frames_decoded
+            or len(set(renditions)) < len(renditions)
+            or len(renditions) > self._views.renditions
+        ):
             raise _Broken("lied")
 
     def _replace(self, child: "_Child", why: Literal["crashed", "timeout", "lied"]) -> DecodeError:
@@ -248,7 +264,8 @@ class _Child:
         self._ends = time.monotonic() + START_SECONDS
         self._views = len(boxes(views))
         self._shape = shape_of_looks(preprocessing, views)
-        self._most = most_bytes(limits) + COPIES * limits.image_bytes + 2 * math.prod(self._shape)
+        self._most = most_bytes(limits) + COPIES * limits.image_bytes
+        self._most += (POOL + 1) * math.prod(self._shape)
         with contextlib.ExitStack() as parts:
             self._channel, theirs = socket.socketpair()
             parts.callback(theirs.close)
@@ -321,7 +338,7 @@ class _Child:
             self._bound_memory(copies + first.need)
             self._send(GO)
             picture = _decoded(self._answer(_LAST))
-            count = len(picture.chosen) * self._views
+            count = len(picture.renditions) * self._views
             pixels = np.frombuffer(self._shared, np.uint8).reshape(self._shape)
             return picture, pixels[:count].copy()
 

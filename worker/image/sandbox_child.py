@@ -15,6 +15,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, astuple
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,7 +35,7 @@ from worker.records import Prepared, Preprocessing
 if TYPE_CHECKING:
     from worker.settings import Limits, Views
 
-ANSWER_BYTES = 512
+ANSWER_BYTES = 2048
 """Every answer is JSON, filled up with spaces to this."""
 REQUEST = struct.Struct("!Q")
 """Length of the encoded bytes that follow, or `ALIVE`."""
@@ -42,7 +43,8 @@ ALIVE = 0
 """No picture: asks only for an answer."""
 GO = b"+"
 _WARNING_BYTES = ctypes.c_size_t(4096)
-FACTS = ("width", "height", "frames", "truncated")
+OWN_FACTS = ("format", "bytes", "sha256")
+"""What the parent knows better."""
 
 type Prepare = Callable[["bytes", "Limits", Preprocessing, "Views", Reserve], Prepared]
 type Work = Callable[[bytes, Reserve], Prepared]
@@ -91,8 +93,9 @@ def main(prepare: Prepare = prepare) -> None:
         except BaseException:  # noqa: BLE001 - telling more would need what was given up
             os._exit(1)
         shared[: len(prepared.pixels)] = prepared.pixels
-        facts = {name: getattr(prepared.info, name) for name in FACTS}
-        _tell(channel, facts | {"chosen": sorted({look.frame for look in prepared.looks})})
+        facts = {k: v for k, v in asdict(prepared.info).items() if k not in OWN_FACTS}
+        renditions = dict.fromkeys(astuple(look.rendition) for look in prepared.looks)
+        _tell(channel, facts | {"renditions": list(renditions)})
 
 
 def _warm_up(work: Work) -> None:

@@ -1,4 +1,4 @@
-"""AVIF and HEIC, read without a decoder; see `headers.py`.
+"""AVIF and HEIC, read without a decoder; see `container.py`.
 
 Both are boxes within boxes (ISO 14496-12). Of the picture's item the properties are looked at:
 its size, its colour profile, how it is cut and turned. Nothing of the coded picture is read.
@@ -8,7 +8,13 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from worker.image.headers import MOST_PARTS, Header, Malformed, bounded
+from pi_heif import HeifImageFile
+from PIL.AvifImagePlugin import AvifImageFile
+
+from worker.image.formats.container import Frame, Header, Malformed, bounded, opened, plain
+
+MOST_PARTS = 65_536
+"""Boxes."""
 
 _SPATIAL_EXTENT, _TURN, _MIRROR, _CUT, _COLOR = b"ispe", b"irot", b"imir", b"clap", b"colr"
 _PROFILES = (b"prof", b"rICC")
@@ -41,7 +47,7 @@ class _Steps:
     left: int = field(default=MOST_PARTS)
 
 
-def avif(data: bytes, _frames: int, _most: int) -> Header:
+def avif(data: bytes, _most_frames: int) -> Header:
     """Size and turn of the primary item, or size and frames of the sequence. Raises Malformed.
 
     The reader does not turn: `orientation` is for us, from the item alone, for EXIF's is only told.
@@ -51,16 +57,30 @@ def avif(data: bytes, _frames: int, _most: int) -> Header:
     frames, track_size = _sequence(data, steps) if data[8:12] == b"avis" else (1, None)
     width, height = track_size or item.size
     turn = _EXIF[item.turns, item.mirror]
-    return Header(width, height, frames, data, turn, icc=item.icc)
+
+    def decoded(target: int | None) -> Iterator[Frame]:
+        image = opened(AvifImageFile, data, (width, height), target)
+        for number in range(frames):
+            image.seek(number)
+            image.load()
+            yield Frame(plain(image).copy(), 0.1 if frames > 1 else 0.0)
+
+    return Header(width, height, decoded, frames, orientation=turn, profiles=(item.icc,))
 
 
-def heic(data: bytes, _frames: int, _most: int) -> Header:
+def heic(data: bytes, _most_frames: int) -> Header:
     """Size of the primary item, as the reader cuts and turns it. Raises Malformed."""
     item = _primary(data, _Steps())
     (width, height), canvas = item.cut or item.size, item.size  # the whole is decoded first
     if item.turns & 1:
         width, height, canvas = height, width, canvas[::-1]
-    return Header(width, height, 1, data, canvas=canvas, icc=item.icc)
+
+    def decoded(target: int | None) -> Iterator[Frame]:
+        image = opened(HeifImageFile, data, (width, height), target)
+        image.load()
+        yield Frame(plain(image))
+
+    return Header(width, height, decoded, area=canvas[0] * canvas[1], profiles=(item.icc,))
 
 
 def _boxes(data: bytes, at: int, end: int, steps: _Steps) -> Iterator[tuple[bytes, int, int]]:

@@ -7,21 +7,11 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pi_heif import HeifImageFile
 from pi_heif import options as heif_options
 from PIL import AvifImagePlugin, Image
-from PIL.AvifImagePlugin import AvifImageFile
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
-from PIL.IcoImagePlugin import IcoImageFile
-from PIL.ImageFile import ImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
-from worker.image import bitmaps, headers, heif, tiff
-from worker.image.headers import Header
+from worker.image.formats import bitmaps, gif, heif, jpeg, png, tiff, webp
+from worker.image.formats.container import Header
 
 # Our limits are per call and come before decoding; Pillow's would warn, and be in their way.
 Image.MAX_IMAGE_PIXELS = None
@@ -40,15 +30,14 @@ heif_options.THUMBNAILS = heif_options.DEPTH_IMAGES = heif_options.AUX_IMAGES = 
 class Format:
     """One kind of file that is decoded.
 
-    `header` gets the bytes, the most frames that are counted, and how many are wanted.
+    `header` gets the bytes, and the most frames that are counted; it raises anything.
     `peak_bytes_per_pixel` is the most that decoding was measured to hold: Pillow's copies at 4
     bytes a pixel, the decoder's own, and what becomes the array, twice 3. `sandboxed`: only ever
     decoded in a process of its own.
     """
 
     signature: re.Pattern[bytes]
-    header: Callable[[bytes, int, int], Header]
-    reader: type[ImageFile]
+    header: Callable[[bytes, int], Header]
     peak_bytes_per_pixel: int
     sandboxed: bool = True
 
@@ -58,21 +47,20 @@ def _is(pattern: bytes) -> re.Pattern[bytes]:
 
 
 FORMATS = {
-    "JPEG": Format(_is(rb"\xff\xd8\xff"), headers.jpeg, JpegImageFile, 10, sandboxed=False),
-    "PNG": Format(_is(rb"\x89PNG\r\n\x1a\n"), headers.png, PngImageFile, 14, sandboxed=False),
-    "GIF": Format(_is(rb"GIF8[79]a"), headers.gif, GifImageFile, 12, sandboxed=False),
-    "WEBP": Format(_is(rb"RIFF.{4}WEBP"), headers.webp, WebPImageFile, 22, sandboxed=False),
+    "JPEG": Format(_is(rb"\xff\xd8\xff"), jpeg.jpeg, 10, sandboxed=False),
+    "PNG": Format(_is(rb"\x89PNG\r\n\x1a\n"), png.png, 14, sandboxed=False),
+    "GIF": Format(_is(rb"GIF8[79]a"), gif.gif, 12, sandboxed=False),
+    "WEBP": Format(_is(rb"RIFF.{4}WEBP"), webp.webp, 22, sandboxed=False),
     # By the main brand, or where that says neither, by the first of the compatible ones that does.
     "AVIF": Format(
         _is(rb".{4}ftyp(avi[fs]|m[is]f1.{4}(?:(?!heic|heix|hevc).{4}){0,15}?avi[fs])"),
         heif.avif,
-        AvifImageFile,
         24,
     ),
-    "HEIC": Format(_is(rb".{4}ftyp(he[iv][cxms]|m[is]f1)"), heif.heic, HeifImageFile, 20),
-    "BMP": Format(_is(rb"BM"), bitmaps.bmp, BmpImageFile, 12),
-    "TIFF": Format(_is(rb"II\*\0|MM\0\*"), tiff.tiff, TiffImageFile, 20),
-    "ICO": Format(_is(rb"\0\0\x01\0[^\0]"), bitmaps.ico, IcoImageFile, 16),
+    "HEIC": Format(_is(rb".{4}ftyp(he[iv][cxms]|m[is]f1)"), heif.heic, 20),
+    "BMP": Format(_is(rb"BM"), bitmaps.bmp, 12),
+    "TIFF": Format(_is(rb"II\*\0|MM\0\*"), tiff.tiff, 20),
+    "ICO": Format(_is(rb"\0\0\x01\0[^\0]"), bitmaps.ico, 16),
 }
 HEIC_SAMPLE = base64.b64decode(
     "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAXxtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAA"

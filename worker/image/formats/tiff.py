@@ -1,13 +1,21 @@
-"""TIFF, read without a decoder; see `headers.py`.
+"""TIFF, read without a decoder; see `container.py`.
 
 Its directories may hold anything and point anywhere. The reader gets new ones, of the tags that a
 picture needs, each of bounded length; the pixels stay where they are.
 """
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from worker.image.headers import MOST_PARTS, Header, Malformed, bounded
+import numpy as np
+from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
+
+from worker.image.formats.container import Frame, Header, Malformed, bounded, opened, plain
+
+MOST_PARTS = 65_536
+"""Tags."""
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 259, 262, 274
 _SAMPLES, _TILE_WIDTH, _TILE_HEIGHT, _EXTRA, _FORMAT, _ICC = 277, 322, 323, 338, 339, 34675
@@ -51,7 +59,7 @@ class _Page:
         return size[::-1] if self.one(_ORIENTATION, 1) in _TURNED else size
 
 
-def tiff(data: bytes, most_frames: int, most: int) -> Header:
+def tiff(data: bytes, most_frames: int) -> Header:
     """Walk the directories up to one beyond `most_frames`: each is a page. Raises Malformed."""
     order = "<" if data[:2] == b"II" else ">"
     pages, seen, icc, parts = list[_Page](), set[int](), b"", MOST_PARTS
@@ -64,9 +72,8 @@ def tiff(data: bytes, most_frames: int, most: int) -> Header:
         if parts < 0:
             raise Malformed("too many tags")
         frames += 1
-        if frames == 1 or most > 1:
-            pages.append(_page(data, at, count, order))
-            _judge(pages[-1])
+        pages.append(_page(data, at, count, order))
+        _judge(pages[-1])
         if frames == 1:
             icc = _icc(data, at, count, order)
         (at,) = struct.unpack_from(f"{order}I", data, at + 2 + 12 * count)
@@ -76,7 +83,15 @@ def tiff(data: bytes, most_frames: int, most: int) -> Header:
     canvas = max(width for width, _ in sizes), max(height for _, height in sizes)
     whole = all(_is_whole(page, len(data)) for page in pages)
     rewritten = _rewritten(data, pages, order) if whole else b""  # which no reader takes
-    return Header(*sizes[0], frames, rewritten, canvas=canvas, icc=icc)
+
+    def decoded(target: int | None) -> Iterator[Frame]:
+        image = opened(TiffImageFile, rewritten, sizes[0], target)
+        for number in range(frames):
+            image.seek(number)
+            image.load()
+            yield Frame(_eight_bits(image))
+
+    return Header(*sizes[0], decoded, frames, area=canvas[0] * canvas[1], profiles=(icc,))
 
 
 def _page(data: bytes, at: int, count: int, order: str) -> _Page:
@@ -183,3 +198,10 @@ def _rewritten(data: bytes, pages: list[_Page], order: str) -> bytes:
         at = start
     first = len(data) + (len(data) & 1)
     return b"".join((data[:4], struct.pack(f"{order}I", first), data[8:], *added))
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Keep the high byte of 16-bit grey; Pillow's own conversion clips at 255."""
+    if not image.mode.startswith("I"):
+        return plain(image).copy()
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

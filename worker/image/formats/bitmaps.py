@@ -1,8 +1,14 @@
-"""BMP and ICO, read without a decoder; see `headers.py`."""
+"""BMP and ICO, read without a decoder; see `container.py`."""
 
 import struct
+from collections.abc import Iterator
 
-from worker.image.headers import Header, Malformed, png
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.IcoImagePlugin import IcoImageFile
+from PIL.ImageFile import ImageFile
+
+from worker.image.formats.container import Frame, Header, Malformed, opened, plain
+from worker.image.formats.png import png
 
 _INFO_HEADERS = (40, 52, 56, 64, 108, 124)
 _CORE_HEADER = 12
@@ -19,10 +25,23 @@ _ICON = struct.Struct("<HHH")
 _ENTRY = struct.Struct("<BBBBHHII")
 
 
-def bmp(data: bytes, _frames: int, _most: int) -> Header:
+def bmp(data: bytes, _most_frames: int) -> Header:
     """Read the one header. Raises Malformed."""
     width, height, _ = _dib(data, _FILE_HEADER_BYTES)
-    return Header(width, height, 1, data)
+
+    def decoded(target: int | None) -> Iterator[Frame]:
+        yield _frame(opened(BmpImageFile, data, (width, height), target))
+
+    return Header(width, height, decoded)
+
+
+def _frame(image: ImageFile) -> Frame:
+    """A bitmap whose fourth byte is 0 everywhere has no transparency, in any viewer."""
+    image.load()
+    shown = plain(image)
+    if shown.mode == "RGBA" and not shown.getchannel("A").getbbox():
+        shown = shown.convert("RGB")
+    return Frame(shown)
 
 
 def _dib(data: bytes, at: int) -> tuple[int, int, int]:
@@ -42,7 +61,7 @@ def _dib(data: bytes, at: int) -> tuple[int, int, int]:
     return width, abs(height), bits  # rows from the top have a negative height
 
 
-def ico(data: bytes, most_frames: int, _most: int) -> Header:
+def ico(data: bytes, most_frames: int) -> Header:
     """Find the largest icon, and make a file of it alone. Raises Malformed."""
     _, _, count = _ICON.unpack_from(data)
     if 6 + _ENTRY.size * count > len(data):
@@ -55,11 +74,16 @@ def ico(data: bytes, most_frames: int, _most: int) -> Header:
     length, offset = best[6:]
     icon = data[offset : offset + length]
     if icon.startswith(_PNG):
-        header = png(icon, most_frames, 1)
-        width, height, bits, icon = header.width, header.height, best[5], header.data
-        icc, gamma = header.icc, header.gamma
+        header = png(icon, most_frames)
+        width, height, bits = header.width, header.height, best[5]
+        profiles = header.profiles
     else:
-        (width, height, bits), icc, gamma = _dib(icon, 0), b"", 0.0
+        (width, height, bits), profiles = _dib(icon, 0), ()
         height //= 2  # its mask is beneath it
     alone = _ENTRY.pack(width & 255, height & 255, 0, 0, 1, bits, len(icon), 6 + _ENTRY.size)
-    return Header(width, height, 1, _ICON.pack(0, 1, 1) + alone + icon, icc=icc, gamma=gamma)
+    file = _ICON.pack(0, 1, 1) + alone + icon
+
+    def decoded(target: int | None) -> Iterator[Frame]:
+        yield _frame(opened(IcoImageFile, file, (width, height), target))
+
+    return Header(width, height, decoded, profiles=profiles)

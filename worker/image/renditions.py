@@ -1,0 +1,229 @@
+"""The ways in which a file can be seen.
+
+Viewers disagree about colour profiles, about what lies behind transparent pixels and about crops,
+and an animation shows one frame after the other. Each combination is a *rendition* of the file.
+The one that Chromium shows on a white page comes first. Others are described as well where they
+look noticeably different, so that a file cannot show one picture to the worker and another one to
+people. Of nearly all files there is one.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from worker.events import Background, Colors, Crop
+from worker.image.color import is_foreign, to_srgb
+from worker.image.formats.container import Frame, Header
+from worker.records import Looks, Pixels, Rendition
+
+LEVELS = 16.0
+"""Grey levels, mean of the absolute difference, from which two pictures are noticeably different.
+Honest Display P3 and Adobe RGB profiles move photographs by at most 11."""
+CORRELATION = 0.9
+"""And below this correlation of their pixels."""
+_FLAT = 1.0
+"""Grey levels squared: variance below which a picture shows nothing, as in SSIM's constants."""
+SIDE = 64
+"""Pixels of the thumbnails that are compared."""
+POOL = 4
+"""How many times as many distinct renditions are kept for the choice as are described."""
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+TURNED_SIDES = range(5, 9)
+"""EXIF orientations that swap width and height."""
+
+type Thumbnail = npt.NDArray[np.float32]
+"""Levels of a small picture, shape [SIDE * SIDE * 3]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One frame as a viewer shows it, but for what lies behind: mode RGB, or RGBA where it matters.
+
+    All of it, upright, in sRGB.
+    """
+
+    colors: Colors
+    crop: Crop
+    image: Image.Image
+
+    @property
+    def backgrounds(self) -> Sequence[Background]:
+        """What may lie behind it; none matters where nothing is transparent."""
+        return ("white", "black", "none") if self.image.mode == "RGBA" else ("white",)
+
+
+def shown(frame: Frame, header: Header) -> Iterator[Shown]:
+    """All ways to show one frame, the usual one first."""
+    crops: list[tuple[Crop, Image.Image]] = [("applied", frame.image)]
+    if header.crop is not None:
+        crops = [("applied", frame.image.crop(header.crop)), ("ignored", frame.image)]
+    for crop, image in crops:
+        for colors, converted in _colors(image, header):
+            yield Shown(colors, crop, _upright(_rgb(converted), header.orientation))
+
+
+def picture(frame: Frame, header: Header) -> Image.Image:
+    """One frame as Chromium shows it on a white page, in mode RGB."""
+    image = next(shown(frame, header)).image
+    return image if image.mode == "RGB" else on(image, "white")
+
+
+def on(image: Image.Image, background: Background) -> Image.Image:
+    """An RGBA picture on a background, or without its alpha channel; an RGB picture as it is."""
+    if image.mode == "RGB":
+        return image
+    if background == "none":
+        return image.convert("RGB")
+    behind = Image.new("RGB", image.size, background)
+    behind.paste(image, mask=image)
+    return behind
+
+
+def _colors(image: Image.Image, header: Header) -> Iterator[tuple[Colors, Image.Image]]:
+    """In each of the colours that the file may mean, the usual ones first, and as it is."""
+    tagged: list[Colors] = ["tagged", "other"]
+    for profile in dict.fromkeys((*header.profiles, b"")):
+        if not is_foreign(profile):
+            yield "untagged", image
+        else:
+            yield tagged.pop(0), to_srgb(image, profile)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """In mode RGB, or RGBA where a pixel is transparent."""
+    if image.mode in ("LA", "RGBA"):
+        lowest, _ = image.getchannel("A").getextrema()
+        return image.convert("RGB" if lowest == 255 else "RGBA")  # noqa: PLR2004 - opaque
+    return image.convert("RGB")
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    turn = _UPRIGHT.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def thumbnail(square: Pixels) -> Thumbnail:
+    """A picture at the size that is compared; `square` is uint8 [side, side, 3]."""
+    small = Image.fromarray(square).resize((SIDE, SIDE), Image.Resampling.BOX)
+    return np.asarray(small, np.float32).reshape(-1)
+
+
+def difference(one: Thumbnail, others: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """How different pictures look: below 1 is not noticeable. `others` is [n, SIDE * SIDE * 3].
+
+    The larger one of two measures, each over its own bound: the mean difference in levels, and
+    what the correlation (SSIM's structure term) lacks to 1.
+    """
+    levels = np.abs(others - one).mean(axis=1)
+    a, b = _centred(one[None])[0], _centred(others)
+    covariance = b @ a / len(a)
+    deviation = np.sqrt((a @ a / len(a)) * np.einsum("ij,ij->i", b, b) / len(a))
+    correlation = (covariance + _FLAT) / (deviation + _FLAT)
+    found: npt.NDArray[np.float32] = np.maximum(
+        levels / LEVELS, (1 - correlation) / (1 - CORRELATION)
+    )
+    return found
+
+
+def _centred(thumbnails: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Without the mean of each channel."""
+    channels = thumbnails.reshape(len(thumbnails), -1, 3)
+    return (channels - channels.mean(axis=1, keepdims=True)).reshape(len(thumbnails), -1)
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A rendition, its looks [views, size, size, 3], and how long such a picture is shown."""
+
+    rendition: Rendition
+    looks: Looks
+    thumbnail: Thumbnail
+    seconds: float = 0.0
+    frames: set[int] = field(default_factory=set)
+    """Numbers of the frames that look like this in their usual rendition."""
+
+
+class Choice:
+    """Chooses which renditions of a file are described, as they come.
+
+    Renditions that look the same are one. Where there are too many to keep, of the two that are
+    most alike the one goes that is shown for less time.
+    """
+
+    def __init__(self, most: int) -> None:
+        """`most` is how many are described."""
+        self._most = most
+        self._kept: list[Candidate] = []
+        self._left_out = 0
+
+    def add(self, rendition: Rendition, looks: Looks, seconds: float, *, usual: bool) -> None:
+        """Take one rendition in. `usual`: its frame's first one, which stands for the frame."""
+        small = thumbnail(looks[0])
+        candidate = Candidate(rendition, looks, small)
+        if self._kept:
+            others = np.stack([one.thumbnail for one in self._kept])
+            differences = difference(small, others)
+            nearest = int(differences.argmin())
+            if differences[nearest] < 1:
+                candidate = self._kept[nearest]
+            else:
+                self._kept.append(candidate)
+        else:
+            self._kept.append(candidate)
+        if usual:
+            candidate.frames.add(rendition.frame)
+            candidate.seconds += seconds
+        if len(self._kept) > POOL * self._most:
+            self._drop_one()
+
+    def _drop_one(self) -> None:
+        """Drop one of the two candidates that are most alike; the first one of all stays."""
+        small = np.stack([one.thumbnail for one in self._kept])
+        alike = np.stack([difference(one, small) for one in small])
+        np.fill_diagonal(alike, np.inf)
+        pair = divmod(int(alike.argmin()), len(small))
+        dropped = min((n for n in pair if n), key=lambda n: self._kept[n].seconds)
+        del self._kept[dropped]
+        self._left_out += 1
+
+    def chosen(self) -> tuple[list[Candidate], int]:
+        """Those that are described, the usual rendition of the first frame first; how many are not.
+
+        In turns the one that is shown longest, and the one that is least like those before it.
+        """
+        first, *rest = self._kept
+        chosen = [first]
+        longest = any(one.seconds for one in rest)
+        while rest and len(chosen) < self._most:
+            if longest:
+                index = max(range(len(rest)), key=lambda n: rest[n].seconds)
+            else:
+                small = np.stack([one.thumbnail for one in rest])
+                away = np.stack([difference(one.thumbnail, small) for one in chosen])
+                index = int(away.min(axis=0).argmax())
+            chosen.append(rest.pop(index))
+            longest = not longest and any(one.seconds for one in rest)
+        return chosen, self._left_out + len(rest)
+
+
+def share_of_time(seconds: Sequence[float], frames: Iterable[int]) -> float | None:
+    """The share of the playing time in which these frames are shown; None of a still picture.
+
+    A frame that stays at the end counts as long as all the others together.
+    """
+    finite = sum(one for one in seconds if one != np.inf)
+    lasting = [finite or 1.0 if one == np.inf else one for one in seconds]
+    total = sum(lasting)
+    return sum(lasting[number] for number in frames) / total if total else None
