@@ -105,8 +105,8 @@ class HotSetStamp(Event):
 class RenditionStamp(Event):
     """One way in which a file can be seen: a frame (from 0), in these colours, on this background.
 
-    `tagged` is with the file's own colour profile, `other` with a second one, `untagged` without. The
-    background `none` is the picture without its transparency. `crop` is the file's own crop box.
+    `tagged` is with the file's own colour profile, `other` with a second one, `untagged` without.
+    The background `none` is the picture without its transparency. `crop` is the file's crop box.
     """
 
     frame: int

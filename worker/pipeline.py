@@ -6,7 +6,7 @@ to it, it ends in exactly one `Delivery` to the publisher, which ends it in the 
     consumer thread   admit(record)            bounded by limits.in_flight_*
     admit thread      _admit                   bytes -> Upload, or a dead letter
     fetch queue       _arrive                  linked images
-    decode pool       _decode                  bytes -> canonical pixels of the model's size
+    decode lanes      _decode                  bytes -> renditions, at the model's size
     device thread     _describe_and_match      pixels -> descriptor -> hits, in batches
     publisher thread  decision -> events -> Kafka's acknowledgement -> ledger
 
@@ -21,7 +21,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import batched
@@ -38,9 +37,11 @@ from worker.errors import BadEvent, FetchError, Unscreenable, UnscreenedReason
 from worker.hotset.floods import Sightings
 from worker.hotset.mirror import Mirror
 from worker.image.budget import ByteBudget
+from worker.image.decode import Reserve
 from worker.image.decoder import Decoder
 from worker.image.fetch import Fetcher
 from worker.image.fetching import FetchQueue, Result
+from worker.image.lanes import DecodeLanes
 from worker.image.preprocess import boxes
 from worker.records import Looks, Pixels, Query, Record, Upload
 from worker.results import Results, Screened, Unscreened
@@ -109,12 +110,13 @@ class Pipeline:
         self._turnstile: Turnstile[Admitted] = Turnstile()
         self._recent = Recent(RECENT_LOOKS)
         self._fetched = ByteBudget(settings.limits.in_flight_bytes, metrics.FETCHED_IN_FLIGHT)
-        self._decoded = ByteBudget(settings.limits.in_flight_decoded_bytes, metrics.DECODED_BYTES)
         self._decoder = Decoder(
             settings.decode, settings.limits, embedder.preprocessing, settings.views
         )
         self._arrived: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
-        self._decode_pool = ThreadPoolExecutor(settings.decode.workers, "decode")
+        self._lanes = DecodeLanes(
+            settings.decode, settings.limits, lambda error: on_failure("decode", error)
+        )
         self._batch_size = settings.batch.max_size
         self._batcher: Batcher[Decoded] = Batcher(
             self._batch_size, settings.batch.max_delay_ms / 1000
@@ -134,7 +136,7 @@ class Pipeline:
         self._arrived.put(None)
         self._batcher.close()
         self._fetches.close()
-        self._decode_pool.shutdown(wait=False, cancel_futures=True)
+        self._lanes.close()
         self._decoder.close()
 
     @property
@@ -180,9 +182,8 @@ class Pipeline:
             )
             return
         self._fetches.count_inline()
-        # A pool that is shut down belongs to a worker that ends: the next owner begins anew.
-        with contextlib.suppress(RuntimeError):
-            self._decode_pool.submit(self._guarded("decode", self._decode_inline), admitted)
+        image = functools.partial(admission.image_bytes, admitted.upload)
+        self._lanes.submit(functools.partial(self._decode, admitted, image), done=lambda: None)
 
     # -- fetch ---------------------------------------------------------------------------------
 
@@ -195,35 +196,28 @@ class Pipeline:
                 raise result
             held = contextlib.ExitStack()
             held.enter_context(self._fetched.reserve(len(result)))
-            with contextlib.suppress(RuntimeError):
-                work = self._guarded("decode", self._decode_fetched)
-                self._decode_pool.submit(work, admitted, result, held)
+            decode = functools.partial(self._decode, admitted, lambda: result)
+            self._lanes.submit(decode, done=held.close)
 
     # -- decode --------------------------------------------------------------------------------
 
-    def _decode_inline(self, admitted: Admitted) -> None:
+    def _decode(self, admitted: Admitted, image: Callable[[], bytes], reserve: Reserve) -> None:
+        """Bytes to a query; bytes seen lately bring their descriptors along."""
         if not self._still_ours(admitted):
             return
         with self._ending(admitted):
-            self._decode(admitted, admission.image_bytes(admitted.upload))
-
-    def _decode_fetched(self, admitted: Admitted, data: bytes, held: contextlib.ExitStack) -> None:
-        with held:
-            if self._still_ours(admitted):
-                with self._ending(admitted):
-                    self._decode(admitted, data)
-
-    def _decode(self, admitted: Admitted, data: bytes) -> None:
-        """Bytes to a query; bytes seen lately bring their descriptors along."""
-        held = contextlib.ExitStack()
-        if known := self._recent.get(hashlib.sha256(data).hexdigest()):
-            query = Query(admitted.upload, known.info, known.looks, descriptors=known.descriptors)
-        else:
-            with _timed("decode"):
-                image = self._decoder.prepare(data, self._decoded.reserve)
-            held.enter_context(self._decoded.reserve(image.pixels.nbytes))
-            query = Query(admitted.upload, image.info, image.looks, pixels=image.pixels)
-        self._batcher.put(Decoded(admitted, query, held))
+            data = image()
+            held = contextlib.ExitStack()
+            if known := self._recent.get(hashlib.sha256(data).hexdigest()):
+                query = Query(
+                    admitted.upload, known.info, known.looks, descriptors=known.descriptors
+                )
+            else:
+                with _timed("decode"):
+                    found = self._decoder.prepare(data, reserve)
+                held.enter_context(self._lanes.hold(found.pixels.nbytes))
+                query = Query(admitted.upload, found.info, found.looks, pixels=found.pixels)
+            self._batcher.put(Decoded(admitted, query, held))
 
     # -- describe, match -----------------------------------------------------------------------
 

@@ -214,7 +214,7 @@ class Limits(Group):
 
     in_flight_records: Annotated[int, Field(gt=0, le=100_000)] = 1024
     in_flight_bytes: Positive = 256 * MIB
-    in_flight_decoded_bytes: Positive = 1024 * MIB
+    in_flight_decoded_bytes: Positive = 2048 * MIB
     record_bytes: Positive = 16 * MIB
     image_bytes: Positive = 32 * MIB
     image_pixels: Positive = 100_000_000
@@ -226,17 +226,32 @@ class Limits(Group):
     def _one_upload_fits(self) -> Self:
         if 2 * self.record_bytes > self.in_flight_bytes:
             raise ValueError("in_flight_bytes must be at least 2 * record_bytes")
-        if 4 * self.image_pixels > self.in_flight_decoded_bytes:
-            raise ValueError("in_flight_decoded_bytes must be at least 4 * image_pixels")
+        if 16 * self.image_pixels > self.in_flight_decoded_bytes:
+            raise ValueError("in_flight_decoded_bytes must be at least 16 * image_pixels")
         return self
 
 
 class Decode(Group):
-    """The pool that decodes pictures."""
+    """The threads, and processes, that decode pictures: `workers`, and half as many for large ones.
+
+    With `processes` each thread has a sandboxed child, replaced after so many pictures.
+    """
 
     workers: Positive = Field(default_factory=lambda: os.cpu_count() or 1)
-    isolation: Literal["threads", "processes"] = "threads"
+    isolation: Literal["threads", "processes"] = "processes"
     deadline_seconds: PositiveFloat = 10.0
+    large_wait_seconds: PositiveFloat = 30.0
+    pictures_per_process: Positive = 10_000
+
+    @property
+    def large_workers(self) -> int:
+        """Threads that decode large pictures, beside the others."""
+        return max(1, self.workers // 2)
+
+    @property
+    def threads(self) -> int:
+        """Threads that decode, all together."""
+        return self.workers + self.large_workers
 
 
 class Fetch(Group):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from worker.errors import DecodeError, UnscreenedReason
 from worker.image.color import is_foreign
@@ -29,13 +29,19 @@ MORE_FRAMES_BYTES = 16
 """A pixel, more than for one: what is put back before the next frame, and the caller's one."""
 PROFILE_BYTES = 4
 """A pixel, more where a colour profile is applied."""
-MOST_COEFFICIENT_BYTES = 8
-"""A pixel of a JPEG of four components, whose scans are collected."""
 
 _ACCEPTED = ", ".join(FORMATS)
 
-type Reserve = Callable[[int], AbstractContextManager[object]]
-"""Is entered with the most bytes that decoding holds, and left at its end."""
+
+class Cost(NamedTuple):
+    """What decoding a picture takes: the most bytes that it holds, and pixels in all frames."""
+
+    nbytes: int
+    pixels: int
+
+
+type Reserve = Callable[[Cost], AbstractContextManager[object]]
+"""Is entered with a picture's cost once its header was read, and left when it is decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +81,8 @@ class Encoded:
         """The most pixels that the decoder holds for one frame."""
         return self.header.pixels
 
-    def peak_bytes(self, target: int | None) -> int:
-        """What decoding holds at most. All passes of a JPEG are kept at its full size."""
+    def cost(self, target: int | None, more_bytes: int = 0) -> Cost:
+        """What decoding takes, and `more_bytes`. All passes of a JPEG are kept at its full size."""
         header = self.header
         scale = 1
         if self.format == "JPEG" and target is not None:  # as `draft` will choose
@@ -86,7 +92,8 @@ class Encoded:
         a_pixel += MORE_FRAMES_BYTES if self.frames > 1 else 0
         a_pixel += PROFILE_BYTES * any(map(is_foreign, header.profiles))
         passes = header.width * header.height * header.coefficient_bytes
-        return -(-self.pixels // scale**2) * a_pixel + passes
+        nbytes = -(-self.pixels // scale**2) * a_pixel + passes + more_bytes
+        return Cost(nbytes, self.frames * self.pixels // scale)
 
 
 def read_header(data: bytes, limits: "Limits") -> Encoded:
@@ -108,6 +115,13 @@ def read_header(data: bytes, limits: "Limits") -> Encoded:
         raise DecodeError(UnscreenedReason.UNDECODABLE, f"{header.scans} scans")
     frames = min(header.frames, limits.image_frames, limits.animation_pixels // header.pixels)
     return Encoded(kind, header, max(1, frames))
+
+
+def hold_to_memory(cost: Cost, limits: "Limits") -> None:
+    """Refuse a picture that needs more memory than large ones may have. Raises DecodeError."""
+    if cost.nbytes > limits.in_flight_decoded_bytes // 2:
+        detail = f"decoding would hold {cost.nbytes >> 20} MiB"
+        raise DecodeError(UnscreenedReason.TOO_MANY_PIXELS, detail)
 
 
 def kind_of(data: bytes) -> str:
@@ -153,10 +167,3 @@ def judge(width: int, height: int, limits: "Limits") -> None:
     shorter, longer = sorted((width, height))
     if shorter < LEAST_SIDE and longer > limits.image_aspect_ratio * shorter:
         raise DecodeError(UnscreenedReason.BAD_ASPECT_RATIO, f"{width}x{height} pixels")
-
-
-def most_bytes(limits: "Limits") -> int:
-    """What decoding may hold at most, whatever the picture."""
-    a_pixel = max(known.peak_bytes_per_pixel for known in FORMATS.values())
-    more = max(MOST_COEFFICIENT_BYTES, MORE_FRAMES_BYTES) + PROFILE_BYTES
-    return limits.image_pixels * (a_pixel + more)

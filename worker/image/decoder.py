@@ -9,7 +9,7 @@ from worker.telemetry import metrics
 
 
 class Decoder:
-    """Used by as many threads as `decode.workers`."""
+    """Used by as many threads as `decode.threads`."""
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from worker.image.decode import Encoded, Reserve, read_header
+from worker.image.decode import Encoded, Reserve, hold_to_memory, read_header
 from worker.image.renditions import POOL, TURNED_SIDES, Choice, on, picture, share_of_time, shown
 from worker.records import (
     DecodedImage,
@@ -74,11 +74,12 @@ def decode(
 ) -> DecodedImage:
     """Decode one picture: the first frame, as Chromium shows it on a white page.
 
-    `target`: as in `Header`. `pixels` is read-only. `reserve(bytes)` is entered once the header was
-    judged, with the most that decoding holds in memory. Raises DecodeError.
+    `target`: as in `Header`; `reserve`: see `Reserve`. `pixels` is read-only. Raises DecodeError.
     """
     encoded = read_header(data, limits)
-    with reserve(encoded.peak_bytes(target)):
+    cost = encoded.cost(target)
+    hold_to_memory(cost, limits)
+    with reserve(cost):
         frame = next(encoded.decode(target))
         pixels = np.asarray(picture(frame, encoded.header))
         info = _info(data, encoded, truncated=encoded.header.truncated or frame.truncated)
@@ -94,8 +95,7 @@ def prepare(
 ) -> Prepared:
     """Encoded bytes to a model's input: the chosen renditions, each in all views.
 
-    `reserve(bytes)` is entered once the header was judged, with the most that decoding holds in
-    memory, and left at the end. Raises DecodeError.
+    `reserve`: see `Reserve`. Raises DecodeError, and whatever `reserve` raises.
     """
     encoded = read_header(data, limits)
     parts = boxes(views)
@@ -104,7 +104,9 @@ def prepare(
         preprocessing.size / min(right - left for left, _, right, _ in parts.values())
     )
     pool = math.prod(shape_of_looks(preprocessing, views)) * (POOL + 1)
-    with reserve(encoded.peak_bytes(target) + pool):
+    cost = encoded.cost(target, pool)
+    hold_to_memory(cost, limits)
+    with reserve(cost):
         choice, seconds, truncated = Choice(views.renditions), list[float](), False
         for number, frame in enumerate(encoded.decode(target)):
             seconds.append(frame.seconds)

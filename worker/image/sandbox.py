@@ -8,7 +8,7 @@ environment, that run `sandbox_child.py`. Parent and child talk over a socket pa
     parent  are you there?
     child   yes
     parent  length, encoded bytes
-    child   what decoding will hold in memory           -> the parent reserves it, and says go
+    child   what decoding will cost        -> the parent reserves it, and says go, or skip
     child   the picture's facts; the pixels lie in shared memory of one fixed size
             or why there is no picture
 
@@ -43,10 +43,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from worker.errors import DecodeError, StartupError, UnscreenedReason
 from worker.events import Background, Colors, Crop
-from worker.image.decode import Reserve, judge, kind_of, most_bytes
+from worker.image.decode import Cost, Reserve, judge, kind_of
 from worker.image.preprocess import boxes, shape_of_looks
-from worker.image.renditions import POOL
-from worker.image.sandbox_child import ALIVE, ANSWER_BYTES, GO, REQUEST
+from worker.image.sandbox_child import ALIVE, ANSWER_BYTES, GO, REQUEST, SKIP
 from worker.records import ImageInfo, Look, Looks, Prepared, Preprocessing, Rendition
 from worker.settings import MIB, Decode, Limits, Views
 from worker.telemetry import log, metrics
@@ -85,8 +84,9 @@ class _Alive(_Answer):
     alive: Literal[True]
 
 
-class _Need(_Answer):
-    need: Annotated[int, Field(ge=0, lt=1 << 40)]
+class _Cost(_Answer):
+    nbytes: Annotated[int, Field(ge=0, lt=1 << 40)]
+    pixels: Annotated[int, Field(ge=0, lt=1 << 50)]
 
 
 class _Picture(_Answer):
@@ -113,7 +113,7 @@ class _Refusal(_Answer):
 
 _READY: TypeAdapter[_Ready] = TypeAdapter(_Ready)
 _ALIVE: TypeAdapter[_Alive] = TypeAdapter(_Alive)
-_FIRST: TypeAdapter[_Need | _Refusal] = TypeAdapter(_Need | _Refusal)
+_FIRST: TypeAdapter[_Cost | _Refusal] = TypeAdapter(_Cost | _Refusal)
 _LAST: TypeAdapter[_Picture | _Refusal] = TypeAdapter(_Picture | _Refusal)
 
 
@@ -126,7 +126,7 @@ class _Broken(Exception):
 
 
 class Sandbox:
-    """`decode.workers` children, used by as many threads."""
+    """One child for each thread that decodes."""
 
     def __init__(
         self,
@@ -147,7 +147,7 @@ class Sandbox:
         self._program = program
         self._idle: queue.SimpleQueue[_Child | StartupError] = queue.SimpleQueue()
         self._wanted: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        for _ in range(decode.workers):
+        for _ in range(decode.threads):
             self._wanted.put(True)
         # Children die with the thread that started them, so it has to outlive them all.
         self._thread = threading.Thread(target=self._keep, name="sandbox", daemon=True)
@@ -175,10 +175,13 @@ class Sandbox:
             self._judge(picture)
         except _Broken as broken:
             raise self._replace(child, broken.why) from None
-        except DecodeError:
+        except BaseException:
             self._idle.put(child)
             raise
-        self._idle.put(child)
+        if child.pictures < self._settings.pictures_per_process:
+            self._idle.put(child)
+        else:
+            self._retire(child)
         digest = hashlib.sha256(data).hexdigest()
         facts = picture.model_dump(exclude={"renditions"})
         info = ImageInfo(format=kind, bytes=len(data), sha256=digest, **facts)
@@ -202,7 +205,7 @@ class Sandbox:
                 self._idle.put(StartupError(f"a decoder did not start: {why}"))
             else:
                 self._idle.put(child)
-        for _ in range(self._settings.workers):
+        for _ in range(self._settings.threads):
             if isinstance(last := self._idle.get(), _Child):
                 last.end()
 
@@ -239,6 +242,12 @@ class Sandbox:
         ):
             raise _Broken("lied")
 
+    def _retire(self, child: "_Child") -> None:
+        """End a child that has served its time, and order another."""
+        child.end()
+        metrics.DECODERS_REPLACED.labels("served").inc()
+        self._wanted.put(True)
+
     def _replace(self, child: "_Child", why: Literal["crashed", "timeout", "lied"]) -> DecodeError:
         """Kill a child and order another; returns the error of its picture."""
         child.end()
@@ -260,12 +269,12 @@ class _Child:
     ) -> None:
         """Start it, and do not wait for it. Raises OSError."""
         self.confined = False
+        self.pictures = 0
         self._ready = False
         self._ends = time.monotonic() + START_SECONDS
         self._views = len(boxes(views))
         self._shape = shape_of_looks(preprocessing, views)
-        self._most = most_bytes(limits) + COPIES * limits.image_bytes
-        self._most += (POOL + 1) * math.prod(self._shape)
+        self._most = limits.in_flight_decoded_bytes // 2 + COPIES * limits.image_bytes
         with contextlib.ExitStack() as parts:
             self._channel, theirs = socket.socketpair()
             parts.callback(theirs.close)
@@ -323,21 +332,30 @@ class _Child:
         return f"the decoder ended with exit code {code}"
 
     def prepare(self, data: bytes, reserve: Reserve, seconds: float) -> tuple[_Picture, Looks]:
-        """Raises DecodeError if it refuses the picture, _Broken if it has to go."""
+        """Raises DecodeError if it refuses the picture, _Broken if it has to go.
+
+        Whatever else `reserve` raises leaves the child as it was.
+        """
         copies = COPIES * len(data)
         self._bound_memory(copies)
         self._ends = time.monotonic() + seconds
         self._send(REQUEST.pack(len(data)))
         self._send(data)
-        first = _decoded(self._answer(_FIRST))
-        if first.need > self._most - copies:
+        cost = _decoded(self._answer(_FIRST))
+        if cost.nbytes > self._most - copies:
             raise _Broken("lied")
         waiting = time.monotonic()
-        with reserve(first.need):
+        with contextlib.ExitStack() as reserved:
+            try:
+                reserved.enter_context(reserve(Cost(cost.nbytes, cost.pixels)))
+            except BaseException:
+                self._send(SKIP)
+                raise
             self._ends += time.monotonic() - waiting  # that was not the child's time
-            self._bound_memory(copies + first.need)
+            self._bound_memory(copies + cost.nbytes)
             self._send(GO)
             picture = _decoded(self._answer(_LAST))
+            self.pictures += 1
             count = len(picture.renditions) * self._views
             pixels = np.frombuffer(self._shared, np.uint8).reshape(self._shape)
             return picture, pixels[:count].copy()

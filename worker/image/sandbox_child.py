@@ -27,7 +27,7 @@ from PIL import Image, ImageCms
 from worker.errors import DecodeError
 from worker.image import confine
 from worker.image.color import to_srgb
-from worker.image.decode import Reserve
+from worker.image.decode import Cost, Reserve
 from worker.image.formats import FORMATS, HEIC_SAMPLE
 from worker.image.preprocess import prepare
 from worker.records import Prepared, Preprocessing
@@ -41,13 +41,18 @@ REQUEST = struct.Struct("!Q")
 """Length of the encoded bytes that follow, or `ALIVE`."""
 ALIVE = 0
 """No picture: asks only for an answer."""
-GO = b"+"
+GO, SKIP = b"+", b"-"
+"""Whether the picture is to be decoded."""
 _WARNING_BYTES = ctypes.c_size_t(4096)
 OWN_FACTS = ("format", "bytes", "sha256")
 """What the parent knows better."""
 
 type Prepare = Callable[["bytes", "Limits", Preprocessing, "Views", Reserve], Prepared]
 type Work = Callable[[bytes, Reserve], Prepared]
+
+
+class _Skipped(Exception):
+    """The parent does not want the picture now."""
 
 
 def main(prepare: Prepare = prepare) -> None:
@@ -71,9 +76,10 @@ def main(prepare: Prepare = prepare) -> None:
     _tell(channel, ready)
 
     @contextmanager
-    def reserve(nbytes: int) -> Iterator[None]:
-        _tell(channel, {"need": nbytes})
-        _receive(channel, len(GO))
+    def reserve(cost: Cost) -> Iterator[None]:
+        _tell(channel, cost._asdict())
+        if _receive(channel, len(GO)) != GO:
+            raise _Skipped
         yield
 
     gc.collect()
@@ -87,6 +93,8 @@ def main(prepare: Prepare = prepare) -> None:
         data = _receive(channel, length)
         try:
             prepared = work(data, reserve)
+        except _Skipped:
+            continue
         except DecodeError as error:
             _tell(channel, {"reason": error.reason, "detail": str(error)})
             continue
@@ -115,7 +123,7 @@ def _warm_up(work: Work) -> None:
 
 
 @contextmanager
-def _at_once(_nbytes: int) -> Iterator[None]:
+def _at_once(_cost: Cost) -> Iterator[None]:
     yield
 
 

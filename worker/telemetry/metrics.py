@@ -73,6 +73,7 @@ HOSTS_OPEN = Gauge("copysieve_fetch_hosts_open", "Hosts that are sent nothing bu
 OUTAGE = Gauge("copysieve_fetch_outage", "1 while hosts that many uploads need are away")
 PARKED = Gauge("copysieve_fetch_parked_uploads", "Uploads that wait for the end of an outage")
 DECODES = Counter("copysieve_decodes_total", "Decoded pictures", ["format"])
+LARGE_WAITING = Gauge("copysieve_decode_large_waiting", "Large pictures that wait to be decoded")
 DECODERS_REPLACED = Counter(
     "copysieve_decoders_replaced_total", "Sandboxed decoders that were killed", ["reason"]
 )

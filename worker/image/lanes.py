@@ -1,0 +1,111 @@
+"""Threads that decode, in two lanes, so that large pictures wait beside small ones.
+
+Every picture starts in the first lane. When its header says that decoding takes long or much
+memory, it moves to the lane of large pictures, which has fewer threads and half of the memory. So
+a stream of large pictures delays other large pictures, and nothing else.
+"""
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+from worker.errors import DecodeError, UnscreenedReason
+from worker.image.budget import ByteBudget
+from worker.image.decode import Cost, Reserve
+from worker.settings import Decode, Limits
+from worker.telemetry import metrics
+
+LARGE_PIXELS = 16_000_000
+"""Pixels to decode, in all frames, from which a picture is large: about half a second."""
+LARGE_SHARE = 1 / 8
+"""Share of `limits.in_flight_decoded_bytes` from which a picture is large."""
+
+
+class _Large(Exception):
+    """A picture that does not belong into the first lane."""
+
+
+class DecodeLanes:
+    """Runs the decode stage."""
+
+    def __init__(
+        self, decode: Decode, limits: Limits, on_failure: Callable[[BaseException], None]
+    ) -> None:
+        """`on_failure` gets the error of a work that raised one: it is ours."""
+        self._wait_seconds = decode.large_wait_seconds
+        self._large_bytes = LARGE_SHARE * limits.in_flight_decoded_bytes
+        self._on_failure = on_failure
+        half = limits.in_flight_decoded_bytes // 2
+        self._memory = ByteBudget(half, metrics.DECODED_BYTES)
+        self._large_memory = ByteBudget(half, metrics.DECODED_BYTES)
+        self._first = ThreadPoolExecutor(decode.workers, "decode")
+        self._large = ThreadPoolExecutor(decode.large_workers, "decode-large")
+
+    def hold(self, nbytes: int) -> contextlib.AbstractContextManager[None]:
+        """Block until `nbytes` of the first lane's memory are free, hold them inside the `with`."""
+        return self._memory.reserve(nbytes)
+
+    def submit(self, work: Callable[[Reserve], None], done: Callable[[], None]) -> None:
+        """Run `work` in a thread, then `done`, whatever came of it.
+
+        What `work` gets is to be entered with the cost of a picture before it is decoded; where
+        that raises, `work` must let the error pass: it runs once more in the other lane, or raises
+        DecodeError where it waited there for too long. After `close` nothing runs any more.
+        """
+        self._submit(self._first, functools.partial(self._run, work, done, self._reserve))
+
+    def close(self) -> None:
+        """Start nothing more."""
+        for pool in (self._first, self._large):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _submit(self, pool: ThreadPoolExecutor, run: Callable[[], None]) -> None:
+        # A pool that is shut down belongs to a worker that ends: the next owner begins anew.
+        with contextlib.suppress(RuntimeError):
+            pool.submit(run)
+
+    def _submit_large(self, work: Callable[[Reserve], None], done: Callable[[], None]) -> None:
+        reserve = self._reserve_large(time.monotonic())
+
+        def run() -> None:
+            metrics.LARGE_WAITING.dec()
+            self._run(work, done, reserve)
+
+        metrics.LARGE_WAITING.inc()
+        self._submit(self._large, run)
+
+    def _run(
+        self, work: Callable[[Reserve], None], done: Callable[[], None], reserve: Reserve
+    ) -> None:
+        try:
+            work(reserve)
+        except _Large:
+            self._submit_large(work, done)
+            return
+        except BaseException as error:  # noqa: BLE001 - reported, and ends the process
+            self._on_failure(error)
+        done()
+
+    @contextmanager
+    def _reserve(self, cost: Cost) -> Iterator[None]:
+        """Raises _Large."""
+        if cost.pixels > LARGE_PIXELS or cost.nbytes > self._large_bytes:
+            raise _Large
+        with self._memory.reserve(cost.nbytes):
+            yield
+
+    def _reserve_large(self, since: float) -> Reserve:
+        @contextmanager
+        def reserve(cost: Cost) -> Iterator[None]:
+            """Raises DecodeError."""
+            waited = time.monotonic() - since
+            if waited > self._wait_seconds:
+                detail = f"waited {waited:.0f} s behind other large pictures"
+                raise DecodeError(UnscreenedReason.DECODE_TIMEOUT, detail)
+            with self._large_memory.reserve(cost.nbytes):
+                yield
+
+        return reserve
