@@ -111,7 +111,11 @@ class Pipeline:
         self._recent = Recent(RECENT_LOOKS)
         self._fetched = ByteBudget(settings.limits.in_flight_bytes, metrics.FETCHED_IN_FLIGHT)
         self._decoder = Decoder(
-            settings.decode, settings.limits, embedder.preprocessing, settings.views
+            settings.decode,
+            settings.limits,
+            embedder.preprocessing,
+            settings.views,
+            settings.decode.threads,
         )
         self._arrived: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
         self._lanes = DecodeLanes(

@@ -137,7 +137,8 @@ def test_the_verdict_names_the_look_that_matched(screening):
     eventually(lambda: len(screening.verdicts()) == 5)
     found = {
         verdict["upload_id"]: [
-            (match["view"], match["upload_view"], match["frame"]) for match in verdict["matches"]
+            (match["view"], match["upload_view"], match["rendition"]["frame"])
+            for match in verdict["matches"]
         ]
         for verdict in screening.verdicts()
     }

@@ -14,7 +14,7 @@ from worker.hotset.census import Subject
 from worker.hotset.floods import Flooded, Sightings
 from worker.hotset.hot_set import Against
 from worker.hotset.types import Bank, Hit, Reference
-from worker.records import ImageInfo, Look, Model, Position, Record, Upload, Version
+from worker.records import ImageInfo, Look, Model, Position, Record, Rendition, Upload, Version
 from worker.results import Results, Screened, Unscreened
 from worker.scoring.drift import Drift
 from worker.scoring.policy import Decision, decide, score
@@ -26,7 +26,7 @@ NOW = datetime(2026, 1, 2, tzinfo=UTC)
 AT = Position("uploads", 1, 42, 7)
 MODEL = Model("m", "a" * 64, 512, "bilinear-320")
 INFO = ImageInfo("JPEG", 640, 480, 1, 1000, "b" * 64, truncated=False)
-LOOKS = (Look(0, "plain"),)
+LOOKS = (Look(Rendition(), "plain"),)
 BLOCK = Bank(name="bad", label="bad", severity="high", action="block", threshold=0.5)
 SHADOW = Bank(name="trial", label="trial", severity="low", threshold=0.5, mode="shadow")
 ALLOW = Bank(name="fine", label="fine", severity="low", kind="allow", suppresses=("bad",))
@@ -167,9 +167,11 @@ def test_drift_is_told_of_what_is_comparable_with_the_calibrations_images(monkey
     monkeypatch.setattr(Drift, "note", lambda _self, image, *_: told.append(image))
     made = results()
     made.screened(screened(hit(BLOCK, 0.9), of=upload("canary:1")))
-    made.screened(screened(hit(BLOCK, 0.9), looks=(Look(0, "plain"), Look(3, "plain"))))
+    made.screened(
+        screened(hit(BLOCK, 0.9), looks=(Look(Rendition(), "plain"), Look(Rendition(3), "plain")))
+    )
     assert not told
-    made.screened(screened(looks=(Look(0, "plain"), Look(0, "centre_crop"))))
+    made.screened(screened(looks=(Look(Rendition(), "plain"), Look(Rendition(), "centre_crop"))))
     assert told == [INFO.sha256]
 
 

@@ -49,7 +49,7 @@ def test_lists_in_the_environment(monkeypatch, value):
         ("redis: {url: 'file:/nowhere'}", "cannot read the secret's file /nowhere"),
         ("kafka: {security_protocol: SASL_SSL}", "needs sasl.username"),
         ("limits: {record_bytes: 999999999}", "in_flight_bytes must be at least 2 * record_bytes"),
-        ("limits: {image_pixels: 999999999}", "4 * image_pixels"),
+        ("limits: {image_pixels: 999999999}", "16 * image_pixels"),
         ("shutdown: {deadline_seconds: 1}", "must be above fetch.deadline_seconds"),
         ("- a\n- b", "not a YAML mapping of settings"),
         ("a: [", "not a YAML mapping of settings"),

@@ -9,7 +9,7 @@ from worker.telemetry import metrics
 
 
 class Decoder:
-    """Used by as many threads as `decode.threads`."""
+    """Turns files into pictures of the model's size."""
 
     def __init__(
         self,
@@ -17,13 +17,17 @@ class Decoder:
         limits: Limits,
         preprocessing: Preprocessing,
         views: Views = Views(),
+        threads: int | None = None,
     ) -> None:
-        """Raises StartupError if the children do not start."""
+        """`threads` is how many use it, `decode.workers` unless said otherwise.
+
+        Raises StartupError if the children do not start.
+        """
         self._limits = limits
         self._preprocessing = preprocessing
         self._views = views
         self._all = decode.isolation == "processes"
-        self._sandbox = Sandbox(decode, limits, preprocessing, views)
+        self._sandbox = Sandbox(decode, limits, preprocessing, views, threads)
 
     def prepare(self, data: bytes, reserve: Reserve) -> Prepared:
         """Encoded bytes to a model's input; see `preprocess.prepare`. Raises DecodeError."""

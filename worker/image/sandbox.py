@@ -126,7 +126,7 @@ class _Broken(Exception):
 
 
 class Sandbox:
-    """One child for each thread that decodes."""
+    """Children that decode, for as many threads."""
 
     def __init__(
         self,
@@ -134,9 +134,12 @@ class Sandbox:
         limits: Limits,
         preprocessing: Preprocessing,
         views: Views = Views(),
+        children: int | None = None,
         program: str = CHILD,
     ) -> None:
-        """Start the children. `program` is the module that they run.
+        """Start the children, `decode.workers` unless said otherwise, for as many threads.
+
+        `program` is the module that they run.
 
         Raises StartupError if they do not start.
         """
@@ -147,7 +150,8 @@ class Sandbox:
         self._program = program
         self._idle: queue.SimpleQueue[_Child | StartupError] = queue.SimpleQueue()
         self._wanted: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        for _ in range(decode.threads):
+        self._children = children or decode.workers
+        for _ in range(self._children):
             self._wanted.put(True)
         # Children die with the thread that started them, so it has to outlive them all.
         self._thread = threading.Thread(target=self._keep, name="sandbox", daemon=True)
@@ -205,7 +209,7 @@ class Sandbox:
                 self._idle.put(StartupError(f"a decoder did not start: {why}"))
             else:
                 self._idle.put(child)
-        for _ in range(self._settings.threads):
+        for _ in range(self._children):
             if isinstance(last := self._idle.get(), _Child):
                 last.end()
 

@@ -22,7 +22,7 @@ from worker.hotset.mirror import Mirror
 from worker.hotset.sync import HotSetSync
 from worker.hotset.types import Heartbeat, State
 from worker.image import pdq
-from worker.image.decode import decode
+from worker.image.preprocess import decode
 from worker.image.preprocess import resize
 from worker.scoring import artefact
 from worker.settings import HotSetSettings, Limits, ModelSettings, Settings
@@ -125,7 +125,11 @@ def test_of_an_animation_the_first_frame_is_the_reference(run, told, tmp_path):
     assert "1 have several frames or pages: the first of each" in result.stderr
     (screened,) = told("screen", "--hot-set", tmp_path / "first.png")["images"]
     (match,) = screened["matches"]
-    assert (match["view"], match["upload_view"], match["frame"]) == ("plain", "plain", 0)
+    assert (match["view"], match["upload_view"], match["rendition"]["frame"]) == (
+        "plain",
+        "plain",
+        0,
+    )
 
 
 def test_one_image_that_cannot_be_screened_is_a_row(run, told, tmp_path, monkeypatch):
@@ -155,7 +159,7 @@ def test_one_image_that_cannot_be_screened_is_a_row(run, told, tmp_path, monkeyp
         ("c.png", "unscreened", "too_large"),
         ("d.png", "match", None),
     ]
-    assert rows[0]["matches"][0]["frame"] == 1
+    assert rows[0]["matches"][0]["rendition"]["frame"] == 1
     assert sizes == [2, 1, 1, 1]
 
 

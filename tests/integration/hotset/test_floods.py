@@ -21,7 +21,7 @@ from worker.hotset.hot_set import Against
 from worker.hotset.layout import Keys
 from worker.hotset.store import open_store
 from worker.hotset.types import Hit
-from worker.records import ImageInfo, Look, Position, Upload, Version
+from worker.records import ImageInfo, Look, Position, Rendition, Upload, Version
 from worker.results import Results, Screened
 from worker.scoring.policy import decide, score
 from worker.scoring.rules import Applied, rule_of
@@ -216,7 +216,9 @@ def test_from_uploads_to_the_action_that_is_published(store, replicas):
         applied = Applied(Against(version, {of.name: of}, None, {}, frozenset()), rules)
         compared = Compared(decide(score(hits), rules), version, None, {}, applied)
         results = Results(Settings(), MODEL, "fp32", replica.sightings)
-        verdict, _ = results.screened(Screened(upload, info, (Look(0, "plain"),), compared))
+        verdict, _ = results.screened(
+            Screened(upload, info, (Look(Rendition(), "plain"),), compared)
+        )
         matches = json.loads(verdict.value)["matches"]
         return [(match["reference_id"], match["flooded"], match["action"]) for match in matches]
 

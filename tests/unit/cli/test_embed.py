@@ -23,7 +23,7 @@ from worker.errors import (
     Unscreenable,
     UnscreenedReason,
 )
-from worker.image.decode import decode
+from worker.image.preprocess import decode
 from worker.image.files import bytes_of
 from worker.image.preprocess import resize
 from worker.settings import Limits, ModelSettings, Settings

@@ -8,7 +8,8 @@ from PIL import Image
 from tests.fixtures.samples import samples
 from worker.cli import subjects
 from worker.errors import ModelError, StartupError
-from worker.image.decode import decode, kind_of
+from worker.image.decode import kind_of
+from worker.image.preprocess import decode
 from worker.settings import Decode, Limits, ModelSettings, Settings
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from worker.demo import uploads
 from worker.errors import BadEvent, DecodeError
-from worker.image.decode import decode
+from worker.image.preprocess import decode
 from worker.image.edits import EDITS, UNEDITED
 from worker.records import Position, Record
 from worker.settings import Limits

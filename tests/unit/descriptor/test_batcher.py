@@ -4,7 +4,7 @@ import numpy as np
 
 from worker.descriptor.batcher import Batcher
 from worker.descriptor.recent import Described, Recent
-from worker.records import ImageInfo, Look
+from worker.records import ImageInfo, Look, Rendition
 
 
 def test_a_batch_closes_when_it_is_full_and_keeps_the_order():
@@ -33,7 +33,7 @@ def test_the_least_recently_used_goes_first():
 
     def described(name, looks=1):
         info = ImageInfo("JPEG", 1, 1, looks, 1, name, truncated=False)
-        seen = tuple(Look(frame, "plain") for frame in range(looks))
+        seen = tuple(Look(Rendition(frame), "plain") for frame in range(looks))
         return Described(info, seen, np.zeros((looks, 2), np.float32))
 
     recent.put(described("a"))

@@ -66,7 +66,6 @@ def test_cut_at_every_byte(kind, options):
 def test_orientation_is_read_where_a_full_reader_would_read_it():
     """Whatever the order of bytes and tags; and junk turns nothing."""
     from PIL import Image  # noqa: PLC0415
-
     from worker.image.headers import exif_orientation  # noqa: PLC0415
 
     for orientation in range(1, 9):

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from worker.errors import DecodeError, UnscreenedReason
-from worker.image.decode import decode
+from worker.image.preprocess import decode
 from worker.records import Pixels
 from worker.settings import Limits
 
@@ -184,7 +184,7 @@ def test_damaged_exif_turns_nothing_and_warns_nobody(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="EXIF|Tag"), Image.open(path) as image:
         image.getexif()
     code = (
-        "import sys; from pathlib import Path; from worker.image.decode import decode;"
+        "import sys; from pathlib import Path; from worker.image.preprocess import decode;"
         "from worker.settings import Limits;"
         "print(decode(Path(sys.argv[1]).read_bytes(), Limits()).pixels.shape)"
     )

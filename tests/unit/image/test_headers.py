@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from worker.image.headers import Malformed
+from worker.image.tiff import tiff as read_tiff
 
 from tests.fixtures import profiles, writers
 from tests.fixtures.container_bombs import bmp, encode, icon, noise, tiff
@@ -14,8 +16,6 @@ from worker.errors import DecodeError, UnscreenedReason
 from worker.image import bitmaps, heif
 from worker.image.decode import decode, frames, kind_of
 from worker.image.formats import HEIC_SAMPLE
-from worker.image.headers import Malformed
-from worker.image.tiff import tiff as read_tiff
 from worker.settings import Limits
 
 LIMITS = Limits()

@@ -11,8 +11,7 @@ from torchvision import transforms
 from tests.fixtures.conformance import PHOTOGRAPHS
 from tests.fixtures.writers import photograph
 from worker.descriptor import embedders
-from worker.image.decode import decode
-from worker.image.preprocess import resize
+from worker.image.preprocess import decode, resize
 from worker.records import Preprocessing
 from worker.settings import Limits, ModelSettings
 

@@ -174,10 +174,10 @@ def reserved(prepare, data):
     asked = []
 
     @contextlib.contextmanager
-    def reserve(nbytes):
-        asked.append(nbytes)
+    def reserve(cost):
+        asked.append(cost)
         yield
-        asked.append(-nbytes)
+        asked.append(-cost.nbytes)
 
     with contextlib.suppress(DecodeError):
         prepare(data, reserve)
@@ -191,16 +191,56 @@ def test_memory_is_reserved_as_in_threads_and_the_wait_for_it_costs_no_time():
         for one in files():
             assert reserved(made.prepare, one) == reserved(in_threads, one)
         with budget.reserve(10_000_000):
-            waiting = pool.submit(made.prepare, data, budget.reserve)
+            waiting = pool.submit(made.prepare, data, lambda cost: budget.reserve(cost.nbytes))
             time.sleep(2.5)
             assert not waiting.done()
         assert waiting.result().info.format == "JPEG"
         assert budget._reserved == 0
 
 
+class NotNow(Exception):
+    pass
+
+
+def test_a_picture_that_is_put_off_leaves_the_child_as_it_was(others):
+    """As the first lane does with a large picture."""
+
+    @contextlib.contextmanager
+    def put_off(cost):
+        raise NotNow
+        yield
+
+    with sandbox("worker.image.sandbox_child") as made:
+        first = made.prepare(files()[0], nullcontext)
+        before = children() - others
+        for data in files()[:4]:
+            with pytest.raises(NotNow):
+                made.prepare(data, put_off)
+        assert made.prepare(files()[0], nullcontext).info == first.info
+        assert children() - others == before
+
+
+def test_a_child_is_replaced_when_it_has_served(others):
+    settings = Decode(workers=1, pictures_per_process=3)
+    made = Sandbox(settings, LIMITS, PREPROCESSING)
+    before = replaced("served")
+    seen = set[int]()
+    try:
+        for _ in range(7):
+            assert made.prepare(files()[0], nullcontext).info.format == "JPEG"
+            seen |= children() - others
+    finally:
+        made.close()
+    assert replaced("served") == before + 2
+    assert len(seen) == 3
+    assert not children() - others
+
+
 def test_memory_is_bounded_by_what_was_reserved(others):
     """The kernel holds a child to it: beyond it there is no memory, whatever the machine has."""
-    with sandbox(image_pixels=1_000_000) as made, ThreadPoolExecutor(1) as pool:
+    limits = {"image_pixels": 1_000_000, "in_flight_decoded_bytes": 100_000_000}
+    limits |= {"image_bytes": 1_000_000}
+    with sandbox(**limits) as made, ThreadPoolExecutor(1) as pool:
         (child,) = children() - others
         trying = pool.submit(made.prepare, SIGNATURE + b"allocate", nullcontext)
         peak = 0
@@ -329,7 +369,8 @@ def test_a_signal_without_a_name_is_told_by_its_number(hostile):
 
 def test_in_threads_mode_what_is_risky_goes_to_the_children(monkeypatch):
     """A new format, unless its entry says otherwise; and any with a colour profile to apply."""
-    decoder = Decoder(Decode(workers=1), LIMITS, PREPROCESSING)
+    settings = Decode(workers=1, isolation="threads")
+    decoder = Decoder(settings, LIMITS, PREPROCESSING)
     asked = []
 
     def prepare_in_child(data, reserve):
@@ -357,7 +398,16 @@ def test_the_longest_honest_answers_fit():
         _Refusal(reason=longest, detail=detail + "x")
     assert len(json.dumps({"reason": longest, "detail": detail})) <= ANSWER_BYTES
     most = 2**32 - 1
-    chosen = tuple(range(most - 16, most))
-    picture = _Picture(width=most, height=most, frames=most, truncated=False, chosen=chosen)
+    longest_names = ("untagged", "white", "applied")
+    picture = _Picture(
+        width=most,
+        height=most,
+        frames=most,
+        truncated=False,
+        frames_decoded=most,
+        renditions_left_out=most,
+        playing_time_described=1 / 3,
+        renditions=tuple((most - n, *longest_names) for n in range(16)),
+    )
     assert len(json.dumps(picture.model_dump())) <= ANSWER_BYTES
     assert {UnscreenedReason(reason) for reason in reasons}
