@@ -17,6 +17,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from worker.errors import DecodeError, UnscreenedReason
+from worker.image.decode import Cost, read_header
 from worker.image.preprocess import decode
 from worker.records import Pixels
 from worker.settings import Limits
@@ -222,12 +223,12 @@ def test_pixels_are_reserved_after_the_header_and_before_decoding() -> None:
     entered: list[int] = []
 
     @contextmanager
-    def reserve(nbytes: int) -> Iterator[None]:
-        entered.append(nbytes)
+    def reserve(cost: Cost) -> Iterator[None]:
+        entered.append(cost.nbytes)
         try:
             yield
         finally:
-            entered.append(-nbytes)
+            entered.append(-cost.nbytes)
 
     decode(encode(photo(), "PNG"), LIMITS, reserve=reserve)
     assert entered[0] >= WIDTH * HEIGHT * 4
@@ -307,15 +308,20 @@ def gif(frames: int) -> bytes:
     return head + (extension + frame) * frames + b"\x3b"
 
 
-def test_frames_are_counted_and_limited() -> None:
+def test_frames_are_counted_and_the_first_ones_decoded() -> None:
     assert decode(gif(1000), LIMITS).info.frames == 1000
-    assert reason(gif(1001)) is UnscreenedReason.TOO_MANY_FRAMES
-    assert reason(gif(1_000_000)) is UnscreenedReason.TOO_MANY_FRAMES
+    assert decode(gif(1_000_000), LIMITS).info.frames == 1001
     few = Limits(image_frames=2)
     three = [photo(), photo().rotate(90), photo().rotate(180)]
     for kind in ("GIF", "WEBP", "PNG"):
         data = encode(three[0], kind, save_all=True, append_images=three[1:])
-        assert reason(data, few) is UnscreenedReason.TOO_MANY_FRAMES
+        encoded = read_header(data, few)
+        assert (encoded.header.frames, encoded.frames) == (3, 2)
+        assert len(list(encoded.decode())) == 2
+        area = WIDTH * HEIGHT
+        assert read_header(data, Limits(animation_pixels=3 * area)).frames == 3
+        assert read_header(data, Limits(animation_pixels=3 * area - 1)).frames == 2
+        assert read_header(data, Limits(animation_pixels=1)).frames == 1
 
 
 def test_frames_of_real_animations_are_counted_as_pillow_counts_them() -> None:

@@ -81,7 +81,7 @@ def test_the_longest_frame_is_described_wherever_it_is(kind: str) -> None:
 
 def test_all_frames_that_differ_are_described_if_there_is_room() -> None:
     found = prepared(animation("PNG", 4, duration=[100] * 4), 8)
-    assert [look.rendition.frame for look in found.looks][0] == 0
+    assert next(look.rendition.frame for look in found.looks) == 0
     assert {look.rendition.frame for look in found.looks} == {0, 1, 2, 3}
     assert (found.info.renditions_left_out, found.info.playing_time_described) == (0, 1)
 

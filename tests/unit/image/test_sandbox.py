@@ -206,7 +206,7 @@ def test_a_picture_that_is_put_off_leaves_the_child_as_it_was(others):
     """As the first lane does with a large picture."""
 
     @contextlib.contextmanager
-    def put_off(cost):
+    def put_off(_cost):
         raise NotNow
         yield
 
