@@ -215,8 +215,10 @@ class Pipeline:
 
     def _decode(self, admitted: Admitted, data: bytes) -> None:
         """Bytes to a query; bytes seen lately bring their descriptors along."""
+        digest = hashlib.sha256(data).hexdigest()
+        admission.verify_digest(admitted.upload, digest)
         held = contextlib.ExitStack()
-        if known := self._recent.get(hashlib.sha256(data).hexdigest()):
+        if known := self._recent.get(digest):
             query = Query(admitted.upload, known.info, known.looks, descriptors=known.descriptors)
         else:
             with _timed("decode"):
