@@ -325,6 +325,13 @@ def test_bytes_of_another_digest_than_the_events_are_unscreened(screening, cloak
     assert (told["reason"], told["detail"]) == ("invalid_event", "sha256: expected 64 hex digits")
 
 
+def test_a_host_that_cloaks_by_user_agent_is_seen_through(screening, cloaking_host):
+    screening.stream.produce([event("linked", image_url=cloaking_host)])
+    screening.start(COPYSIEVE_FETCH__USER_AGENT="Mozilla/5.0 (X11; Linux x86_64)")
+    eventually(screening.verdicts)
+    assert [one["outcome"] for one in screening.verdicts()] == ["match"]
+
+
 class SlowHost(http.server.BaseHTTPRequestHandler):
     """`/slow/...` answers after 8 s."""
 
