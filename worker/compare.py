@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from worker.hotset.mirror import Mirror
@@ -65,9 +67,9 @@ def compare(
             crowd = mirror.search(looks, [tenant] * len(looks), CROWD, [canary] * len(looks))
             own = rules.of(crowd.against)
             crowded = _score(zip(crowd.hits, own.offsets(looks), strict=True))
-            yield _decide(own, crowded, tenant, CROWD)
+            yield _decide(mirror, own, crowded, tenant, CROWD)
         else:
-            yield _decide(applied, scored, tenant, CANDIDATES)
+            yield _decide(mirror, applied, scored, tenant, CANDIDATES)
 
 
 def _score(looks: Iterable[tuple[Sequence[Hit], float]]) -> list[list[Scored]]:
@@ -85,11 +87,22 @@ def _seen_from(scored: Sequence[Sequence[Scored]], k: int) -> float:
 
 
 def _decide(
-    applied: Applied, scored: Sequence[Sequence[Scored]], tenant: str | None, k: int
+    mirror: Mirror,
+    applied: Applied,
+    scored: Sequence[Sequence[Scored]],
+    tenant: str | None,
+    k: int,
 ) -> Compared:
     against = applied.against
+
+    def resemblance(allow: Sequence[Hit], matched: Sequence[Hit]) -> npt.NDArray[np.float64]:
+        rows = mirror.rows_of([*allow, *matched])
+        return applied.scores(rows[: len(allow)], rows[len(allow) :])
+
     return Compared(
-        decision=decide(list(chain.from_iterable(scored)), applied.rules, _seen_from(scored, k)),
+        decision=decide(
+            list(chain.from_iterable(scored)), applied.rules, _seen_from(scored, k), resemblance
+        ),
         version=against.version,
         calibration=against.calibration.id if against.calibration else None,
         thresholds=applied.thresholds(tenant),

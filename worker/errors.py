@@ -28,6 +28,7 @@ class UnscreenedReason(StrEnum):
     FETCH_FAILED = "fetch_failed"
     HOST_UNAVAILABLE = "host_unavailable"
     TOO_LARGE = "too_large"
+    DIGEST_MISMATCH = "digest_mismatch"
     UNSUPPORTED_FORMAT = "unsupported_format"
     UNDECODABLE = "undecodable"
     TOO_MANY_PIXELS = "too_many_pixels"

@@ -5,9 +5,11 @@ The JSON schemas in `config/schemas/` are exported from these models (`make sche
 """
 
 import hashlib
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     ConfigDict,
@@ -32,6 +34,19 @@ Identifier = Annotated[
 Time = Annotated[AwareDatetime, Field(strict=True)]
 """Not a number, of which nobody can tell whether it counts seconds or milliseconds."""
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+_ANY_CASE_SHA256 = r"^[0-9a-fA-F]{64}$"
+
+
+def _lower_case(digest: str) -> str:
+    """Return the hex digits in lower case. Raises ValueError for anything else."""
+    if not re.fullmatch(_ANY_CASE_SHA256, digest):
+        raise ValueError("expected 64 hex digits")
+    return digest.lower()
+
+
+ImageSha256 = Annotated[
+    str, AfterValidator(_lower_case), Field(json_schema_extra={"pattern": _ANY_CASE_SHA256})
+]
 ImageUrl = Annotated[
     str, StringConstraints(pattern=r"^(https?|s3|gs|az)://[^\s\x00-\x1f]+$", max_length=8192)
 ]
@@ -51,7 +66,11 @@ class Event(BaseModel):
 
 
 class UploadEvent(Event):
-    """One upload, as a platform publishes it. Fields unknown here are ignored."""
+    """One upload, as a platform publishes it. Fields unknown here are ignored.
+
+    `sha256` is of the bytes that the platform shows. If other bytes arrive here, the upload ends as
+    `digest_mismatch`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
@@ -60,7 +79,7 @@ class UploadEvent(Event):
     image_base64: str | None = None
     tenant: Identifier | None = None
     uploaded_at: Time | None = None
-    sha256: Annotated[str, StringConstraints(max_length=128)] | None = None
+    sha256: ImageSha256 | None = None
     attributes: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")

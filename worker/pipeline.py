@@ -211,8 +211,10 @@ class Pipeline:
             return
         with self._ending(admitted):
             data = image()
+            digest = hashlib.sha256(data).hexdigest()
+            admission.verify_digest(admitted.upload, digest)
             held = contextlib.ExitStack()
-            if known := self._recent.get(hashlib.sha256(data).hexdigest()):
+            if known := self._recent.get(digest):
                 query = Query(
                     admitted.upload, known.info, known.looks, descriptors=known.descriptors
                 )

@@ -63,7 +63,10 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """One image someone posted: exactly one of `image_url`, `image_base64` and `image` is set."""
+    """One image someone posted: exactly one of `image_url`, `image_base64` and `image` is set.
+
+    `sha256` is the digest that the image has to have, in lower-case hex; None: any.
+    """
 
     position: Position
     upload_id: str
@@ -73,6 +76,7 @@ class Upload:
     image: bytes | None = None
     tenant: str | None = None
     uploaded_at: datetime | None = None
+    sha256: str | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
 
     @property

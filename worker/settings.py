@@ -33,6 +33,7 @@ from pydantic_settings import (
 )
 from pydantic_settings.exceptions import SettingsError as SourceError
 
+import worker
 from worker.errors import SettingsError
 
 KIB = 1024
@@ -79,6 +80,10 @@ def _with_plain(uploads: tuple[str, ...]) -> tuple[str, ...]:
     return uploads
 
 
+UserAgent = Annotated[
+    str, Field(max_length=256, pattern=r"^[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?$")
+]
+"""Printable ASCII that neither begins nor ends with a space: it becomes one line of a request."""
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
@@ -255,7 +260,10 @@ class Decode(Group):
 
 
 class Fetch(Group):
-    """Fetching of linked images. Link-local and metadata addresses are denied whatever is set."""
+    """Fetching of linked images. Link-local and metadata addresses are denied whatever is set.
+
+    `user_agent` is sent with every request for an image, to web servers and object stores.
+    """
 
     allowed_schemes: Annotated[
         tuple[Literal["https", "http", "s3", "gs", "az"], ...],
@@ -267,6 +275,7 @@ class Fetch(Group):
     deadline_seconds: PositiveFloat = 20.0
     connect_timeout_seconds: PositiveFloat = 5.0
     redirects: Annotated[int, Field(ge=0, le=10)] = 3
+    user_agent: UserAgent = f"copysieve/{worker.__version__}"
     workers: Positive = 64
 
 

@@ -1,6 +1,7 @@
 """Whole replicas as processes on a real Kafka and a real Redis or Valkey."""
 
 import base64
+import hashlib
 import http.server
 import io
 import json
@@ -264,6 +265,72 @@ def test_a_stopped_replica_repeats_nothing(screening):
     }
     committed = screening.stream.committed().values()
     assert sum(commit.offset for commit in committed) == UPLOADS
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+class CloakingHost(http.server.BaseHTTPRequestHandler):
+    """Gives browsers the known picture, and every other client a harmless one."""
+
+    def do_GET(self):
+        body = picture(0 if "Mozilla" in self.headers["User-Agent"] else 1)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def cloaking_host():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), CloakingHost) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/picture.jpg"
+        server.shutdown()
+
+
+def test_bytes_of_another_digest_than_the_events_are_unscreened(screening, cloaking_host):
+    known, other = picture(0), picture(1)
+    wrong = sha256(other)
+    screening.stream.produce(
+        [
+            inline("inline", known, sha256=sha256(known).upper()),
+            inline("inline-other", known, sha256=wrong),
+            inline("broken-other", b"this is no picture", sha256=wrong),
+            event("linked", image_url=cloaking_host, sha256=sha256(other)),
+            event("linked-other", image_url=cloaking_host, sha256=sha256(known)),
+            event("linked-any", image_url=cloaking_host),
+            inline("bad-digest", known, sha256="0x" + sha256(known)[2:]),
+        ]
+    )
+    worker = screening.start()
+    eventually(lambda: len(screening.verdicts()) == 6)
+    eventually(lambda: len(screening.stream.read(screening.stream.topics.dead_letters)) == 1)
+    verdicts = {one["upload_id"]: one for one in screening.verdicts()}
+    assert {name: (one["outcome"], one["reason"]) for name, one in verdicts.items()} == {
+        "inline": ("match", None),
+        "inline-other": ("unscreened", "digest_mismatch"),
+        "broken-other": ("unscreened", "digest_mismatch"),
+        "linked": ("no_match", None),
+        "linked-other": ("unscreened", "digest_mismatch"),
+        "linked-any": ("no_match", None),
+    }
+    assert sha256(other) in verdicts["linked-other"]["detail"]
+    assert worker.total('copysieve_unscreened_total{reason="digest_mismatch"}') == 3
+    (letter,) = screening.stream.read(screening.stream.topics.dead_letters)
+    told = json.loads(letter.value)
+    assert (told["reason"], told["detail"]) == ("invalid_event", "sha256: expected 64 hex digits")
+
+
+def test_a_host_that_cloaks_by_user_agent_is_seen_through(screening, cloaking_host):
+    screening.stream.produce([event("linked", image_url=cloaking_host)])
+    screening.start(COPYSIEVE_FETCH__USER_AGENT="Mozilla/5.0 (X11; Linux x86_64)")
+    eventually(screening.verdicts)
+    assert [one["outcome"] for one in screening.verdicts()] == ["match"]
 
 
 class SlowHost(http.server.BaseHTTPRequestHandler):

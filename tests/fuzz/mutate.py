@@ -2,6 +2,7 @@
 
 import base64
 import functools
+import hashlib
 import json
 import random
 import struct
@@ -98,7 +99,8 @@ def _event(chance: random.Random, number: int, host: str) -> Record:
     else:
         event["image_base64"] = base64.b64encode(image).decode()
     if chance.random() < 0.3:
-        event |= {"tenant": "t", "uploaded_at": "2026-11-24T00:00:00Z", "sha256": "0" * 64}
+        event |= {"tenant": "t", "uploaded_at": "2026-11-24T00:00:00Z"}
+        event["sha256"] = hashlib.sha256(image).hexdigest()
     headers = [("ce_specversion", b"1.0"), ("ce_id", b"1")] if chance.random() < 0.2 else []
     return key, json.dumps(event).encode(), headers
 

@@ -9,7 +9,7 @@ import torch
 from tests.fixtures.hot_set import MODEL, bank, calibration, descriptors, reference, snapshot
 from worker.compare import CANDIDATES, compare
 from worker.hotset.mirror import Mirror
-from worker.hotset.types import Head
+from worker.hotset.types import Descriptors, Entry, Head, ReferenceRemoved
 from worker.records import Version
 from worker.scoring.rules import Rules
 
@@ -119,3 +119,68 @@ def test_the_banks_best_scores_are_those_that_its_null_consists_of():
     assert null is not None
     scores = [one.decision.best_scores[policy.name] for one in found]
     assert scores == pytest.approx(null.scores.tolist(), abs=1e-4)
+
+
+def along(*weights):
+    """A unit vector with these weights on the first axes, as stored: fp16 [1, dims]."""
+    row = np.zeros((1, MODEL.dims))
+    row[0, : len(weights)] = weights
+    return (row / np.linalg.norm(row)).astype(np.float16)
+
+
+def allowing(allowed, known=None):
+    """A mirror with a bad reference on the first axis, and an allow reference at `allowed`."""
+    mirror = Mirror(MODEL, "cpu")
+    banks = [
+        bank(threshold=0.5, calibration=known.id if known else None),
+        bank("fine", kind="allow", threshold=None, suppresses=("known-bad",)),
+    ]
+    described = [
+        (reference("bad"), Descriptors(("plain",), along(1))),
+        (reference("good", bank="fine"), Descriptors(("plain",), allowed)),
+    ]
+    mirror.load(snapshot(banks, described, calibration=known))
+    return mirror
+
+
+@pytest.mark.parametrize(
+    ("allowed", "stands"),
+    [(along(0, 1), True), (along(0.45, 1), True), (along(0.7, 1), False)],
+    ids=["another picture", "somewhat like it", "a look-alike"],
+)
+def test_a_picture_beside_an_allowed_one_is_matched_unless_they_look_alike(allowed, stands):
+    beside = torch.from_numpy((along(1, 1.6)).astype(np.float32))
+    (found,) = compare(allowing(allowed), RULES, [beside], [None])
+    overruled = [one.by.reference.reference_id for one in found.decision.suppressed]
+    assert told(found) == ([("bad", 0)] if stands else [])
+    assert overruled == ([] if stands else ["good"])
+
+
+@pytest.mark.parametrize("known", [None, calibration(beta=0.5), calibration(way="whiten")])
+def test_an_allow_reference_is_scored_as_if_it_were_uploaded(known):
+    mirror = allowing(along(0.7, 1, 0.3), known)
+    upload = torch.from_numpy(along(0.7, 1, 0.3).astype(np.float32))
+    found = mirror.search(upload, [None], 2)
+    applied = Rules(["plain"]).of(found.against)
+    hits = {hit.reference.reference_id: hit for hit in found.hits[0]}
+    expected = hits["bad"].similarity - applied.offsets(upload)[0]
+    rows = mirror.rows_of([hits["good"], hits["bad"]])
+    assert applied.scores(rows[:1], rows[1:]) == pytest.approx(expected, abs=1e-7)
+
+
+@pytest.mark.parametrize("changed", ["good", "bad"])
+def test_the_match_stands_where_a_reference_changed_after_the_search(monkeypatch, changed):
+    mirror = allowing(along(0.7, 1))
+    search = mirror.search
+
+    def and_a_change_comes_in(*arguments):
+        found = search(*arguments)
+        mirror.apply(Entry(Version(5, 2), "m2", "m1", 0.0, [ReferenceRemoved(changed)]))
+        return found
+
+    upload = torch.from_numpy(along(1, 1.6).astype(np.float32))
+    (before,) = compare(mirror, RULES, [upload], [None])
+    assert told(before) == []
+    monkeypatch.setattr(mirror, "search", and_a_change_comes_in)
+    (found,) = compare(mirror, RULES, [upload], [None])
+    assert told(found) == [("bad", 0)]

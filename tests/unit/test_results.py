@@ -3,6 +3,7 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 from prometheus_client import REGISTRY
@@ -43,10 +44,15 @@ def hit(bank, cosine, reference_id="r1"):
     return Hit(reference, bank, "plain", cosine, cosine)
 
 
+def alike(allow, matched):
+    """Every allow reference resembles every matched one."""
+    return np.ones((len(allow), len(matched)))
+
+
 def screened(*hits, of=None, looks=LOOKS):
     rules = {one.bank.name: rule_of(one.bank, None, None) for one in hits}
     thresholds = {name: rule.threshold for name, rule in rules.items() if rule.threshold}
-    decision = decide(score(hits), rules)
+    decision = decide(score(hits), rules, resemblance=alike)
     version, banks = Version(1700000000000, 5), {one.bank.name: one.bank for one in hits}
     applied = Applied(Against(version, banks, None, {}, frozenset()), rules)
     compared = Compared(decision, version, None, thresholds, applied)

@@ -51,6 +51,15 @@ def test_lists_in_the_environment(monkeypatch, value):
         ("limits: {record_bytes: 999999999}", "in_flight_bytes must be at least 2 * record_bytes"),
         ("limits: {image_pixels: 999999999}", "16 * image_pixels"),
         ("shutdown: {deadline_seconds: 1}", "must be above fetch.deadline_seconds"),
+        ("fetch: {user_agent: ''}", "fetch.user_agent: "),
+        ("fetch: {user_agent: ' x'}", "fetch.user_agent: "),
+        ("fetch: {user_agent: 'x '}", "fetch.user_agent: "),
+        ('fetch: {user_agent: "x\\r\\nHost: y"}', "fetch.user_agent: "),
+        ('fetch: {user_agent: "x\\n"}', "fetch.user_agent: "),
+        ('fetch: {user_agent: "x\\ty"}', "fetch.user_agent: "),
+        ('fetch: {user_agent: "x\\u007f"}', "fetch.user_agent: "),
+        ('fetch: {user_agent: "caf\\u00e9"}', "fetch.user_agent: "),
+        (f"fetch: {{user_agent: '{'x' * 257}'}}", "fetch.user_agent: "),
         ("- a\n- b", "not a YAML mapping of settings"),
         ("a: [", "not a YAML mapping of settings"),
     ],
@@ -61,6 +70,12 @@ def test_a_wrong_setting_is_one_line_that_names_it(tmp_path, text, line):
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("value", ["x", "Mozilla/5.0 (X11; Linux x86_64) ~!", "x" * 256])
+def test_the_user_agent_is_any_printable_line(monkeypatch, value):
+    monkeypatch.setenv("COPYSIEVE_FETCH__USER_AGENT", value)
+    assert settings.load().fetch.user_agent == value
 
 
 @pytest.mark.parametrize("name", ["COPYSIEVE_COLOUR", "COPYSIEVE_KAFKAS__GROUP_ID"])

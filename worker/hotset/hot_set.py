@@ -7,6 +7,7 @@ from datetime import datetime
 from itertools import chain, groupby
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from worker.errors import StoreError
@@ -132,6 +133,17 @@ class HotSet(Holdings):
         """Search the index and name what was found; ties go by reference, then view."""
         allowed = self._columns.allowed(self.banks, tenants, canaries)
         return [self._hits(found, k) for found in self.matrix.search(queries, allowed, k)]
+
+    def rows_of(self, hits: Sequence[Hit]) -> npt.NDArray[np.float32]:
+        """Return the descriptors that were hit, as stored: [n, dims].
+
+        A row is NaN if its reference is not the same any more.
+        """
+        numbers = np.array([self._number_of(hit) for hit in hits], dtype=np.int64)
+        rows = np.full((len(hits), self.model.dims), np.nan, dtype=np.float32)
+        there = numbers != NO_ROWS
+        rows[there] = self.copy.read_rows(numbers[there])
+        return rows
 
     def against(self) -> Against:
         """What decisions go by."""
@@ -365,3 +377,15 @@ class HotSet(Holdings):
         row, reference = self._table.rows[slot], self._reference(slot)
         view = self._columns.views[row["views"]][number - row["first"]]
         return Hit(reference, self.banks[reference.bank], view, cosine, similarity)
+
+    def _number_of(self, hit: Hit) -> int:
+        """Return the row that was hit, or NO_ROWS if its reference has changed since."""
+        slot = self._find(hit.reference.reference_id)
+        if slot is None or self._reference(slot) != hit.reference:
+            return NO_ROWS
+        row = self._table.rows[slot]
+        views = self._columns.views[row["views"]] if row["first"] != NO_ROWS else ()
+        for number, view in enumerate(views):
+            if view == hit.view:
+                return int(row["first"]) + number
+        return NO_ROWS

@@ -199,6 +199,16 @@ class Mirror:
             hits = hot_set.search(queries, tenants, k, canaries or [False] * len(tenants))
             return SearchResult(hits, hot_set.against())
 
+    def rows_of(self, hits: Sequence[Hit]) -> Tensor:
+        """Return the descriptors that were hit, as stored: fp32 [n, dims] on the device.
+
+        A row is NaN if its reference was changed or removed after the search that found it.
+        Raises StoreError before `load`.
+        """
+        with self._turns.search():
+            rows = self._loaded().rows_of(hits)
+        return torch.from_numpy(rows).to(self._device)
+
     def against(self) -> Against:
         """What a search would be decided by now. Raises StoreError before `load`."""
         with self._turns.search():

@@ -38,7 +38,6 @@ from urllib3.exceptions import (
 from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 from urllib3.util import Retry, Timeout, Url, parse_url
 
-import worker
 from worker.errors import FetchError, UnscreenedReason
 from worker.image import addresses
 from worker.image.deadline import Watch, Watchdog
@@ -64,7 +63,6 @@ _LONGEST_RETRY_AFTER = 86_400.0
 _HEADERS = {
     "Accept": "image/jpeg, image/png, image/webp, image/gif, image/*;q=0.5, */*;q=0.1",
     "Accept-Encoding": "identity",
-    "User-Agent": f"copysieve/{worker.__version__}",
 }
 
 type Resolve = Callable[[str, int], Sequence[str]]
@@ -157,6 +155,7 @@ class Fetcher:
     ) -> None:
         self._settings = settings
         self._image_bytes = image_bytes
+        self._headers = {**_HEADERS, "User-Agent": settings.user_agent}
         self._named = {name.lower() for name in settings.allowed_hosts}
         self._resolve = resolve
         self._tls = tls or ssl.create_default_context()
@@ -279,7 +278,7 @@ class Fetcher:
                 return pool.urlopen(
                     "GET",
                     link.target,
-                    headers={**_HEADERS, "Host": link.host_header},
+                    headers={**self._headers, "Host": link.host_header},
                     timeout=Timeout(connect=connect, read=min(stall, watch.left())),
                     retries=False,
                     redirect=False,

@@ -142,6 +142,7 @@ class ObjectFetcher:
             "allow_http": True,  # only where the operator has set such an endpoint
             "connect_timeout": timedelta(seconds=self._settings.connect_timeout_seconds),
             "timeout": timedelta(seconds=self._settings.deadline_seconds),
+            "user_agent": self._settings.user_agent,
         }
         more: dict[str, Any] = {"config": self._config}
         if nobodys:

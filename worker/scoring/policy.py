@@ -1,11 +1,26 @@
 """Policy: from hits in the hot set to what is enforced, what is only shown, what is suppressed."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
 
 from worker.hotset.types import Bank, Hit, Reference
 from worker.scoring.rules import Rule
+
+type Resemblance = Callable[[Sequence[Hit], Sequence[Hit]], npt.NDArray[np.float64]]
+"""Scores allow references against matched references: [allow, matched].
+
+Each row that an allow reference was hit by is compared with each row that a match was hit by, as
+an upload would be. NaN where the score is not known.
+"""
+
+
+def unknown(allow: Sequence[Hit], matched: Sequence[Hit]) -> npt.NDArray[np.float64]:
+    """Return NaN for every pair: without the descriptors no resemblance is known."""
+    return np.full((len(allow), len(matched)), np.nan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +86,18 @@ def score(hits: Iterable[Hit], offset: float = 0.0, look: int = 0) -> list[Score
 
 
 def decide(
-    scored: Sequence[Scored], rules: Mapping[str, Rule], seen_from: float = -math.inf
+    scored: Sequence[Scored],
+    rules: Mapping[str, Rule],
+    seen_from: float = -math.inf,
+    resemblance: Resemblance = unknown,
 ) -> Decision:
     """Apply the banks' policies, and `rules` by their names, to all hits of one upload.
 
-    `seen_from`: as in `Decision`.
+    `seen_from`: as in `Decision`. `resemblance` is called only where an allow reference meets a
+    match that it may overrule.
     """
     ranked = sorted(scored, key=_best_first)
-    allow = _best_allowing(ranked)
-    matched: dict[str, Scored] = {}
-    overruled: dict[str, Overruled] = {}
+    matches: list[Scored] = []
     best_scores: dict[str, float] = {}
     for one in ranked:
         bank = one.bank
@@ -89,14 +106,17 @@ def decide(
         if bank.kind == "allow":
             continue
         rule = rules[bank.name]
-        if rule.threshold is None or one.score < rule.threshold:
-            continue
-        match = replace(one, rule=rule)
-        reference = one.reference.reference_id
-        if by := _suppressor(match, allow):
-            overruled.setdefault(reference, Overruled(match, by))
-        else:
+        if rule.threshold is not None and one.score >= rule.threshold:
+            matches.append(replace(one, rule=rule))
+    matched: dict[str, Scored] = {}
+    overruled: dict[str, Overruled] = {}
+    suppressors = _suppressors(matches, _allowing(ranked), resemblance)
+    for match, by in zip(matches, suppressors, strict=True):
+        reference = match.reference.reference_id
+        if by is None:
             matched.setdefault(reference, match)
+        else:
+            overruled.setdefault(reference, Overruled(match, by))
     return Decision(
         enforced=[m for m in matched.values() if _enforced(m)],
         shadow=[m for m in matched.values() if not _enforced(m)],
@@ -125,19 +145,60 @@ type _Place = tuple[str, str, int]
 """Bank, view of its reference, and look: where an allow reference and a match can meet."""
 
 
-def _best_allowing(ranked: Sequence[Scored]) -> dict[_Place, Scored]:
-    """The best allow reference for each place; `ranked` is best first. A crowd costs no more."""
-    best: dict[_Place, Scored] = {}
+def _place(match: Scored) -> _Place:
+    return match.bank.name, match.hit.view, match.look
+
+
+def _allowing(ranked: Sequence[Scored]) -> dict[_Place, list[Scored]]:
+    """Return the allow references of each place, best first; `ranked` is best first."""
+    found: dict[_Place, list[Scored]] = {}
     for one in ranked:
         if one.bank.kind == "allow":
             for bank in one.bank.suppresses:
-                best.setdefault((bank, one.hit.view, one.look), one)
-    return best
+                found.setdefault((bank, one.hit.view, one.look), []).append(one)
+    return found
 
 
-def _suppressor(match: Scored, allow: Mapping[_Place, Scored]) -> Scored | None:
-    """The best allow reference that names the bank, if it scores higher on the same views."""
-    if match.bank.severity == "critical" or match.reference.severity == "critical":
-        return None
-    best = allow.get((match.bank.name, match.hit.view, match.look))
-    return best if best and best.score > match.score else None
+def _suppressors(
+    matches: Sequence[Scored],
+    allowing: Mapping[_Place, Sequence[Scored]],
+    resemblance: Resemblance,
+) -> list[Scored | None]:
+    """Return the allow reference that overrules each match, or None. `matches` are best first."""
+    found: list[Scored | None] = [None] * len(matches)
+    meetings: dict[_Place, list[int]] = {}
+    for number, match in enumerate(matches):
+        place = _place(match)
+        allow = allowing.get(place)
+        if allow and allow[0].score > match.score and not _is_critical(match):
+            meetings.setdefault(place, []).append(number)
+    for place, numbers in meetings.items():
+        met = [matches[number] for number in numbers]
+        allow = [one for one in allowing[place] if one.score > met[-1].score]
+        for number, by in zip(numbers, _overruling(met, allow, resemblance), strict=True):
+            found[number] = by
+    return found
+
+
+def _overruling(
+    met: Sequence[Scored], allow: Sequence[Scored], resemblance: Resemblance
+) -> list[Scored | None]:
+    """Return for each match of one place the best allow reference that may overrule it, or None.
+
+    The allow reference has to explain the match. So it scores higher than the matched reference,
+    and would itself match that reference if it were uploaded. A picture that is merely shown beside
+    an allowed one is not overruled.
+    """
+    resembles = resemblance([one.hit for one in allow], [match.hit for match in met])
+    scores = np.array([one.score for one in allow])
+    found: list[Scored | None] = []
+    for match, of_match in zip(met, resembles.T, strict=True):
+        threshold = math.inf if match.threshold is None else match.threshold
+        # A score that is not known is NaN, which reaches no threshold: the match stands.
+        able = np.flatnonzero((scores > match.score) & (of_match >= threshold))
+        found.append(allow[int(able[0])] if len(able) else None)
+    return found
+
+
+def _is_critical(match: Scored) -> bool:
+    return match.bank.severity == "critical" or match.reference.severity == "critical"

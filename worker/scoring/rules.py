@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from worker.hotset.hot_set import Against
@@ -102,6 +103,18 @@ class Applied:
             return [0.0] * len(queries)
         offsets: list[float] = self.masked.offsets(queries).tolist()
         return offsets
+
+    def scores(self, queries: torch.Tensor, rows: torch.Tensor) -> npt.NDArray[np.float64]:
+        """Score queries against rows of the hot set, as a search does: [queries, rows].
+
+        Both are descriptors, float32 [n, d] on one device. NaN in a descriptor gives NaN.
+        """
+        own, others = queries.double(), rows.double()
+        if self.masked is not None:
+            own, others = map(self.masked.calibration.project, (own, others))
+        similarities = (own @ others.T).clamp(-1, 1).float().cpu().numpy().astype(np.float64)
+        scores: npt.NDArray[np.float64] = similarities - np.array(self.offsets(queries))[:, None]
+        return scores
 
     def false_matches_of(
         self, rows: torch.Tensor, threshold: float, looks: Sequence[str], copies: Sequence[str] = ()

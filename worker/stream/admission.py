@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
 
-from worker.errors import BadEvent, DeadLetterReason
+from worker.errors import BadEvent, DeadLetterReason, Unscreenable, UnscreenedReason
 from worker.events import CANARY_PREFIX, ID_LENGTH, Identifier, Time, UploadEvent
 from worker.records import Headers, Record, Upload
 
@@ -78,6 +78,16 @@ def image_bytes(upload: Upload) -> bytes:
         raise BadEvent(DeadLetterReason.BAD_BASE64, "image_base64 is not base64") from None
 
 
+def verify_digest(upload: Upload, sha256: str) -> None:
+    """Compare the digest of the bytes at hand, in lower-case hex, with the event's if it has one.
+
+    Raises Unscreenable (`digest_mismatch`): the platform shows another file than this one.
+    """
+    if upload.sha256 is not None and upload.sha256 != sha256:
+        detail = f"the image's sha256 is {sha256}, the event says {upload.sha256}"
+        raise Unscreenable(UnscreenedReason.DIGEST_MISMATCH, detail)
+
+
 def _json(record: Record) -> Upload:
     value = (record.value or b"").removeprefix(BOM_UTF8)
     # No base64 has these, so all of them lie beside the image. Each may become an object of many
@@ -97,6 +107,7 @@ def _json(record: Record) -> Upload:
         image_base64=event.image_base64,
         tenant=event.tenant,
         uploaded_at=event.uploaded_at,
+        sha256=event.sha256,
         attributes=event.attributes,
     )
 

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+import worker
 from tests.fixtures.http_server import Server, answer
 from tests.integration.image.conftest import IMAGE_BYTES, Certificate
 from worker.errors import FetchError, UnscreenedReason
@@ -54,6 +55,19 @@ def test_the_bytes_arrive_and_are_counted(server: Server, fetcher: Build) -> Non
     assert request.headers["host"] == f"127.0.0.1:{server.port}"
     assert request.headers["accept-encoding"] == "identity"
     assert not {"cookie", "authorization", "referer"} & set(request.headers)
+
+
+def test_the_user_agent_is_the_settings(server: Server, fetcher: Build) -> None:
+    server.answers["/moved"] = answer(status="302 Found", location="/picture")
+    server.answers["/picture"] = answer(b"bytes")
+    fetcher(user_agent="Mozilla/5.0 (ours)").fetch(server.url("/moved"))
+    fetcher().fetch(server.url("/picture"))
+    told = [(request.target, request.headers["user-agent"]) for request in server.requests]
+    assert told == [
+        ("/moved", "Mozilla/5.0 (ours)"),
+        ("/picture", "Mozilla/5.0 (ours)"),
+        ("/picture", f"copysieve/{worker.__version__}"),
+    ]
 
 
 def test_the_environment_takes_no_part(

@@ -90,6 +90,13 @@ def test_an_object_arrives_whole(server: Server, objects: Build, way: str) -> No
 
 
 @EVERY_WAY
+def test_the_user_agent_is_the_settings(server: Server, objects: Build, way: str) -> None:
+    server.answers["/bucket/picture"] = stored(b"bytes")
+    objects(way, user_agent="Mozilla/5.0 (ours)").fetch(url(way, "bucket/picture"))
+    assert [one.headers["user-agent"] for one in server.requests] == ["Mozilla/5.0 (ours)"]
+
+
+@EVERY_WAY
 def test_a_key_is_taken_by_the_letter(server: Server, objects: Build, way: str) -> None:
     server.answers["/bucket/" + spelt(way, "a%20b%3Fc%23d%2541.jpg")] = stored(b"bytes")
     assert objects(way).fetch(url(way, "bucket/a b?c#d%41.jpg")) == b"bytes"

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from worker import settings
 
 FILE = Path(__file__).parents[3] / "config" / "worker.yaml"
-COMPUTED = {"decode.workers", "replica.name"}
+COMPUTED = {"decode.workers", "fetch.user_agent", "replica.name"}
 
 
 def names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -45,6 +45,8 @@ def test_it_loads_and_equals_the_defaults() -> None:
 
 def test_it_tells_every_setting() -> None:
     text = FILE.read_text()
-    computed = re.sub(r"^( *)# (workers: |name: |replica:)", r"\1\2", text, flags=re.MULTILINE)
+    computed = re.sub(
+        r"^( *)# (workers: |user_agent: |name: |replica:)", r"\1\2", text, flags=re.MULTILINE
+    )
     assert set(written(yaml.safe_load(computed))) == set(names(settings.Settings))
     assert set(names(settings.Settings)) - set(written(yaml.safe_load(text))) == COMPUTED

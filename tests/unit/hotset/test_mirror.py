@@ -150,6 +150,41 @@ def test_new_descriptors_replace_the_old():
     assert one.found() == {("r1", "plain")}
 
 
+def test_the_rows_that_were_hit_are_those_that_are_stored():
+    one = Fixture([bank(), bank("other")], [reference(), reference("r2", "other")])
+    hits = one.search()
+    stored = {
+        (name, view): descriptors(seed).rows[number]
+        for seed, name in enumerate(("r1", "r2"))
+        for number, view in enumerate(VIEWS)
+    }
+    expected = np.stack([stored[hit.reference.reference_id, hit.view] for hit in hits])
+    assert np.array_equal(one.mirror.rows_of(hits).numpy(), expected.astype(np.float32))
+    assert one.mirror.rows_of([]).shape == (0, MODEL.dims)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ReferenceRemoved("r1"),
+        put(reference(enabled=False)),
+        put(reference(note="another picture"), descriptors(5)),
+        put(reference(), descriptors(5, views=("mirrored",))),
+    ],
+    ids=["removed", "changed", "replaced", "other views"],
+)
+def test_the_row_of_a_reference_that_changed_after_the_search_is_not_known(change):
+    one = Fixture([bank()], [reference(), reference("r2")])
+    hits = one.search()
+    changed = [hit.reference.reference_id == "r1" for hit in hits]
+    one.apply(change)
+    one.apply(put(reference("r3"), descriptors(9)))  # it may have the rows that are free now
+    unknown = one.mirror.rows_of(hits).isnan()
+    assert unknown.all(dim=1).tolist() == unknown.any(dim=1).tolist() == changed
+    one.mirror.load(snapshot([bank()]))
+    assert one.mirror.rows_of(hits).isnan().all()
+
+
 def test_expiry_needs_no_redis():
     soon = NOW + timedelta(seconds=10)
     one = Fixture([bank()], [reference(), reference("r2", expires_at=soon)])

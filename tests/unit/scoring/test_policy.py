@@ -1,6 +1,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 
 from worker.hotset.types import Bank, Hit, Reference
@@ -32,8 +33,25 @@ def rules_of(hits):
     return {one.bank.name: rule_of(one.bank, None, None) for one in hits}
 
 
-def decide(hits, offset=0.0):
-    return policy.decide(score(hits, offset), rules_of(hits))
+def resembling(scores):
+    """Look scores up by the ids of an allow reference and a matched one; NaN for other pairs."""
+
+    def resemblance(allow, matched):
+        names = [
+            [(a.reference.reference_id, m.reference.reference_id) for m in matched] for a in allow
+        ]
+        return np.array([[scores.get(pair, np.nan) for pair in row] for row in names])
+
+    return resemblance
+
+
+def alike(allow, matched):
+    """Every allow reference resembles every matched one."""
+    return np.ones((len(allow), len(matched)))
+
+
+def decide(hits, offset=0.0, resemblance=alike):
+    return policy.decide(score(hits, offset), rules_of(hits), resemblance=resemblance)
 
 
 def ids(found):
@@ -137,7 +155,7 @@ def test_the_best_look_of_an_upload_makes_the_match_and_the_offsets_are_each_loo
 def test_of_allow_references_the_best_one_overrules():
     match = score([hit(bank(), 0.7, "bad"), hit(bank("worse"), 0.8, "bad2")])
     fine = score([hit(allow(), 0.75, "good"), hit(allow(), 0.9, "best"), hit(allow(), 0.8, "b")])
-    decision = policy.decide(match + fine, rules_of(one.hit for one in match))
+    decision = policy.decide(match + fine, rules_of(one.hit for one in match), resemblance=alike)
     assert [
         (o.match.reference.reference_id, o.by.reference.reference_id) for o in decision.suppressed
     ] == [("bad", "best")]
@@ -146,7 +164,67 @@ def test_of_allow_references_the_best_one_overrules():
 
 def test_an_allow_reference_overrules_on_the_same_look_only():
     match = score([hit(bank(), 0.7, "bad")], look=1)
+    rules = rules_of([match[0].hit])
     elsewhere = score([hit(allow(), 0.9, "good")], look=0)
-    assert ids(policy.decide(match + elsewhere, rules_of([match[0].hit])).enforced) == ["bad"]
+    assert ids(policy.decide(match + elsewhere, rules, resemblance=alike).enforced) == ["bad"]
     there = score([hit(allow(), 0.9, "good")], look=1)
-    assert not policy.decide(match + there, rules_of([match[0].hit])).enforced
+    assert not policy.decide(match + there, rules, resemblance=alike).enforced
+
+
+@pytest.mark.parametrize(
+    ("scores", "enforced"),
+    [
+        ({("good", "bad"): 0.5}, []),
+        ({("good", "bad"): 0.4999}, ["bad"]),
+        ({}, ["bad"]),
+    ],
+    ids=["at the threshold", "below the threshold", "not known"],
+)
+def test_an_allow_reference_overrules_only_what_it_would_match_itself(scores, enforced):
+    hits = [hit(bank(), 0.7, "bad"), hit(allow(), 0.8, "good")]
+    decision = decide(hits, resemblance=resembling(scores))
+    assert ids(decision.enforced) == enforced
+    assert len(decision.suppressed) == 1 - len(enforced)
+
+
+def test_without_the_descriptors_every_match_stands():
+    hits = [hit(bank(), 0.7, "bad"), hit(allow(), 0.8, "good")]
+    assert ids(policy.decide(score(hits), rules_of(hits)).enforced) == ["bad"]
+
+
+def test_each_match_is_overruled_by_the_best_allow_reference_that_resembles_it():
+    hits = [
+        hit(bank(), 0.6, "bad1"),
+        hit(bank(), 0.65, "bad2"),
+        hit(bank(), 0.7, "bad3"),
+        hit(bank("strict", threshold=0.55), 0.6, "bad4"),
+        hit(allow(suppresses=("bad", "strict")), 0.95, "best"),
+        hit(allow(), 0.9, "second"),
+        hit(allow(), 0.68, "third"),
+    ]
+    scores = {
+        ("best", "bad1"): 0.1,
+        ("second", "bad1"): 0.5,
+        ("third", "bad1"): 0.9,
+        ("best", "bad2"): 0.6,
+        ("third", "bad3"): 0.9,  # but it scores lower than the match
+        ("best", "bad4"): 0.52,  # enough for the bank bad, too little for the bank strict
+    }
+    decision = decide(hits, resemblance=resembling(scores))
+    assert ids(decision.enforced) == ["bad3", "bad4"]
+    assert [
+        (o.match.reference.reference_id, o.by.reference.reference_id) for o in decision.suppressed
+    ] == [("bad2", "best"), ("bad1", "second")]
+
+
+def test_a_match_without_a_rival_asks_for_no_resemblance():
+    def refuse(_allow, _matched):
+        raise AssertionError
+
+    hits = [
+        hit(bank(), 0.9, "bad"),
+        hit(bank(), 0.4, "below"),
+        hit(bank("worst", severity="critical"), 0.6, "worst"),
+        hit(allow(suppresses=("bad", "worst")), 0.8, "good"),
+    ]
+    assert ids(decide(hits, resemblance=refuse).enforced) == ["bad", "worst"]

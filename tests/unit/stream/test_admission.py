@@ -1,4 +1,5 @@
 import contextlib
+import hashlib
 import json
 from datetime import UTC, datetime
 
@@ -6,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.errors import BadEvent
+from worker.errors import BadEvent, Unscreenable
 from worker.events import UploadEvent
 from worker.records import Position, Record, Upload
 from worker.stream import admission
@@ -15,6 +16,8 @@ NOW = datetime(2026, 1, 2, tzinfo=UTC)
 MIB = 1024 * 1024
 IMAGE = ("content-type", b"image/png")
 LONG = b"A" * 8192
+DIGEST = hashlib.sha256(bytes(3)).hexdigest()
+"""Of the image AAAA, in base64."""
 
 
 def record(value, headers=(), key=b"key"):
@@ -48,11 +51,32 @@ def test_a_json_event_with_all_its_fields():
     )
     assert (upload.upload_id, upload.tenant, dict(upload.attributes)) == ("u", "t", {"k": "v"})
     assert upload.image_url == "https://example.org/a.jpg?sig=secret"
+    assert upload.sha256 == "a" * 64
 
 
 def test_a_byte_order_mark_and_capital_digits_are_no_harm():
     value = b"\xef\xbb\xbf" + event(upload_id="u", image_base64="AAAA", sha256="A" * 64)
-    assert admission.read(record(value), MIB).upload_id == "u"
+    upload = admission.read(record(value), MIB)
+    assert (upload.upload_id, upload.sha256) == ("u", "a" * 64)
+
+
+def test_a_digest_that_is_none_is_named():
+    error = refused(event(upload_id="u", image_base64="AAAA", sha256="a" * 63))
+    assert str(error) == "sha256: expected 64 hex digits"
+
+
+@pytest.mark.parametrize("told", [None, DIGEST, DIGEST.upper()])
+def test_bytes_of_the_digest_that_the_event_gives_pass(told):
+    upload = admission.read(record(event(upload_id="u", image_base64="AAAA", sha256=told)), MIB)
+    admission.verify_digest(upload, DIGEST)
+
+
+def test_bytes_of_another_digest_are_not_screened():
+    upload = admission.read(record(event(upload_id="u", image_base64="AAAA", sha256=DIGEST)), MIB)
+    with pytest.raises(Unscreenable) as caught:
+        admission.verify_digest(upload, "0" * 64)
+    assert caught.value.reason == "digest_mismatch"
+    assert str(caught.value) == f"the image's sha256 is {'0' * 64}, the event says {DIGEST}"
 
 
 @pytest.mark.parametrize(
@@ -83,7 +107,13 @@ def test_a_raw_image_takes_its_id_from_the_header_or_the_key(headers, key, uploa
         (event(upload_id="u"), "invalid_event"),
         (event(upload_id="u", image_base64="A", image_url="https://a/b"), "invalid_event"),
         (event(upload_id="u", image_url="file:///etc/passwd"), "invalid_event"),
-        (event(upload_id="u", image_url="https://a/b", sha256="x" * 200), "invalid_event"),
+        (event(upload_id="u", image_url="https://a/b", sha256="a" * 63), "invalid_event"),
+        (event(upload_id="u", image_url="https://a/b", sha256="a" * 65), "invalid_event"),
+        (event(upload_id="u", image_url="https://a/b", sha256="g" * 64), "invalid_event"),
+        (event(upload_id="u", image_url="https://a/b", sha256="a" * 64 + "\n"), "invalid_event"),
+        (event(upload_id="u", image_url="https://a/b", sha256="\u0661" * 64), "invalid_event"),
+        (event(upload_id="u", image_url="https://a/b", sha256=""), "invalid_event"),
+        (event(upload_id="u", image_url="https://a/b", sha256=7), "invalid_event"),
         (event(upload_id="u", image_url="https://a/b", uploaded_at="2026-01-01"), "invalid_event"),
         (event(upload_id="u", image_url="https://a/b", attributes={"a": 1}), "invalid_event"),
         (
