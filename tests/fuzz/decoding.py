@@ -29,7 +29,6 @@ _REASONS = {
     UnscreenedReason.UNSUPPORTED_FORMAT,
     UnscreenedReason.UNDECODABLE,
     UnscreenedReason.TOO_MANY_PIXELS,
-    UnscreenedReason.TOO_MANY_FRAMES,
     UnscreenedReason.BAD_ASPECT_RATIO,
     UnscreenedReason.DECODER_CRASHED,
 }

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from tests.fixtures.samples import samples
 from worker.errors import DecodeError
-from worker.image.preprocess import decode
-from worker.image.preprocess import prepare
+from worker.image.preprocess import decode, prepare
 from worker.image.sandbox import Sandbox
 from worker.records import DecodedImage, Prepared, Preprocessing
 from worker.settings import Decode, Limits, Views

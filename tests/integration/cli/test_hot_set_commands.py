@@ -22,8 +22,7 @@ from worker.hotset.mirror import Mirror
 from worker.hotset.sync import HotSetSync
 from worker.hotset.types import Heartbeat, State
 from worker.image import pdq
-from worker.image.preprocess import decode
-from worker.image.preprocess import resize
+from worker.image.preprocess import decode, resize
 from worker.scoring import artefact
 from worker.settings import HotSetSettings, Limits, ModelSettings, Settings
 

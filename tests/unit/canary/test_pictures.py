@@ -11,8 +11,7 @@ from worker.canary.pictures import EDITS, LARGEST_SIDE, copy_of, pair, scan
 from worker.descriptor import embedders
 from worker.errors import DecodeError, StartupError
 from worker.hotset.types import Reference
-from worker.image.preprocess import decode
-from worker.image.preprocess import resize
+from worker.image.preprocess import decode, resize
 from worker.settings import Limits, ModelSettings
 
 

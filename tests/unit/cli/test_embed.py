@@ -23,9 +23,8 @@ from worker.errors import (
     Unscreenable,
     UnscreenedReason,
 )
-from worker.image.preprocess import decode
 from worker.image.files import bytes_of
-from worker.image.preprocess import resize
+from worker.image.preprocess import decode, resize
 from worker.settings import Limits, ModelSettings, Settings
 
 

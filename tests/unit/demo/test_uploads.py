@@ -5,8 +5,8 @@ import pytest
 
 from worker.demo import uploads
 from worker.errors import BadEvent, DecodeError
-from worker.image.preprocess import decode
 from worker.image.edits import EDITS, UNEDITED
+from worker.image.preprocess import decode
 from worker.records import Position, Record
 from worker.settings import Limits
 from worker.stream import admission

@@ -52,7 +52,9 @@ def test_reencoding_is_not_noticeable_and_another_picture_is(name: str) -> None:
     assert apart(image, image.filter(ImageFilter.GaussianBlur(1))) < 0.5
     assert apart(image, image.point(lambda level: min(255, level + 10))) < 1
     assert apart(image, Image.new("RGB", (SIZE, SIZE))) > 1
-    assert apart(image, image.transpose(Image.Transpose.ROTATE_90)) > (0.8 if name == "retina" else 1)
+    assert apart(image, image.transpose(Image.Transpose.ROTATE_90)) > (
+        0.8 if name == "retina" else 1
+    )
     others = [photograph(other) for other in NAMES if other != name]
     assert min(apart(image, other) for other in others) > 1
 
@@ -109,13 +111,14 @@ def test_what_looks_the_same_is_described_once() -> None:
 def test_the_first_frame_then_the_longest_then_the_most_different() -> None:
     choice = Choice(3)
     marks = {0: 0.02, 4: 0.02, 1: 60.0, 2: 0.02, 3: 0.02}
-    for number, (mark, seconds) in enumerate(marks.items()):
-        choice.add(Rendition(number), square(20, mark), seconds, usual=True)
+    for number, (mark, lasts) in enumerate(marks.items()):
+        choice.add(Rendition(number), square(20, mark), lasts, usual=True)
     chosen, left_out = choice.chosen()
     assert [one.rendition.frame for one in chosen] == [0, 2, 1]
     assert left_out == 2
-    seconds = list(marks.values())
-    assert share_of_time(seconds, set().union(*(one.frames for one in chosen))) > 0.999
+    share = share_of_time([*marks.values()], set[int]().union(*(one.frames for one in chosen)))
+    assert share is not None
+    assert share > 0.999
 
 
 def test_a_frame_that_comes_again_and_again_is_shown_longest() -> None:

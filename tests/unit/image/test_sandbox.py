@@ -398,7 +398,6 @@ def test_the_longest_honest_answers_fit():
         _Refusal(reason=longest, detail=detail + "x")
     assert len(json.dumps({"reason": longest, "detail": detail})) <= ANSWER_BYTES
     most = 2**32 - 1
-    longest_names = ("untagged", "white", "applied")
     picture = _Picture(
         width=most,
         height=most,
@@ -407,7 +406,7 @@ def test_the_longest_honest_answers_fit():
         frames_decoded=most,
         renditions_left_out=most,
         playing_time_described=1 / 3,
-        renditions=tuple((most - n, *longest_names) for n in range(16)),
+        renditions=tuple((most - n, "untagged", "white", "applied") for n in range(16)),
     )
     assert len(json.dumps(picture.model_dump())) <= ANSWER_BYTES
     assert {UnscreenedReason(reason) for reason in reasons}
