@@ -7,6 +7,7 @@ look noticeably different, so that a file cannot show one picture to the worker 
 people. Of nearly all files there is one.
 """
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -143,16 +144,22 @@ def _centred(thumbnails: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return (channels - channels.mean(axis=1, keepdims=True)).reshape(len(thumbnails), -1)
 
 
-@dataclass(slots=True)
+@dataclass
 class Candidate:
-    """A rendition, its looks [views, size, size, 3], and how long such a picture is shown."""
+    """A rendition, its looks [views, size, size, 3], and how long such a picture is shown.
+
+    `frames` are the numbers of the frames that look like this in their usual rendition.
+    """
 
     rendition: Rendition
     looks: Looks
-    thumbnail: Thumbnail
     seconds: float = 0.0
     frames: set[int] = field(default_factory=set)
-    """Numbers of the frames that look like this in their usual rendition."""
+
+    @functools.cached_property
+    def thumbnail(self) -> Thumbnail:
+        """Of the plain view. Made when it is first compared: most files have one rendition."""
+        return thumbnail(self.looks[0])
 
 
 class Choice:
@@ -170,16 +177,9 @@ class Choice:
 
     def add(self, rendition: Rendition, looks: Looks, seconds: float, *, usual: bool) -> None:
         """Take one rendition in. `usual`: its frame's first one, which stands for the frame."""
-        small = thumbnail(looks[0])
-        candidate = Candidate(rendition, looks, small)
-        if self._kept:
-            others = np.stack([one.thumbnail for one in self._kept])
-            differences = difference(small, others)
-            nearest = int(differences.argmin())
-            if differences[nearest] < 1:
-                candidate = self._kept[nearest]
-            else:
-                self._kept.append(candidate)
+        candidate = Candidate(rendition, looks)
+        if (alike := self._alike(candidate)) is not None:
+            candidate = alike
         else:
             self._kept.append(candidate)
         if usual:
@@ -187,6 +187,15 @@ class Choice:
             candidate.seconds += seconds
         if len(self._kept) > POOL * self._most:
             self._drop_one()
+
+    def _alike(self, candidate: Candidate) -> Candidate | None:
+        """The one among those kept that looks the same, if any does."""
+        if not self._kept:
+            return None
+        kept = np.stack([one.thumbnail for one in self._kept])
+        differences = difference(candidate.thumbnail, kept)
+        nearest = int(differences.argmin())
+        return self._kept[nearest] if differences[nearest] < 1 else None
 
     def _drop_one(self) -> None:
         """Drop one of the two candidates that are most alike; the first one of all stays."""
