@@ -146,20 +146,30 @@ def _centred(thumbnails: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 @dataclass
 class Candidate:
-    """A rendition, its looks [views, size, size, 3], and how long such a picture is shown.
+    """A rendition, and its looks [views, size, size, 3].
 
     `frames` are the numbers of the frames that look like this in their usual rendition.
+    `seconds` is how long frames are shown that look like this in any rendition.
     """
 
     rendition: Rendition
     looks: Looks
-    seconds: float = 0.0
     frames: set[int] = field(default_factory=set)
+    seconds: float = 0.0
+    _last_frame: int = -1
 
     @functools.cached_property
     def thumbnail(self) -> Thumbnail:
         """Of the plain view. Made when it is first compared: most files have one rendition."""
         return thumbnail(self.looks[0])
+
+    def count(self, frame: int, seconds: float, *, usual: bool) -> None:
+        """Note that a frame looks like this; each frame's time counts once."""
+        if usual:
+            self.frames.add(frame)
+        if frame != self._last_frame:
+            self._last_frame = frame
+            self.seconds += seconds
 
 
 class Choice:
@@ -182,9 +192,7 @@ class Choice:
             candidate = alike
         else:
             self._kept.append(candidate)
-        if usual:
-            candidate.frames.add(rendition.frame)
-            candidate.seconds += seconds
+        candidate.count(rendition.frame, seconds, usual=usual)
         if len(self._kept) > POOL * self._most:
             self._drop_one()
 

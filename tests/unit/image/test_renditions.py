@@ -143,6 +143,22 @@ def test_the_last_frame_of_an_animation_that_ends_is_shown_longest() -> None:
     assert share_of_time([1.0, 5.0, 1.0, math.inf], {0, 3}) == pytest.approx(8 / 14)
 
 
+def test_what_a_long_frame_shows_on_black_is_not_crowded_out() -> None:
+    """On white it is blank; thirty other frames are shown for a moment."""
+    random = np.random.default_rng(4)
+    choice = Choice(8)
+    for number in range(31):
+        decoy = random.integers(0, 256, (1, 8, 8, 3), np.uint8).repeat(8, 1).repeat(8, 2)
+        looks = {"white": np.full_like(decoy, 255), "black": square(20)} if number == 15 else {}
+        for background in ("white", "black"):
+            rendition = Rendition(number, background=background)  # type: ignore[arg-type]
+            seconds = 60.0 if number == 15 else 0.02
+            one = looks.get(background, decoy)
+            choice.add(rendition, one, seconds, usual=background == "white")
+    chosen, _ = choice.chosen()
+    assert Rendition(15, background="black") in [one.rendition for one in chosen]
+
+
 def test_the_usual_rendition_of_the_first_frame_always_comes_first() -> None:
     random = np.random.default_rng(2)
     choice = Choice(1)
