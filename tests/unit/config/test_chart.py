@@ -167,7 +167,7 @@ def test_a_gpu_is_a_limit_and_optional() -> None:
     assert pod({})["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
     assert pod(ALL_ON)["containers"][0]["resources"]["limits"] == {
         "amd.com/gpu": 2,
-        "memory": "6Gi",
+        "memory": "7Gi",
     }
     assert set(pod(ON_THE_CPU)["containers"][0]["resources"]["limits"]) == {"memory"}
 
