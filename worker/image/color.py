@@ -7,12 +7,15 @@ lcms does not take is no profile, and neither is one of another kind of colours 
 
 import functools
 import struct
-from collections.abc import Sequence
 from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms
+
+from worker.image.profiles import profile_of_cicp, profile_of_gamma, profile_of_nclx
+
+__all__ = ["is_foreign", "profile_of_cicp", "profile_of_gamma", "profile_of_nclx", "to_srgb"]
 
 _HEADER_BYTES, _TAG_BYTES, _MOST_TAGS = 128, 12, 100
 _MOST_CURVE_BYTES = 12 + 2 * 4096
@@ -32,8 +35,6 @@ _PARAMETRIC = 3
 """The form of curve that sRGB's is: gamma, and a straight piece at the dark end."""
 _KEPT = 4
 """Transforms; a camera's or an editor's profile comes again and again."""
-_SRGB_GAMMA = 1 / 2.2
-_GAMMA_TOLERANCE = 0.01
 
 type _Curve = npt.NDArray[np.float64]
 
@@ -63,40 +64,6 @@ def to_srgb(image: Image.Image, icc: bytes) -> Image.Image:
     if image.mode in ("RGBA", "LA"):
         shown.putalpha(image.getchannel("A"))
     return shown
-
-
-def profile_of_gamma(gamma: float, chromaticities: Sequence[float] | None) -> bytes:
-    """An RGB profile of a PNG's `gAMA`, and `cHRM` if there is one; empty where they are sRGB's.
-
-    Its samples are light to the power of `gamma`. `chromaticities` are x and y of white, red,
-    green and blue.
-    """
-    if abs(gamma - _SRGB_GAMMA) < _GAMMA_TOLERANCE:
-        return b""
-    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, min(65535, round(256 / gamma)))
-    columns = [
-        struct.pack(">4s4x3i", b"XYZ ", *(round(65536 * n) for n in one)) for one in _SRGB_COLUMNS
-    ]
-    tags = dict(zip((*_COLUMNS, *_CURVES), (*columns, curve, curve, curve), strict=True))
-    at = _HEADER_BYTES + 4 + _TAG_BYTES * len(tags)
-    table, body = struct.pack(">I", len(tags)), b""
-    for name, tag in tags.items():
-        table += struct.pack(">4sII", name, at + len(body), len(tag))
-        body += tag.ljust(-(-len(tag) // 4) * 4, b"\0")
-    size = at + len(body)
-    head = struct.pack(
-        ">I4xI4s4s4s12x4s28x3i",
-        size,
-        0x02400000,
-        b"mntr",
-        b"RGB ",
-        b"XYZ ",
-        b"acsp",
-        63190,
-        65536,
-        54061,
-    )
-    return head.ljust(_HEADER_BYTES, b"\0") + table + body
 
 
 @functools.lru_cache(_KEPT)
