@@ -65,7 +65,7 @@ CURVES_OF_TRANSFER: Mapping[int, Sequence[float]] = {
 }
 """Parameters as in `SRGB_CURVE`. Chromium shows a television's signal with its screen's curve."""
 SRGB_TRANSFER, PQ, HLG = 13, 16, 18
-_TELEVISION, _UNSPECIFIED = (1, 6, 14, 15), 2
+_TELEVISION, _UNSPECIFIED, _EXTENDED = (1, 6, 14, 15), 2, 11
 _GRID = 33
 """Points a side of the table of an HDR profile."""
 
@@ -117,6 +117,12 @@ def profile_of_nclx(primaries: int, transfer: int) -> bytes:
     if transfer in _TELEVISION or transfer == _UNSPECIFIED:
         transfer = SRGB_TRANSFER
     return profile_of_cicp(primaries, transfer)
+
+
+def is_known_nclx(primaries: int, transfer: int) -> bool:
+    """Whether Chromium knows these code points in an AVIF, or in a profile's `cicp` tag."""
+    known = (*(one for one in CURVES_OF_TRANSFER if one != _EXTENDED), _UNSPECIFIED, PQ, HLG)
+    return primaries in PRIMARIES and transfer in known
 
 
 def columns_of(chromaticities: Sequence[float]) -> Floats | None:
@@ -176,6 +182,12 @@ def curve(power: float, factor: float, summand: float, slope: float, end: float)
     """A parametric curve: (factor x + summand)^power, but slope x below `end`."""
     numbers = (power, factor, summand, slope, end)
     return struct.pack(">4s4xHH", b"para", 3, 0) + _fixed(*numbers)
+
+
+def sampled_curve(levels: Floats) -> bytes:
+    """A curve of evenly spaced levels from 0 to 1."""
+    points = np.round(levels * 65535).astype(">u2").tobytes()
+    return struct.pack(">4s4xI", b"curv", len(levels)) + points
 
 
 def profile(space: bytes, tags: Mapping[bytes, bytes]) -> bytes:
