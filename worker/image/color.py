@@ -1,157 +1,247 @@
-"""Colours as the file means them to sRGB, as browsers do.
+"""Colours as the file means them to sRGB, as Chromium shows them.
 
-A colour profile is a program of curves and tables, from a stranger, and lcms runs it. So only what
-differs from sRGB gets that far (`is_foreign`), and that is decoded in a process of its own. What
-lcms does not take is no profile, and neither is one of another kind of colours than the picture's.
+`icc.py` parses a profile and says what it does. lcms, which is quick, never sees the file's
+profile: it gets one that is built from what was parsed, of a matrix and curves of 256 points, or of
+an even table. Where a table is too coarse for the picture at hand, the picture is computed exactly.
 """
 
 import functools
-import struct
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator
 from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms
 
-_HEADER_BYTES, _TAG_BYTES, _MOST_TAGS = 128, 12, 100
-_MOST_CURVE_BYTES = 12 + 2 * 4096
-"""Kept of a tag: a curve's table of as many numbers as any sRGB profile has."""
-_KINDS = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
-_COLUMNS = (b"rXYZ", b"gXYZ", b"bXYZ")
-_CURVES = (b"rTRC", b"gTRC", b"bTRC")
-_TABLES = (b"A2B0", b"A2B1", b"A2B2", b"D2B0")
-_LOOKED_AT = {*_COLUMNS, *_CURVES, *_TABLES}
-_SRGB_COLUMNS = np.array(
-    [[0.4361, 0.2225, 0.0139], [0.3851, 0.7169, 0.0971], [0.1431, 0.0606, 0.7141]]
+from worker.image.icc import CMYK, GREY, Curves, Matrix, Profile, Refused, parse
+from worker.image.profiles import (
+    SRGB_COLUMNS,
+    matrix_profile,
+    profile_of_cicp,
+    profile_of_gamma,
+    profile_of_nclx,
+    sampled_curve,
+    srgb_level,
+    table_profile,
 )
-"""Red, green and blue in XYZ, as a profile has them (D50)."""
-_COLUMN_TOLERANCE, _CURVE_TOLERANCE = 0.005, 0.008
-_SAMPLES = np.linspace(0, 1, 33)
-_PARAMETRIC = 3
-"""The form of curve that sRGB's is: gamma, and a straight piece at the dark end."""
-_KEPT = 4
-"""Transforms; a camera's or an editor's profile comes again and again."""
-_SRGB_GAMMA = 1 / 2.2
-_GAMMA_TOLERANCE = 0.01
 
-type _Curve = npt.NDArray[np.float64]
+__all__ = [
+    "in_order",
+    "is_finer_than_8_bits",
+    "is_foreign",
+    "profile_of_cicp",
+    "profile_of_gamma",
+    "profile_of_nclx",
+    "to_srgb",
+]
+
+type Floats = npt.NDArray[np.float64]
+
+_RGB, _CHANNELS = b"RGB ", {"L": 1, "RGB": 3, "CMYK": 4}
+_COLUMN_TOLERANCE, _CURVE_TOLERANCE = 0.005, 0.01
+"""Of XYZ, and of levels from 0 to 1: so near to sRGB's a profile is sRGB's."""
+_SRGB_GAMMA = 2.2
+"""Many profiles of sRGB have this power instead of the curve."""
+_FINE = 0.1
+"""Light, by which a curve may leave the straight line between two neighbouring 8-bit levels."""
+_KEPT = 4
+"""Profiles; a camera's or an editor's profile comes again and again."""
+_LEVELS = np.arange(256) / 255
+_GRID = {1: 256, 3: 33, 4: 17}
+"""Points a side of a table, by channels."""
+_TOGETHER = 65536
+"""Pixels that are computed exactly at a time, for the sake of memory."""
+_SAMPLE = 4096
+"""Pixels of a picture by which a table is judged."""
+_MEAN_ERROR, _LARGE_ERROR, _LARGE_ERRORS = 2.0, 12.0, 0.02
+"""Levels that a table may be off on average, and a large error and the share of such pixels."""
 
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
+def in_order(icc: bytes, channels: int, *, any_space: bool = False) -> tuple[bytes, ...]:
+    """Return the `Header.profiles` of a file that holds this profile, Chromium's choice first.
+
+    `channels` is 1 for grey, 3, or 4 for CMYK. In a PNG a profile of `any_space` colours a picture.
+    A profile that Chromium ignores comes second: another viewer may apply it.
+    """
+    found = _parsed(icc) if icc else None
+    if found is None:
+        return (b"",)
+    profile, is_strict = found
+    if not _suits(profile, channels, any_space=any_space):
+        return (b"",)
+    return (icc,) if is_strict else (b"", icc)
+
+
 def is_foreign(icc: bytes) -> bool:
     """Whether a profile means other colours than sRGB."""
-    return bool(icc) and not _is_srgb(icc)
+    found = _parsed(icc) if icc else None
+    return found is not None and not _is_srgb(icc)
+
+
+def is_finer_than_8_bits(icc: bytes) -> bool:
+    """Whether a picture of more than 8 bits looks other than its high 8 bits do.
+
+    Chromium applies a profile to 16-bit levels. A curve that jumps up and down between two
+    neighbouring levels of 8 bits shows a picture out of the low bits.
+    """
+    found = _parsed(icc) if icc else None
+    if found is None or not isinstance(found[0].stages[0], Curves):
+        return False
+    levels = np.arange(65536) / 65535
+    for curve in found[0].stages[0].each:
+        straight = np.interp(levels, _LEVELS, curve(_LEVELS))
+        if np.abs(curve(levels) - straight).max() > _FINE:
+            return True
+    return False
 
 
 def to_srgb(image: Image.Image, icc: bytes) -> Image.Image:
-    """The same picture in sRGB: grey and CMYK become RGB, transparency stays."""
-    kind = _KINDS.get(icc[16:20])
+    """The same picture in sRGB: grey and CMYK become RGB, transparency stays.
+
+    A picture whose kind of colours the profile does not fit is returned as it is.
+    """
     alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-    if image.mode == "P" or (kind == "RGB" and image.mode in ("1", "L", "LA", "PA")):
+    if image.mode not in ("L", "LA", "RGB", "RGBA", "CMYK"):
         image = image.convert("RGBA" if alpha else "RGB")
-    mode = {"RGBA": "RGB", "LA": "L", "1": "L"}.get(image.mode, image.mode)
-    if kind != mode:
+    mode = {"RGBA": "RGB", "LA": "L"}.get(image.mode, image.mode)
+    found = _parsed(icc)
+    if found is None or not _suits(found[0], _CHANNELS[mode], any_space=True):
         return image
-    try:
-        transform = _transform(icc, mode)
-    except (ImageCms.PyCMSError, OSError, ValueError):  # not kept, or it would push good ones out
-        return image
-    shown = ImageCms.applyTransform(image if image.mode == mode else image.convert(mode), transform)
-    assert shown is not None  # noqa: S101 - only a transform in place returns nothing
+    shown = _converted(image if image.mode == mode else image.convert(mode), icc, found[0])
     if image.mode in ("RGBA", "LA"):
         shown.putalpha(image.getchannel("A"))
     return shown
 
 
-def profile_of_gamma(gamma: float, chromaticities: Sequence[float] | None) -> bytes:
-    """An RGB profile of a PNG's `gAMA`, and `cHRM` if there is one; empty where they are sRGB's.
+@functools.lru_cache(_KEPT)
+def _parsed(icc: bytes) -> tuple[Profile, bool] | None:
+    """A profile, and whether Chromium applies it; None for one that nobody does."""
+    for strict in (True, False):
+        try:
+            return parse(icc, strict=strict), strict
+        except Refused:
+            continue
+    return None
 
-    Its samples are light to the power of `gamma`. `chromaticities` are x and y of white, red,
-    green and blue.
-    """
-    if abs(gamma - _SRGB_GAMMA) < _GAMMA_TOLERANCE:
-        return b""
-    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, min(65535, round(256 / gamma)))
-    columns = [
-        struct.pack(">4s4x3i", b"XYZ ", *(round(65536 * n) for n in one)) for one in _SRGB_COLUMNS
-    ]
-    tags = dict(zip((*_COLUMNS, *_CURVES), (*columns, curve, curve, curve), strict=True))
-    at = _HEADER_BYTES + 4 + _TAG_BYTES * len(tags)
-    table, body = struct.pack(">I", len(tags)), b""
-    for name, tag in tags.items():
-        table += struct.pack(">4sII", name, at + len(body), len(tag))
-        body += tag.ljust(-(-len(tag) // 4) * 4, b"\0")
-    size = at + len(body)
-    head = struct.pack(
-        ">I4xI4s4s4s12x4s28x3i",
-        size,
-        0x02400000,
-        b"mntr",
-        b"RGB ",
-        b"XYZ ",
-        b"acsp",
-        63190,
-        65536,
-        54061,
+
+def _suits(profile: Profile, channels: int, *, any_space: bool) -> bool:
+    """Whether Chromium applies a profile to a picture of so many channels."""
+    if channels == _CHANNELS["CMYK"] or profile.space == CMYK:
+        return channels == _CHANNELS["CMYK"] and profile.space == CMYK
+    if profile.space == GREY:
+        return channels == _CHANNELS["L"]
+    return any_space or profile.space == _RGB
+
+
+def _is_srgb(icc: bytes) -> bool:
+    """By its primaries and all levels of its curves; its name proves nothing."""
+    found = _parsed(icc)
+    if found is None:
+        return False
+    profile = found[0]
+    if profile.space == GREY and len(profile.stages) == 2:  # noqa: PLR2004 - a curve and white
+        return _is_srgb_curve(profile.srgb(_LEVELS[:, None]))
+    curves, matrix = profile.stages[0], profile.stages[-1]
+    if not (profile.is_matrix and isinstance(curves, Curves) and isinstance(matrix, Matrix)):
+        return False
+    if np.abs(matrix.rows.T - SRGB_COLUMNS).max() > _COLUMN_TOLERANCE:
+        return False
+    light = np.stack([curve(_LEVELS) for curve in curves.each], axis=1)
+    return _is_srgb_curve(srgb_level(np.clip(light, 0, 1)))
+
+
+def _is_srgb_curve(shown: Floats) -> bool:
+    """Whether all 256 levels are shown as sRGB's, [256, channels] from 0 to 1."""
+    power = srgb_level(_LEVELS**_SRGB_GAMMA)
+    return any(
+        bool(np.abs(shown - levels[:, None]).max() < _CURVE_TOLERANCE)
+        for levels in (_LEVELS, power)
     )
-    return head.ljust(_HEADER_BYTES, b"\0") + table + body
+
+
+def _converted(image: Image.Image, icc: bytes, profile: Profile) -> Image.Image:
+    """A picture in mode L, RGB or CMYK, in RGB."""
+    if image.mode == "L":
+        return _by_levels(image, profile)
+    try:
+        shown = ImageCms.applyTransform(image, _transform(icc, image.mode))
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return _exactly(image, profile)
+    assert shown is not None  # noqa: S101 - only a transform in place returns nothing
+    if profile.is_matrix or _is_near(image, shown, profile):
+        return shown
+    del shown  # its memory is needed
+    return _exactly(image, profile)
+
+
+def _by_levels(image: Image.Image, profile: Profile) -> Image.Image:
+    """A grey picture: each of the 256 levels is computed once."""
+    shown = _bytes(profile.srgb(_LEVELS[:, None]))
+    bands = [image.point(shown[:, channel].tolist()) for channel in range(3)]
+    return Image.merge("RGB", bands)
+
+
+def _is_near(image: Image.Image, shown: Image.Image, profile: Profile) -> bool:
+    """Whether a table gives what the profile means, by pixels that nobody can foretell."""
+    seed = 0
+    for strip in _strips(image):
+        seed = zlib.crc32(image.crop(strip).tobytes(), seed)
+    places = np.random.default_rng(seed).integers(0, image.size, (_SAMPLE, 2)).tolist()
+    stored, found = (
+        np.array([one.getpixel((x, y)) for x, y in places], float) for one in (image, shown)
+    )
+    errors = np.abs(found - 255 * profile.srgb(stored / 255)).max(axis=1)
+    return bool(errors.mean() < _MEAN_ERROR and (errors > _LARGE_ERROR).mean() < _LARGE_ERRORS)
+
+
+def _exactly(image: Image.Image, profile: Profile) -> Image.Image:
+    """All pixels, as the profile says."""
+    shown = Image.new("RGB", image.size)
+    for strip in _strips(image):
+        stored = np.asarray(image.crop(strip))
+        levels = profile.srgb(stored.reshape(-1, stored.shape[2]) / 255)
+        shown.paste(Image.fromarray(_bytes(levels).reshape(*stored.shape[:2], 3)), strip)
+    return shown
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    """Boxes over the whole picture, from the top."""
+    rows = max(1, _TOGETHER // image.width)
+    for top in range(0, image.height, rows):
+        yield 0, top, image.width, min(top + rows, image.height)
+
+
+def _bytes(levels: Floats) -> npt.NDArray[np.uint8]:
+    return np.round(255 * levels).astype(np.uint8)
 
 
 @functools.lru_cache(_KEPT)
 def _transform(icc: bytes, mode: str) -> ImageCms.ImageCmsTransform:
-    """From the profile, in the way it prefers.
-
-    Raises PyCMSError, OSError or ValueError for what lcms does not take.
-    """
-    return ImageCms.buildTransform(ImageCms.ImageCmsProfile(BytesIO(icc)), _SRGB, mode, "RGB")
-
-
-def _is_srgb(icc: bytes) -> bool:
-    """By what it says of its primaries and curves; its name proves nothing."""
-    try:
-        tags = _tags(icc)
-        if icc[16:24] != b"RGB XYZ " or any(name in tags for name in _TABLES):
-            return False
-        columns = np.array([_xyz(tags[name]) for name in _COLUMNS])
-        curves = [_curve(tags[name]) for name in _CURVES]
-    except (struct.error, KeyError, IndexError, ValueError):
-        return False
-    if np.abs(columns - _SRGB_COLUMNS).max() > _COLUMN_TOLERANCE:
-        return False
-    srgb = np.where(_SAMPLES <= 0.04045, _SAMPLES / 12.92, ((_SAMPLES + 0.055) / 1.055) ** 2.4)  # noqa: PLR2004 - of the standard
-    return all(np.abs(curve - srgb).max() < _CURVE_TOLERANCE for curve in curves)
+    """Of a profile that does the same as this one. Raises PyCMSError, OSError or ValueError."""
+    found = _parsed(icc)
+    assert found is not None  # noqa: S101 - only called for those that were parsed
+    rebuilt = ImageCms.ImageCmsProfile(BytesIO(_rebuilt(found[0], _CHANNELS[mode])))
+    # Any other intent moves the black point.
+    intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+    return ImageCms.buildTransform(rebuilt, _SRGB, mode, "RGB", intent)
 
 
-def _tags(icc: bytes) -> dict[bytes, bytes]:
-    """Beginnings of the tags that are looked at. They may all lie over each other."""
-    (count,) = struct.unpack_from(">I", icc, _HEADER_BYTES)
-    found = dict[bytes, bytes]()
-    for number in range(min(count, _MOST_TAGS)):
-        at = _HEADER_BYTES + 4 + _TAG_BYTES * number
-        name, start, length = struct.unpack_from(">4sII", icc, at)
-        if name in _LOOKED_AT and name not in found:  # of two the first one counts, as in lcms
-            found[name] = icc[start : start + min(length, _MOST_CURVE_BYTES)]
-    return found
-
-
-def _xyz(tag: bytes) -> list[float]:
-    return [number / 65536 for number in struct.unpack_from(">iii", tag, 8)]
-
-
-def _curve(tag: bytes) -> _Curve:
-    """Light at `_SAMPLES`. Raises ValueError for a kind of curve that no sRGB profile has."""
-    kind, (count,) = tag[:4], struct.unpack_from(">I", tag, 8)
-    if kind == b"curv" and count > 1:
-        table = np.frombuffer(tag, ">u2", count, 12) / 65535
-        return np.interp(_SAMPLES, np.linspace(0, 1, count), table)
-    if kind == b"curv":
-        return _SAMPLES ** (struct.unpack_from(">H", tag, 12)[0] / 256 if count else 1)
-    (form,) = struct.unpack_from(">H", tag, 8)
-    if kind != b"para" or form != _PARAMETRIC:
-        raise ValueError("not a curve of sRGB")
-    g, a, b, c, d = (number / 65536 for number in struct.unpack_from(">5i", tag, 12))
-    with np.errstate(all="ignore"):
-        light: _Curve = np.where(d <= _SAMPLES, np.abs(a * _SAMPLES + b) ** g, c * _SAMPLES)
-        return light
+def _rebuilt(profile: Profile, channels: int) -> bytes:
+    """A profile of the simplest form; see the top of this file."""
+    curves, matrix = profile.stages[0], profile.stages[-1]
+    if channels == 3 and profile.is_matrix and isinstance(curves, Curves):  # noqa: PLR2004 - RGB
+        assert isinstance(matrix, Matrix)  # noqa: S101 - as `is_matrix` says
+        light = [curve(_LEVELS) for curve in curves.each]
+        if min(one.min() for one in light) >= 0:
+            brightest = [max(1.0, one.max()) for one in light]
+            columns = matrix.rows.T * np.array(brightest)[:, None]
+            scaled = (one / top for one, top in zip(light, brightest, strict=True))
+            return matrix_profile(columns, *map(sampled_curve, scaled))
+    side = np.linspace(0, 1, _GRID[channels])
+    stored = np.stack(np.meshgrid(*[side] * channels, indexing="ij"), axis=-1)
+    shown = profile.srgb(stored.reshape(-1, channels)).reshape(*stored.shape[:-1], 3)
+    table = np.round(shown * 65535).astype(np.uint16)
+    return table_profile(_RGB if channels == 3 else CMYK, table)  # noqa: PLR2004 - RGB
