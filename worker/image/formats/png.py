@@ -51,7 +51,9 @@ _LENGTHS = {
 }
 """Of the chunks that are looked at: the least and the most bytes that one may have."""
 _NUMBERS = range(1, 2**31)
-_KEYWORD = range(1, 80)
+_KEYWORD = range(1, 81)
+"""Bytes of the name of an `iCCP`. The specification has at most 79, Chromium 80."""
+_ICC_SIGNATURE = slice(36, 40)
 _INTENTS = 4
 _UNIT = 100_000
 """Of gamma and chromaticities."""
@@ -332,7 +334,8 @@ def _icc(contents: bytes) -> bytes:
         icc = stream.decompress(packed[1:], MOST_PROFILE_BYTES + 1)
     except zlib.error:
         return b""
-    return bounded(icc)
+    is_whole = stream.eof or len(icc) > MOST_PROFILE_BYTES
+    return bounded(icc) if is_whole and icc[_ICC_SIGNATURE] == b"acsp" else b""
 
 
 def _is_ended(data: bytes, at: int) -> bool:
