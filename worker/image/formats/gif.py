@@ -1,97 +1,158 @@
-"""GIF: blocks."""
+"""GIF: blocks.
+
+Where files break the specification, the rules are Chromium's (its decoder is Wuffs).
+"""
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import inf
 
-from PIL import Image
-from PIL.GifImagePlugin import GifImageFile
+from worker.image.formats.compose import Canvas, Disposal, shown_seconds
+from worker.image.formats.container import Frame, Header, Malformed
+from worker.image.formats.gif_pixels import MOST_CODE_BITS, Pixels, decode
 
-from worker.image.formats.container import Box, Frame, Header, Malformed, opened, plain
+_SCREEN_BYTES = 13
+_DESCRIPTOR_BYTES = 10
+_IMAGE, _EXTENSION, _TRAILER = 0x2C, 0x21, 0x3B
+_CONTROL, _APPLICATION = 0xF9, 0xFF
+_CONTROL_BYTES = 8
+_LOOPS = (b"\x0bNETSCAPE2.0\x03\x01", b"\x0bANIMEXTS1.0\x03\x01")
+_HAS_PALETTE, _INTERLACED, _HAS_TRANSPARENT = 0x80, 0x40, 0x01
+_DISPOSALS: dict[int, Disposal] = {2: "clear", 3: "restore", 4: "restore"}
+"""4 is what some encoders write for 3. All others keep the frame."""
+_UNIT = 100
+"""Of delays, in a second."""
 
-MOST_BLOCKS = 500_000
-"""Blocks, which hold 255 bytes at most."""
-_GIF_IMAGE, _GIF_EXTENSION, _GIF_CONTROL = 0x2C, 0x21, 0xF9
-_GIF_HEADER_BYTES = 13
-_GIF_TRAILER = b"\x3b"
+
+@dataclass(frozen=True, slots=True)
+class _Control:
+    """A graphic control: how the image behind it is shown. `transparent` is an index, or None."""
+
+    disposal: Disposal = "keep"
+    seconds: float = shown_seconds(0)
+    transparent: int | None = None
+
+
+type _Image = tuple[Pixels, _Control]
+"""One image of the file."""
+
+
+@dataclass(slots=True)
+class _Blocks:
+    """What the walk over a file has found.
+
+    `repeats` is how often an animation is repeated, 0 for ever, None where it is shown once.
+    `ended`: in order, and not by damage.
+    """
+
+    images: list[_Image]
+    repeats: int | None = None
+    ended: bool = False
 
 
 def gif(data: bytes, most_frames: int) -> Header:
     """Walk the blocks up to one frame beyond `most_frames`. Raises Malformed."""
-    width, height = canvas = struct.unpack_from("<HH", data, 6)
-    head = _GIF_HEADER_BYTES + _color_table_bytes(data[10])
-    kept, control, counted, truncated = [data[:head]], b"", 0, True
-    painted = list[Box]()
-    at, blocks = head, MOST_BLOCKS
-    while at < len(data) and counted <= most_frames:
-        start, what = at, data[at]
-        if what == _GIF_IMAGE:  # descriptor, colour table, code size, data
-            if at + 9 >= len(data):
-                break
-            at, blocks = _after_blocks(data, at + 11 + _color_table_bytes(data[at + 9]), blocks)
-            if counted and at > len(data):
-                break
-            counted += 1
-            if True:
-                left, top, wide, high = struct.unpack_from("<HHHH", data, start + 1)
-                right, bottom = left + wide, top + high
-                canvas = max(canvas[0], right), max(canvas[1], bottom)
-                painted.append(_around(painted[-1:], (left, top, right, bottom)))
-                kept += [control, data[start:at]]
-                control = b""
-            if counted == 1:
-                width, height = canvas
-        elif what == _GIF_EXTENSION:  # label, data
-            at, blocks = _after_blocks(data, at + 2, blocks)
-            if data[start + 1 : start + 2] == bytes([_GIF_CONTROL]):
-                control = data[start:at]
-        else:  # the trailer, or nothing that a reader would go on from
-            truncated = what != _GIF_TRAILER[0]
-            break
-    if not counted:
+    found = _walk(data, most_frames + 1)
+    if not found.images:
         raise Malformed("no frame")
-    file = b"".join((*kept, _GIF_TRAILER))
-
-    def decoded(target: int | None) -> Iterator[Frame]:
-        image = opened(GifImageFile, file, (width, height), target)
-        for number in range(counted):
-            if number:
-                image.seek(number)
-            image.load()
-            yield Frame(_as_painted(plain(image), (width, height), painted[number]), 0.1)
-
+    # Chromium makes the canvas large enough for the first frame.
+    _, _, right, bottom = found.images[0][0].box
+    width, height = struct.unpack_from("<HH", data, 6)
+    width, height = max(width, right), max(height, bottom)
+    areas = (pixels.box for pixels, _ in found.images)
     return Header(
-        *(width, height, decoded, counted), area=canvas[0] * canvas[1], truncated=truncated
+        width,
+        height,
+        lambda _target: _frames(found, (width, height)),
+        len(found.images),
+        area=max((right - left) * (bottom - top) for left, top, right, bottom in areas),
+        truncated=not found.ended,
     )
 
 
-def _as_painted(image: Image.Image, size: tuple[int, int], box: Box) -> Image.Image:
-    """A GIF as browsers show it: no colour where none was painted, nothing beyond the canvas."""
-    canvas = (0, 0, *size)
-    if image.size == size and box == canvas:
-        return image.copy()
-    picture = Image.new("RGBA", size)
-    picture.paste(image.crop(box), box)
-    return picture
+def _walk(data: bytes, most: int) -> _Blocks:
+    """Walk up to so many images, the trailer, or what is no block."""
+    everywhere = _palette(data, 10, _SCREEN_BYTES)
+    at = _SCREEN_BYTES + len(everywhere)
+    found, control = _Blocks([]), _Control()
+    while at < len(data) and len(found.images) < most:
+        if data[at] == _IMAGE:
+            local = _palette(data, at + 9, at + _DESCRIPTOR_BYTES)
+            start = at + _DESCRIPTOR_BYTES + len(local)
+            if start + 1 >= len(data):
+                return found
+            left, top, width, height, flags = struct.unpack_from("<HHHHB", data, at + 1)
+            at = _after_blocks(data, start + 1)
+            pixels = Pixels(
+                (left, top, left + width, top + height),
+                bool(flags & _INTERLACED),
+                local if flags & _HAS_PALETTE else everywhere,
+                control.transparent,
+                data[start],
+                data[start + 1 : at],
+            )
+            found.images.append((pixels, control))
+            control = _Control()
+            if data[start] > MOST_CODE_BITS:
+                return found
+        elif data[at] == _EXTENSION:
+            label = data[at + 1 : at + 2]
+            if label == bytes([_CONTROL]):
+                told = _control(data[at : at + _CONTROL_BYTES])
+                if told is None:
+                    return found
+                control = told
+            elif label == bytes([_APPLICATION]) and data[at + 2 : at + 16] in _LOOPS:
+                found.repeats = int.from_bytes(data[at + 16 : at + 18], "little")
+            at = _after_blocks(data, at + 2)
+        else:
+            found.ended = data[at] == _TRAILER
+            return found
+    found.ended = len(found.images) == most
+    return found
 
 
-def _around(before: Sequence[Box], box: Box) -> Box:
-    """The smallest box that holds both."""
-    (least,) = before or (box,)
-    corner = min(least[0], box[0]), min(least[1], box[1])
-    return *corner, max(least[2], box[2]), max(least[3], box[3])
+def _palette(data: bytes, flags_at: int, at: int) -> bytes:
+    """The colours that stand here, if the flags say that there are any."""
+    flags = data[flags_at] if flags_at < len(data) else 0
+    return data[at : at + (3 << ((flags & 7) + 1))] if flags & _HAS_PALETTE else b""
 
 
-def _color_table_bytes(flags: int) -> int:
-    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
+def _control(extension: bytes) -> _Control | None:
+    """Of a graphic control; None for one that is damaged, where Chromium ends."""
+    if len(extension) < _CONTROL_BYTES or extension[2] != 4 or extension[7] != 0:  # noqa: PLR2004 - its one block's length
+        return None
+    flags, delay, index = struct.unpack_from("<BHB", extension, 3)
+    return _Control(
+        _DISPOSALS.get(flags >> 2 & 7, "keep"),
+        shown_seconds(delay / _UNIT),
+        index if flags & _HAS_TRANSPARENT else None,
+    )
 
 
-def _after_blocks(data: bytes, at: int, most: int) -> tuple[int, int]:
-    """Each block is led by its length; a length of 0 ends them. Also how many more there may be."""
-    while at < len(data) and data[at]:
+def _after_blocks(data: bytes, at: int) -> int:
+    """Each block is led by its length; a length of 0 ends them."""
+    end = len(data)
+    while at < end and data[at]:
         at += data[at] + 1
-        most -= 1
-        if most < 0:
-            break
-    if most <= 0:
-        raise Malformed("too many blocks")
-    return at + 1, most - 1
+    return min(at + 1, end)
+
+
+def _frames(found: _Blocks, size: tuple[int, int]) -> Iterator[Frame]:
+    """The frames as they are seen; a damaged one shows what there is of it."""
+    canvas, count = Canvas(size), len(found.images)
+    for number, (pixels, control) in enumerate(found.images):
+        image, is_whole = decode(pixels, fills_rows=number == 0)
+        if image is None and not is_whole and count == 1:
+            raise Malformed("no pixels")
+        shown = canvas.show(
+            image,
+            pixels.box,
+            over=control.transparent is not None,
+            disposal=control.disposal,
+            whole=is_whole,
+        )
+        is_last = number == count - 1 and found.repeats != 0
+        seconds = inf if is_last else control.seconds
+        yield Frame(shown, seconds if count > 1 else 0.0, truncated=not is_whole)
