@@ -28,7 +28,7 @@ from worker.errors import DecodeError
 from worker.image import confine
 from worker.image.color import to_srgb
 from worker.image.decode import Cost, Reserve
-from worker.image.formats import FORMATS, HEIC_SAMPLE
+from worker.image.formats import FORMATS, HEIC_SAMPLE, JXL_SAMPLE
 from worker.image.preprocess import prepare
 from worker.records import Prepared, Preprocessing
 
@@ -110,8 +110,8 @@ def _warm_up(work: Work) -> None:
     """Decode a picture of each kind: what is imported on the way cannot be imported later."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     to_srgb(Image.new("RGB", (16, 16)), profile)
-    samples = [HEIC_SAMPLE]
-    for kind in FORMATS.keys() - {"HEIC"}:
+    samples = [HEIC_SAMPLE, JXL_SAMPLE]
+    for kind in FORMATS.keys() - {"HEIC", "JXL"}:
         for mode in ("RGB", "RGBA", "L", "P"):
             stream = BytesIO()
             with suppress(OSError):  # the format does not know the mode

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pi_heif import options as heif_options
 from PIL import AvifImagePlugin, Image
 
-from worker.image.formats import bitmaps, gif, heif, jpeg, png, tiff, webp
+from worker.image.formats import avif, bitmaps, file_types, gif, heic, jpeg, jxl, png, tiff, webp
 from worker.image.formats.container import Header
 
 # Our limits are per call and come before decoding; Pillow's would warn, and be in their way.
@@ -36,7 +36,7 @@ class Format:
     decoded in a process of its own.
     """
 
-    signature: re.Pattern[bytes]
+    signature: re.Pattern[bytes] | file_types.BrandSignature
     header: Callable[[bytes, int], Header]
     peak_bytes_per_pixel: int
     sandboxed: bool = True
@@ -51,13 +51,13 @@ FORMATS = {
     "PNG": Format(_is(rb"\x89PNG\r\n\x1a\n"), png.png, 14, sandboxed=False),
     "GIF": Format(_is(rb"GIF8[79]a"), gif.gif, 12, sandboxed=False),
     "WEBP": Format(_is(rb"RIFF.{4}WEBP"), webp.webp, 22, sandboxed=False),
-    # By the main brand, or where that says neither, by the first of the compatible ones that does.
     "AVIF": Format(
-        _is(rb".{4}ftyp(avi[fs]|m[is]f1.{4}(?:(?!heic|heix|hevc).{4}){0,15}?avi[fs])"),
-        heif.avif,
-        24,
+        file_types.BrandSignature(file_types.AV1, file_types.AVIF_BRANDS), avif.avif, 24
     ),
-    "HEIC": Format(_is(rb".{4}ftyp(he[iv][cxms]|m[is]f1)"), heif.heic, 20),
+    "HEIC": Format(
+        file_types.BrandSignature(file_types.HEVC, file_types.HEIC_BRANDS), heic.heic, 20
+    ),
+    "JXL": Format(_is(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"), jxl.jxl, 60),
     "BMP": Format(_is(rb"BM"), bitmaps.bmp, 12),
     "TIFF": Format(_is(rb"II\*\0|MM\0\*"), tiff.tiff, 20),
     "ICO": Format(_is(rb"\0\0\x01\0[^\0]"), bitmaps.ico, 16),
@@ -72,3 +72,8 @@ HEIC_SAMPLE = base64.b64decode(
     "YXQAAAAvKAGvEyFkY0D4EPdn/6n83/pGnP+UOx6c7IR0wNIggJtASJNdUAsWEICHdqVW3Pg="
 )
 """16x16 pixels of one colour. There is no encoder here to make one."""
+JXL_SAMPLE = base64.b64decode(
+    "/wpDQEJxIQHoAatyCQCACpVRxg1ezvV8+aHDYtrGdYa22rawhLHZXhgkpNA5qGcMNYv3TfnqFY1Q4DfW6tR+l8ELA4QK"
+    "KZBiW41kjMEgL8ZLlKEAQJAg9PEC/vhF13k7mRy4i3iedmEKeu2AQNuFp8YlUka4MuCDzPivFaleesB3CYgD"
+)
+"""16x16 pixels. Pillow cannot make one either."""

@@ -1,0 +1,225 @@
+"""AVIF, read without a decoder; see `container.py`.
+
+A file may hold a picture, a sequence, or both, and viewers choose: Chromium shows the sequence
+where the major brand is `avis`, the picture where it is `avif`, and otherwise the sequence if there
+is one. What other viewers may show follows as further frames, if it is something else.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from PIL.AvifImagePlugin import AvifImageFile
+
+from worker.image.formats import av1
+from worker.image.formats.boxes import Box, Parts, boxes
+from worker.image.formats.code_points import is_grey, profiles_of
+from worker.image.formats.container import Box as Crop
+from worker.image.formats.container import (
+    Frame,
+    Header,
+    Malformed,
+    opened,
+    plain,
+)
+from worker.image.formats.file_types import AV1, file_brands
+from worker.image.formats.geometry import fitted, geometry
+from worker.image.formats.items import Item, Meta, Picture, pictures, read_meta, still
+from worker.image.formats.tracks import (
+    alpha_track,
+    color_track,
+    durations,
+    read_tracks,
+    sequence,
+)
+
+_NEEDED = ((b"avif", b"meta"), (b"avis", b"moov"))
+"""Boxes that a brand asks for."""
+_MOST_READ = 4
+"""`meta` and `moov` boxes. Chromium shows one of them, other viewers may show another one."""
+_COLOR_AND_ALPHA = 2
+_SHORTEST_SECONDS, _INSTEAD_SECONDS = 0.0101, 0.1
+"""Blink shows a frame for 100 ms where the file says 10 ms or less."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A picture or a sequence of the file.
+
+    `file` writes it alone, for the decoder. `seconds` has an entry for each frame that may be
+    decoded, of `count`. What is equal in `coded` looks the same in its first frame. `is_grey`: an
+    ICC profile of grey is applied.
+    """
+
+    file: Callable[[], bytes]
+    size: tuple[int, int]
+    seconds: Sequence[float]
+    crop: Crop | None
+    orientation: int
+    profiles: tuple[bytes, ...]
+    area: int
+    coded: object
+    is_grey: bool = False
+    truncated: bool = False
+    count: int = 1
+
+
+type _Reader = Callable[[], list[_Shown]]
+
+
+def avif(data: bytes, most_frames: int) -> Header:
+    """The picture or the sequence that Chromium shows, and what else is shown. Raises Malformed."""
+    parts = Parts()
+    first, *further = _chosen(data, file_brands(data), most_frames, parts)
+    width, height = first.size
+
+    def decoded(target: int | None) -> Iterator[Frame]:
+        yield from _frames(first, target)
+        for other in further:
+            for frame in _frames(other, target):
+                image = fitted(frame.image, other.crop, other.orientation, first.orientation)
+                yield Frame(image.resize(first.size), frame.seconds, frame.truncated)
+
+    return Header(
+        width,
+        height,
+        decoded,
+        first.count + sum(other.count for other in further),
+        area=max(one.area for one in (first, *further)),
+        orientation=first.orientation,
+        crop=first.crop,
+        truncated=first.truncated,
+        profiles=first.profiles,
+    )
+
+
+def _reads(data: bytes, brands: Sequence[bytes], most_frames: int, parts: Parts) -> list[_Reader]:
+    """Readers of the `meta` and `moov` boxes, those first that Chromium takes.
+
+    It reads boxes until it has all that the brands ask for; of several the last one counts.
+    """
+    stills, tracks, late = list[_Reader](), list[_Reader](), list[_Reader]()
+    missing = {name for brand, name in _NEEDED if brand in brands}
+    for one in boxes(data, 0, len(data), parts):
+        if one.name == b"meta":
+            reader, found = partial(_stills, data, one, parts), stills
+        elif one.name == b"moov":
+            reader, found = partial(_track, data, one, parts, most_frames), tracks
+        else:
+            continue
+        if not missing and (stills or tracks):
+            late.append(reader)
+        else:
+            found.insert(0, reader)
+            missing.discard(one.name)
+    first = stills + tracks if brands[0] == b"avif" else tracks + stills
+    return [*first, *late][:_MOST_READ]
+
+
+def _chosen(data: bytes, brands: Sequence[bytes], most_frames: int, parts: Parts) -> list[_Shown]:
+    """All that viewers may show, Chromium's first. Raises Malformed where there is none."""
+    found = list[_Shown]()
+    failure: Malformed | None = None
+    for read in _reads(data, brands, most_frames, parts):
+        try:
+            found += read()
+        except Malformed as error:
+            failure = failure or error
+    if not found:
+        raise failure or Malformed("no picture")
+    first, *further = found
+    return [first, *(one for one in further if one.coded != first.coded)]
+
+
+def _stills(data: bytes, at: Box, parts: Parts) -> list[_Shown]:
+    """What a `meta` box shows."""
+    meta = read_meta(data, at, parts)
+    return [_still(data, meta, one) for one in pictures(meta, data, AV1)]
+
+
+def _still(data: bytes, meta: Meta, picture: Picture) -> _Shown:
+    item = picture.item
+    tiles = [meta.item(number) for number in item.sources] or [item]
+    alpha = meta.alphas.get(item.number)
+    coded = [*tiles, alpha] if alpha else tiles
+    extents = [extent for tile in coded for extent in tile.extents]
+    crop, orientation = geometry(picture.transforms, picture.size, in_order=False)
+    properties = [*item.properties, *tiles[0].properties]
+    area, colors = _coded(data, extents)
+    return _Shown(
+        partial(still, data, meta, picture, b"avif"),
+        picture.size,
+        [0.0],
+        crop,
+        orientation,
+        profiles_of(properties, colors),
+        area,
+        coded=(_digests(data, coded), crop, orientation),
+        is_grey=is_grey(properties),
+        truncated=any(start + length > len(data) for start, length in extents),
+    )
+
+
+def _digests(data: bytes, items: Sequence[Item]) -> tuple[object, ...]:
+    """What tells pictures apart: digests of the coded bytes, or where the tiles lie."""
+    if any(len(one.extents) > 1 for one in items) or len(items) > _COLOR_AND_ALPHA:
+        return tuple(extent for one in items for extent in one.extents)
+    return tuple(hashlib.sha256(one.bytes(data)).digest() for one in items)
+
+
+def _track(data: bytes, at: Box, parts: Parts, most_frames: int) -> list[_Shown]:
+    """The sequence of a `moov` box."""
+    tracks = read_tracks(data, at, most_frames, parts)
+    color = color_track(tracks)
+    alpha = alpha_track(tracks, color)
+    truncated = color.truncated
+    if alpha is not None and alpha.count < color.count:
+        truncated = True
+        color = replace(color, count=alpha.count, samples=color.samples[: alpha.count])
+    crop, orientation = geometry(color.properties, color.size, in_order=False)
+    extents = [*color.samples, *(alpha.samples if alpha else ())]
+    area, colors = _coded(data, extents)
+    seconds = [_INSTEAD_SECONDS if one < _SHORTEST_SECONDS else one for one in durations(color)]
+    if color.rounds is not None and color.count > 1 and seconds:
+        seconds[-1] = math.inf
+    firsts = [one.samples[0] for one in (color, alpha) if one]
+    digests = tuple(hashlib.sha256(data[a : a + n]).digest() for a, n in firsts)
+    return [
+        _Shown(
+            partial(sequence, data, color, alpha),
+            color.size,
+            seconds if color.count > 1 else [0.0],
+            crop,
+            orientation,
+            profiles_of(color.properties, colors),
+            area,
+            coded=(digests, crop, orientation),
+            is_grey=is_grey(color.properties),
+            truncated=truncated,
+            count=color.count,
+        )
+    ]
+
+
+def _coded(data: bytes, extents: Sequence[tuple[int, int]]) -> tuple[int, tuple[int, int]]:
+    """The most pixels of a coded picture, and the first one's primaries and transfer."""
+    area, colors = 0, (av1.UNSPECIFIED, av1.UNSPECIFIED)
+    for one in av1.sequences(data, extents):
+        if not area:
+            colors = one.primaries, one.transfer
+        area = max(area, one.width * one.height)
+    return area, colors
+
+
+def _frames(one: _Shown, target: int | None) -> Iterator[Frame]:
+    image = opened(AvifImageFile, one.file(), one.size, target)
+    for number, seconds in enumerate(one.seconds):
+        if number:
+            image.seek(number)
+        image.load()
+        picture = plain(image).copy()
+        if one.is_grey:
+            picture = picture.convert("LA" if picture.mode == "RGBA" else "L")
+        yield Frame(picture, seconds)

@@ -1,0 +1,66 @@
+"""What HEVC says of its pictures: their size.
+
+A file may say another size than the coded picture has. The decoder holds the coded one.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from worker.image.formats.bits import Bits
+from worker.image.formats.container import Malformed
+
+_SEQUENCE_PARAMETERS = 33
+_HEADER_BYTES = 512
+"""As much of the parameters is read; what is looked at comes before."""
+_MOST_UNITS = 200_000
+"""Units of a file."""
+_FULL_COLOR = 3
+
+
+def parameter_sets(configuration: bytes) -> Iterator[bytes]:
+    """The units in a decoder's configuration (`hvcC`)."""
+    length_at = 22
+    arrays = configuration[length_at] if len(configuration) > length_at else 0
+    at = length_at + 1
+    for _ in range(arrays):
+        count = int.from_bytes(configuration[at + 1 : at + 3])
+        at += 3
+        for _ in range(count):
+            size = int.from_bytes(configuration[at : at + 2])
+            if at + 2 + size > len(configuration):
+                return
+            yield configuration[at + 2 : at + 2 + size]
+            at += 2 + size
+
+
+def units(data: bytes, extents: Iterable[tuple[int, int]], length_bytes: int) -> Iterator[bytes]:
+    """Beginnings of the units of coded pictures at `extents`, each led by its length."""
+    left = _MOST_UNITS
+    for start, length in extents:
+        at, end = start, min(start + length, len(data))
+        while at + length_bytes < end:
+            left -= 1
+            if left < 0:
+                raise Malformed("too many units")
+            size = int.from_bytes(data[at : at + length_bytes])
+            at += length_bytes
+            yield data[at : min(at + size, at + _HEADER_BYTES, end)]
+            at += size
+
+
+def pixels(unit: bytes) -> int:
+    """Pixels of a coded picture, of a unit that says so; 0 of any other. Raises Malformed."""
+    if not unit or unit[0] >> 1 & 63 != _SEQUENCE_PARAMETERS:
+        return 0
+    bits = Bits(unit[:_HEADER_BYTES].replace(b"\0\0\3", b"\0\0"))
+    bits.skip(16 + 4)
+    layers = bits.take(3)
+    bits.skip(1 + 88 + 8)
+    present = [(bits.take(1), bits.take(1)) for _ in range(layers)]
+    if layers:
+        bits.skip(2 * (8 - layers))
+    for profile, level in present:
+        bits.skip(88 * profile + 8 * level)
+    bits.exponential()
+    if bits.exponential() == _FULL_COLOR:
+        bits.skip(1)
+    return bits.exponential() * bits.exponential()

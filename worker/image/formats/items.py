@@ -1,0 +1,390 @@
+"""The pictures of an AVIF or HEIC file that are no sequence: HEIF's items (ISO 23008-12).
+
+The `meta` box lists items: coded pictures, and pictures derived from others. Each has properties.
+`still` writes a new file with one picture and what it is made of, and nothing else, for a decoder.
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from worker.image.formats.boxes import Box, Cursor, Parts, box, boxes, find, full_box
+from worker.image.formats.container import Malformed
+
+_GRID, _IDENTITY, _TONE_MAP = b"grid", b"iden", b"tmap"
+_OVERLAY = b"iovl"
+_DERIVED = (_GRID, _IDENTITY, _TONE_MAP, _OVERLAY)
+_ALPHA_TYPES = (
+    b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha\0",
+    b"urn:mpeg:hevc:2015:auxid:1\0",
+)
+_KEPT_PROPERTIES = {b"ispe", b"pixi", b"av1C", b"hvcC", b"auxC", b"a1op", b"lsel", b"a1lx"}
+"""For the decoder. What crops, turns and colours the picture is applied afterwards."""
+_ESSENTIAL = {b"av1C", b"hvcC", b"a1op", b"lsel"}
+_TRANSFORMS = {b"clap", b"irot", b"imir"}
+_FROM_FILE, _FROM_IDAT = 0, 1
+_MOST_DEPTH = 4
+"""Derived pictures of derived pictures."""
+
+
+class Property(NamedTuple):
+    """A property's box: its name and contents."""
+
+    name: bytes
+    body: bytes
+
+
+@dataclass(slots=True)
+class Item:
+    """A picture of the file. `extents` are where its bytes lie: offset and length, in order.
+
+    `sources` are the items that it is derived from; `alpha_of` is the item that it is the alpha
+    channel of; `premultiplied_by` is the alpha channel that its colours are multiplied by.
+    """
+
+    number: int
+    kind: bytes = b""
+    extents: list[tuple[int, int]] = field(default_factory=list)
+    properties: list[Property] = field(default_factory=list)
+    sources: list[int] = field(default_factory=list)
+    alpha_of: int = 0
+    premultiplied_by: int = 0
+
+    def property(self, name: bytes) -> bytes | None:
+        """The contents of the first property of a name."""
+        return next((one.body for one in self.properties if one.name == name), None)
+
+    def bytes(self, data: bytes) -> bytes:
+        """What the file has of its bytes."""
+        return b"".join(data[at : at + length] for at, length in self.extents)
+
+
+@dataclass(slots=True)
+class Meta:
+    """A `meta` box. `alternatives` are groups of items of which a viewer shows the first it can.
+
+    `alphas` are the alpha channels by the item that they belong to.
+    """
+
+    primary: int = 0
+    items: dict[int, Item] = field(default_factory=dict)
+    alternatives: list[list[int]] = field(default_factory=list)
+    alphas: dict[int, Item] = field(default_factory=dict)
+
+    def item(self, number: int) -> Item:
+        """Raises Malformed where there is none."""
+        if number not in self.items:
+            raise Malformed("an item that is not there")
+        return self.items[number]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An item that a viewer shows. `transforms` are the properties that crop and turn it.
+
+    They may be another item's, which is derived from this one.
+    """
+
+    item: Item
+    transforms: Sequence[Property]
+    size: tuple[int, int]
+
+
+def read_meta(data: bytes, meta: Box, parts: Parts) -> Meta:
+    """Read a `meta` box. Of boxes that come twice the first counts. Raises Malformed."""
+    inner = dict[bytes, Box]()
+    for one in boxes(data, meta.at + 4, meta.end, parts):
+        inner.setdefault(one.name, one)
+    found = Meta()
+    for name, read in (
+        (b"pitm", _read_primary),
+        (b"iinf", _read_infos),
+        (b"iloc", _read_locations),
+        (b"iprp", _read_properties),
+        (b"iref", _read_references),
+        (b"grpl", _read_groups),
+    ):
+        if name == b"iloc" and name in inner:
+            _read_locations(data, inner[name], found, parts, inner.get(b"idat"))
+        elif name in inner:
+            read(data, inner[name], found, parts)
+    for number in sorted(found.items):  # of several alpha channels the one of the lowest number
+        item = found.items[number]
+        if item.alpha_of and is_alpha(item.property(b"auxC")):
+            found.alphas.setdefault(item.alpha_of, item)
+    return found
+
+
+def _item(meta: Meta, number: int) -> Item:
+    return meta.items.setdefault(number, Item(number))
+
+
+def _read_primary(data: bytes, at: Box, meta: Meta, _parts: Parts) -> None:
+    cursor = Cursor(data, at.at, at.end)
+    version, _ = cursor.version()
+    meta.primary = cursor.number(4 if version else 2)
+
+
+def _read_infos(data: bytes, at: Box, meta: Meta, parts: Parts) -> None:
+    cursor = Cursor(data, at.at, at.end)
+    version, _ = cursor.version()
+    cursor.skip(4 if version else 2)
+    for one in boxes(data, cursor.at, at.end, parts):
+        if one.name != b"infe":
+            continue
+        entry = Cursor(data, one.at, one.end)
+        version, _ = entry.version()
+        if version not in (2, 3):
+            continue
+        item = _item(meta, entry.number(2 if version == 2 else 4))  # noqa: PLR2004
+        entry.skip(2)
+        item.kind = item.kind or entry.bytes(4)
+
+
+def _read_locations(
+    data: bytes, at: Box, meta: Meta, parts: Parts, idat: Box | None = None
+) -> None:
+    cursor = Cursor(data, at.at, at.end)
+    version, _ = cursor.version()
+    sizes = cursor.number(2)
+    offset_size, length_size, base_size = sizes >> 12, sizes >> 8 & 15, sizes >> 4 & 15
+    index_size = sizes & 15 if version else 0
+    wide = 4 if version > 1 else 2
+    for _ in range(cursor.number(wide)):
+        item = _item(meta, cursor.number(wide))
+        source = cursor.number(2) & 15 if version else _FROM_FILE
+        cursor.skip(2)
+        base = cursor.number(base_size)
+        count = cursor.number(2)
+        parts.take(1 + count)
+        shift = 0
+        if source == _FROM_IDAT and idat is not None:
+            shift = idat.at
+        elif source != _FROM_FILE:
+            base = len(data)  # nothing is there
+        known = bool(item.extents)
+        for _ in range(count):
+            cursor.skip(index_size)
+            start = shift + base + cursor.number(offset_size)
+            length = cursor.number(length_size)
+            if not known:
+                item.extents.append((start, length))
+
+
+def _read_properties(data: bytes, at: Box, meta: Meta, parts: Parts) -> None:
+    container = find(data, b"ipco", at, parts)
+    known = [
+        Property(one.name, data[one.at : one.end])
+        for one in boxes(data, container.at, container.end, parts)
+    ]
+    for one in boxes(data, at.at, at.end, parts):
+        if one.name == b"ipma":
+            _read_associations(Cursor(data, one.at, one.end), known, meta, parts)
+
+
+def _read_associations(cursor: Cursor, known: Sequence[Property], meta: Meta, parts: Parts) -> None:
+    version, flags = cursor.version()
+    wide = 2 if flags & 1 else 1
+    for _ in range(cursor.number(4)):
+        item = _item(meta, cursor.number(4 if version else 2))
+        count = cursor.number(1)
+        parts.take(1 + count)
+        for _ in range(count):
+            index = cursor.number(wide) & (0x7FFF if flags & 1 else 0x7F)
+            if index > len(known):
+                raise Malformed("a property that is not there")
+            if index:
+                item.properties.append(known[index - 1])
+
+
+def _read_references(data: bytes, at: Box, meta: Meta, parts: Parts) -> None:
+    cursor = Cursor(data, at.at, at.end)
+    version, _ = cursor.version()
+    wide = 4 if version else 2
+    for one in boxes(data, cursor.at, at.end, parts):
+        entry = Cursor(data, one.at, one.end)
+        item = _item(meta, entry.number(wide))
+        count = entry.number(2)
+        parts.take(count)
+        targets = [entry.number(wide) for _ in range(count)]
+        if one.name == b"dimg":
+            item.sources += targets
+        elif one.name == b"auxl" and targets:
+            item.alpha_of = targets[-1]
+        elif one.name == b"prem" and targets:
+            item.premultiplied_by = targets[-1]
+
+
+def _read_groups(data: bytes, at: Box, meta: Meta, parts: Parts) -> None:
+    for one in boxes(data, at.at, at.end, parts):
+        if one.name == b"altr":
+            cursor = Cursor(data, one.at, one.end)
+            cursor.skip(8)
+            count = cursor.number(4)
+            parts.take(count)
+            meta.alternatives.append([cursor.number(4) for _ in range(count)])
+
+
+def codec_of(meta: Meta) -> bytes:
+    """The codec of the primary item: `av01` or `hvc1`, or whatever the file calls it."""
+    item = meta.items.get(meta.primary)
+    for _ in range(_MOST_DEPTH):
+        if item is None:
+            break
+        if item.kind not in _DERIVED:
+            return item.kind
+        item = meta.items.get(item.sources[0]) if item.sources else None
+    return b""
+
+
+def pictures(meta: Meta, data: bytes, codec: bytes) -> list[Picture]:
+    """The pictures that viewers show as the file's, Chromium's first. Raises Malformed.
+
+    It is the primary item, unless that is one of several alternatives.
+    """
+    numbers = [meta.primary]
+    for group in meta.alternatives:
+        if meta.primary in group:
+            numbers = [*group, meta.primary]
+            break
+    found = list[Picture]()
+    failure: Malformed | None = None
+    for number in dict.fromkeys(numbers):
+        try:
+            one = _picture(meta, data, meta.item(number), codec)
+        except Malformed as error:
+            failure = error
+        else:
+            if not found or (number == meta.primary and one.item is not found[0].item):
+                found.append(one)
+    if not found:
+        raise failure or Malformed("no picture")
+    return found
+
+
+def _picture(meta: Meta, data: bytes, item: Item, codec: bytes) -> Picture:
+    transforms = item
+    for _ in range(_MOST_DEPTH):
+        if item.kind not in (_IDENTITY, _TONE_MAP):
+            break
+        if not item.sources:
+            raise Malformed("derived from nothing")
+        item = meta.item(item.sources[0])
+        if transforms.kind != _IDENTITY:
+            transforms = item
+    tiles = [item]
+    if item.kind in (_GRID, _OVERLAY):
+        tiles = [meta.item(number) for number in item.sources]
+        if not tiles:
+            raise Malformed("derived from nothing")
+    if any(tile.kind != codec for tile in tiles):
+        raise Malformed("another codec")
+    extent = item.property(b"ispe")
+    if extent is None or len(extent) < 12:  # noqa: PLR2004 - version, width, height
+        raise Malformed("no size")
+    size = struct.unpack_from(">II", extent, 4)
+    if item.kind == _GRID:
+        _check_grid(item, data, size)
+    return Picture(item, [one for one in transforms.properties if one.name in _TRANSFORMS], size)
+
+
+def _check_grid(item: Item, data: bytes, size: tuple[int, int]) -> None:
+    """Its own size and tiles. Raises Malformed."""
+    payload = item.bytes(data)
+    cursor = Cursor(payload, 0, len(payload))
+    _, wide, rows, columns = (cursor.number(1) for _ in range(4))
+    field_bytes = 4 if wide & 1 else 2
+    if (cursor.number(field_bytes), cursor.number(field_bytes)) != size:
+        raise Malformed("of two sizes")
+    if (rows + 1) * (columns + 1) != len(item.sources):
+        raise Malformed("tiles are missing")
+
+
+def is_alpha(auxiliary: bytes | None) -> bool:
+    """Whether an auxiliary picture of this type (`auxC`) is an alpha channel."""
+    return auxiliary is not None and auxiliary[4:].startswith(_ALPHA_TYPES)
+
+
+def still(data: bytes, meta: Meta, picture: Picture, brand: bytes) -> bytes:
+    """Write a file of this picture alone; the coded bytes are all of `data`. Raises Malformed."""
+    needed = list(_needed(meta, picture))
+    _check_extents(needed, len(data))
+    numbers = {item.number: index for index, item in enumerate(needed, 1)}
+    properties = dict[Property, int]()
+    associations, infos, references = list[bytes](), list[bytes](), list[bytes]()
+    for item in needed:
+        first = {one.name: one for one in reversed(item.properties) if _is_kept(one)}
+        kept = list(first.values())
+        indexes = [properties.setdefault(one, len(properties) + 1) for one in kept]
+        number = struct.pack(">H", numbers[item.number])
+        associations += [number, bytes([len(kept)])]
+        associations += [
+            struct.pack(">H", index | (one.name in _ESSENTIAL) << 15)
+            for one, index in zip(kept, indexes, strict=True)
+        ]
+        infos.append(full_box(b"infe", number, b"\0\0", item.kind, b"\0", version=2))
+        references += _references(item, numbers)
+    container = box(b"ipco", *(box(*one) for one in properties))
+    associated = full_box(b"ipma", struct.pack(">I", len(needed)), *associations, flags=1)
+    head = box(b"ftyp", brand, bytes(4), brand, b"mif1", b"miaf")
+
+    def whole(base: int) -> bytes:
+        return head + full_box(
+            b"meta",
+            full_box(b"hdlr", bytes(4), b"pict", bytes(13)),
+            full_box(b"pitm", b"\0\1"),
+            _locations(needed, base),
+            full_box(b"iinf", struct.pack(">H", len(needed)), *infos),
+            box(b"iprp", container, associated),
+            full_box(b"iref", *references) if references else b"",
+        )
+
+    start = len(whole(0)) + 8
+    return whole(start) + struct.pack(">I4s", 0, b"mdat") + data
+
+
+def _is_kept(one: Property) -> bool:
+    return one.name in _KEPT_PROPERTIES or (one.name == b"colr" and one.body[:4] == b"nclx")
+
+
+def _needed(meta: Meta, picture: Picture) -> Iterator[Item]:
+    """The picture's item, its tiles, and the alpha channels of both with their tiles."""
+    seen = set[int]()
+    alpha = meta.alphas.get(picture.item.number)
+    for item in (picture.item, *filter(None, [alpha])):
+        for number in (item.number, *item.sources):
+            of_tile = meta.alphas.get(number) if alpha is None else None
+            for one in (meta.item(number), *filter(None, [of_tile])):
+                if one.number not in seen:
+                    seen.add(one.number)
+                    yield one
+
+
+def _check_extents(items: Sequence[Item], size: int) -> None:
+    """A decoder puts the extents of an item together: they must not be more than the file."""
+    if len(items) > 0xFFFF:  # noqa: PLR2004 - item numbers have 16 bits
+        raise Malformed("too many items")
+    scattered = sum(length for one in items if len(one.extents) > 1 for _, length in one.extents)
+    if scattered > size or any(not one.extents for one in items):
+        raise Malformed("a picture that is not there")
+
+
+def _references(item: Item, numbers: dict[int, int]) -> Iterator[bytes]:
+    for name, targets in (
+        (b"dimg", item.sources),
+        (b"auxl", [item.alpha_of]),
+        (b"prem", [item.premultiplied_by]),
+    ):
+        known = [numbers[one] for one in targets if one in numbers]
+        if known:
+            form = f">HH{len(known)}H"
+            yield box(name, struct.pack(form, numbers[item.number], len(known), *known))
+
+
+def _locations(items: Sequence[Item], base: int) -> bytes:
+    entries = list[bytes]()
+    for number, item in enumerate(items, 1):
+        entries.append(struct.pack(">HHH", number, 0, len(item.extents)))
+        entries += [struct.pack(">QQ", base + at, length) for at, length in item.extents]
+    return full_box(b"iloc", struct.pack(">HH", 0x8800, len(items)), *entries)
