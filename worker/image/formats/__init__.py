@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pi_heif import options as heif_options
-from PIL import AvifImagePlugin, Image
+from PIL import AvifImagePlugin, Image, TiffImagePlugin
 
 from worker.image.formats import bitmaps, gif, heif, jpeg, png, tiff, webp
 from worker.image.formats.container import Header
@@ -22,6 +22,8 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
 # has to: libheif takes 0 for none.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 heif_options.DECODE_THREADS = 0
+# Of TIFF all kinds, not only those with compression: Pillow's own reader takes some for others.
+TiffImagePlugin.READ_LIBTIFF = True
 # Only the picture itself.
 heif_options.THUMBNAILS = heif_options.DEPTH_IMAGES = heif_options.AUX_IMAGES = False
 
