@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pi_heif import options as heif_options
-from PIL import AvifImagePlugin, Image
+from PIL import AvifImagePlugin, Image, TiffImagePlugin
 
 from worker.image.formats import avif, bitmaps, file_types, gif, heic, jpeg, jxl, png, tiff, webp
 from worker.image.formats.container import Header
@@ -22,6 +22,8 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
 # has to: libheif takes 0 for none.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 heif_options.DECODE_THREADS = 0
+# Of TIFF all kinds, not only those with compression: Pillow's own reader takes some for others.
+TiffImagePlugin.READ_LIBTIFF = True
 # Only the picture itself.
 heif_options.THUMBNAILS = heif_options.DEPTH_IMAGES = heif_options.AUX_IMAGES = False
 
@@ -60,7 +62,8 @@ FORMATS = {
     "JXL": Format(_is(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"), jxl.jxl, 60),
     "BMP": Format(_is(rb"BM"), bitmaps.bmp, 12),
     "TIFF": Format(_is(rb"II\*\0|MM\0\*"), tiff.tiff, 20),
-    "ICO": Format(_is(rb"\0\0\x01\0[^\0]"), bitmaps.ico, 16),
+    # And CUR, which browsers show as well.
+    "ICO": Format(_is(rb"\0\0[\x01\x02]\0(?!\0\0)"), bitmaps.ico, 16),
 }
 HEIC_SAMPLE = base64.b64decode(
     "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAXxtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAA"
