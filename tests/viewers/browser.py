@@ -38,10 +38,14 @@ _RENEW_AFTER = 4000
 
 @dataclass(frozen=True)
 class File:
-    """An encoded picture, and the content type that a host would send with it."""
+    """An encoded picture, and the content type that a host would send with it.
+
+    `only` is the one frame that `ImageDecoder` decodes of it, where not all are wanted.
+    """
 
     data: bytes
     content_type: str
+    only: int | None = None
 
 
 @dataclass(frozen=True)
@@ -310,7 +314,9 @@ class _Server:
 
     def offer(self, files: Sequence[File]) -> int:
         """Serve these files from now on, as the batch of this number."""
-        told = [{"type": file.content_type, "size": len(file.data)} for file in files]
+        told = [
+            {"type": file.content_type, "size": len(file.data), "only": file.only} for file in files
+        ]
         text = json.dumps(told).encode()
         head = struct.pack("<I", len(text)) + text
         self._offered = head + b"".join(file.data for file in files)

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tests.viewers.browser import Browser, File, Painted, Shown
-from tests.viewers.corpus.case import SCREENED, Case, known_picture
+from tests.viewers.browser import Browser, File, Painted, Pixels, Shown
+from tests.viewers.corpus.case import Case, Draw, known_picture
 from tests.viewers.screening import Descriptors, Screener
 
 LEAST = 0.97
 """The lowest cosine at which two pictures count as the same."""
 SEEN = 0.75
 """The lowest cosine at which a viewer's picture counts as the known one."""
-MOST_FRAMES = 100
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,9 @@ class Outcome:
         if self.reason is not None:
             wanted = self.case.expected
             return None if self.reason == wanted else f"{self.reason}, expected {wanted}"
-        return None if self.worst is not None and self.worst >= LEAST else f"cosine {self.worst:.3f}"
+        return (
+            None if self.worst is not None and self.worst >= LEAST else f"cosine {self.worst:.3f}"
+        )
 
 
 def made(case: Case) -> bytes:
@@ -68,9 +69,9 @@ def measure(
     progress: Callable[[], object] = lambda: None,
 ) -> Iterator[Outcome]:
     """The outcomes of cases, in order; `progress` is called after each."""
-    files = [File(made(case), case.content_type) for case in cases]
+    files = [File(made(case), case.content_type, case.frame or 0) for case in cases]
     (known,) = screener.describe([screener.square(np.asarray(known_picture()))])
-    shown = browser.show(files, frames=MOST_FRAMES)
+    shown = browser.show(files, frames=1)
     for case, file, one in zip(cases, files, shown, strict=True):
         yield _measured(case, file.data, one, screener, known)
         progress()
@@ -81,15 +82,12 @@ def _measured(
 ) -> Outcome:
     screened = screener.screen(data)
     painted = painting(case, shown)
-    control = case.control is not None and painted is None
-    if painted is not None:
-        squares = screener.squares(painted)
-    elif case.control is not None:
-        picture = case.control(known_picture()).convert("RGB")
-        squares = screener.square(np.asarray(picture))[None]
-    else:
-        squares = None
-    wanted = screener.describe(squares) if squares is not None else np.empty((0, len(known)))
+    drawn = [] if case.also is None else [case.also]
+    if painted is None and case.control is not None:
+        drawn.insert(0, case.control)
+    squares = [] if painted is None else list(screener.squares(painted))
+    squares += [_drawn(draw, screener) for draw in drawn]
+    wanted = screener.describe(squares) if squares else np.empty((0, len(known)))
     cosines: tuple[float, ...] = ()
     count = 0
     if screened.squares is not None:
@@ -97,7 +95,11 @@ def _measured(
         found = screener.describe(screened.squares)
         cosines = tuple(float((found @ one).max()) for one in wanted)
     likeness = tuple(float(one @ known) for one in wanted)
-    return Outcome(case, screened.reason, cosines, likeness, count, not control and bool(len(wanted)))
+    return Outcome(case, screened.reason, cosines, likeness, count, painted is not None)
+
+
+def _drawn(draw: Draw, screener: Screener) -> Pixels:
+    return screener.square(np.asarray(draw(known_picture()).convert("RGB")))
 
 
 def painting(case: Case, shown: Shown) -> Painted | None:
@@ -107,8 +109,3 @@ def painting(case: Case, shown: Shown) -> Painted | None:
         frames = shown.animation.frames if shown.animation is not None else ()
         painted = next((one.painted for one in frames if one.number == case.frame), None)
     return None if painted is None or painted.is_empty else painted
-
-
-def expectation(case: Case) -> str:
-    """What the table says is expected."""
-    return "screened" if case.expected == SCREENED else f"`{case.expected}`"

@@ -65,7 +65,9 @@ class Screener:
 
     def describe(self, squares: Sequence[Pixels] | Pixels) -> Descriptors:
         """Describe squares. Equal pixels are described one time in the life of this object."""
-        keys = [hashlib.blake2b(np.ascontiguousarray(one), digest_size=16).digest() for one in squares]
+        keys = [
+            hashlib.blake2b(np.ascontiguousarray(one), digest_size=16).digest() for one in squares
+        ]
         new = {key: one for key, one in zip(keys, squares, strict=True) if key not in self._known}
         names = list(new)
         for at in range(0, len(names), _BATCH):

@@ -87,18 +87,18 @@ def ico_zero_alpha_masked(picture: Image.Image) -> bytes:
     """Alpha 0 everywhere, white pixels: the picture is in the mask."""
     spots = _spots(picture)
     white = Image.new("RGBA", spots.shape[::-1], (255, 255, 255, 0))
-    return ico((0, dib(white, spots == 0)))
+    return ico((252, dib(white, spots == 0)))
 
 
 def _spots(picture: Image.Image) -> np.ndarray:
-    return threshold(picture.resize((_SIDE, _SIDE)), 2)
+    return threshold(picture.resize((84, 84)), 2)
 
 
 def ico_24(picture: Image.Image) -> bytes:
     """24 bits, white: the picture is in the mask."""
     spots = _spots(picture)
     white = Image.new("RGBA", spots.shape[::-1], "white")
-    return ico((0, dib(white, spots == 0, 24)))
+    return ico((252, dib(white, spots == 0, 24)))
 
 
 def ico_alpha_and_mask(picture: Image.Image) -> bytes:

@@ -41,6 +41,7 @@ class Case:
         expected: `screened`, or the reason that it may be `unscreened` with.
         frame: The frame of an animation that Chromium's picture is taken from; None: of a still.
         control: The picture that a viewer shows where Chromium shows nothing.
+        also: What another viewer is known to show, which the worker has to reach too.
         known: Whether a viewer sees the known picture, on white or on black.
         tool: A program that `make` needs; the case is left out where the program is absent.
     """
@@ -52,6 +53,7 @@ class Case:
     expected: str = SCREENED
     frame: int | None = None
     control: Draw | None = None
+    also: Draw | None = None
     known: bool = True
     tool: str | None = None
 

