@@ -21,8 +21,13 @@ from tests.viewers.measuring import Outcome, made
 
 WIDTH = 140
 OUT = Path("build/viewers")
-app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 Out = Annotated[Path, typer.Option(help="Folder for the results.")]
+
+
+@app.callback()
+def main() -> None:
+    """Compare what viewers show with what the worker screens."""
 
 
 def console() -> Console:

@@ -17,7 +17,7 @@ type Array = npt.NDArray[np.generic]
 KEEP, BACKGROUND, PREVIOUS = 0, 1, 2
 """APNG's ways to dispose of a frame."""
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
-_BANDS = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGBA: 4}
+BANDS = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGBA: 4}
 _ANIMATION_FLAG, _ALPHA_FLAG = 0x02, 0x10
 
 
@@ -126,23 +126,26 @@ def apng(
     plays: int = 0,
     default: Array | None = None,
     count: int | None = None,
+    depth: int = 8,
 ) -> bytes:
-    """An APNG of 8-bit samples. With `default`, the default image is not in the animation."""
+    """An APNG. With `default`, the default image is not in the animation."""
     number = 0
     parts = [
-        png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, color, 0, 0, 0)),
+        png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)),
         png_chunk(b"acTL", struct.pack(">II", len(frames) if count is None else count, plays)),
         *chunks,
     ]
     if default is not None:
-        parts.append(png_chunk(b"IDAT", _packed(default)))
+        parts.append(png_chunk(b"IDAT", _packed(default, depth)))
     for at, frame in enumerate(frames):
         parts.append(png_chunk(b"fcTL", frame_control(frame, number)))
         number += 1
         if at == 0 and default is None:
-            parts.append(png_chunk(b"IDAT", _packed(frame.pixels)))
+            parts.append(png_chunk(b"IDAT", _packed(frame.pixels, depth)))
         else:
-            parts.append(png_chunk(b"fdAT", struct.pack(">I", number) + _packed(frame.pixels)))
+            parts.append(
+                png_chunk(b"fdAT", struct.pack(">I", number) + _packed(frame.pixels, depth))
+            )
             number += 1
     return png_of([*parts, png_chunk(b"IEND", b"")])
 
@@ -154,8 +157,15 @@ def frame_control(frame: ApngFrame, number: int) -> bytes:
     return place + times
 
 
-def _packed(pixels: Array) -> bytes:
-    rows = np.ascontiguousarray(pixels, np.uint8).reshape(len(pixels), -1)
+def _packed(pixels: Array, depth: int) -> bytes:
+    """Compressed rows of samples of 1, 2, 4, 8 or 16 bits, without a filter."""
+    height = len(pixels)
+    if depth < 8:
+        bits = (np.asarray(pixels, np.uint8)[..., None] >> np.arange(depth)[::-1]) & 1
+        rows = np.packbits(bits.reshape(height, -1).astype(np.uint8), axis=1)
+    else:
+        samples = np.ascontiguousarray(pixels, ">u2" if depth == 16 else np.uint8)
+        rows = np.frombuffer(samples.tobytes(), np.uint8).reshape(height, -1)
     return zlib.compress(np.pad(rows, ((0, 0), (1, 0))).tobytes(), 1)
 
 
@@ -211,11 +221,14 @@ _WEBP_PICTURE = (b"VP8 ", b"VP8L", b"ALPH")
 
 
 def avif(images: Sequence[Image.Image], milliseconds: Sequence[int]) -> bytes:
-    """A sequence of whole frames."""
+    """A sequence of whole frames, in video range.
+
+    Chromium takes the frames of every sequence for video range, whatever the file says; libavif,
+    and so the worker, believes the file. Both agree on files that say so.
+    """
     stream = io.BytesIO()
     first, *rest = images
-    first.save(
-        stream, "AVIF", save_all=True, append_images=rest, duration=list(milliseconds), speed=10,
-        quality=90,
-    )  # fmt: skip
+    options = {"speed": 10, "quality": 90, "range": "limited"}
+    times = list(milliseconds)
+    first.save(stream, "AVIF", save_all=True, append_images=rest, duration=times, **options)
     return stream.getvalue()

@@ -7,6 +7,7 @@ from tests.viewers.corpus import (
     color_chunks,
     colors,
     damage,
+    damage_png,
     geometry,
     jpegxl,
     tiffs,
@@ -24,6 +25,7 @@ _MODULES = (
     geometry,
     tiffs,
     jpegxl,
+    damage_png,
     damage,
 )
 KINDS = ("Colour", "Transparency", "Animation", "Geometry", "Damage")

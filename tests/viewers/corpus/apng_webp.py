@@ -216,7 +216,7 @@ def webp_blended(*, blend: bool, dispose: bool) -> Make:
 
 def _middle() -> np.ndarray:
     y, x = np.mgrid[:_HEIGHT, :_WIDTH]
-    return (np.abs(x - 200) < 40) & (np.abs(y - 160) < 40)
+    return np.asarray((np.abs(x - 200) < 40) & (np.abs(y - 160) < 40))
 
 
 def webp_quarters(picture: Image.Image) -> bytes:

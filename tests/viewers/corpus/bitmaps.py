@@ -45,7 +45,7 @@ def bmp_no_mask(picture: Image.Image) -> bytes:
 def bmp_1555(picture: Image.Image) -> bytes:
     """16 bits, one of them alpha."""
     red, green, blue = (np.asarray(picture).astype(np.uint16)[::-1] >> 3).transpose(2, 0, 1)
-    rows = (0x8000 | red << 10 | green << 5 | blue).astype("<u2").tobytes()
+    rows: bytes = (0x8000 | red << 10 | green << 5 | blue).astype("<u2").tobytes()
     info = struct.pack("<IiiHHIIiiII", 108, *picture.size, 1, 16, 3, len(rows), 0, 0, 0, 0)
     info = (info + struct.pack("<4I", 0x7C00, 0x3E0, 0x1F, 0x8000)).ljust(108, b"\0")
     return struct.pack("<2sIHHI", b"BM", 122 + len(rows), 0, 0, 122) + info + rows

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from tests.fixtures import profiles, writers
+from tests.fixtures.container_bombs import icon
 from tests.viewers.containers import Heif, iccp, nclx, png_chunk, png_with
 from tests.viewers.corpus import colors
 from tests.viewers.corpus import profile_bytes as icc
@@ -215,7 +216,7 @@ CASES = (
     _c(
         "ICO",
         "PNG inside, scrambled levels and their profile",
-        lambda p: writers.icon(
+        lambda p: icon(
             png_with(
                 writers.save(icc.scrambled(p.resize((256, 256))), "PNG"), iccp(icc.unscrambling())
             )

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -14,7 +15,7 @@ _REDUCED, _PAGE = 1, 2
 _DNG_VERSION = (50706, "B", 4, (1, 4, 0, 0), True)
 _OLD_SUBFILE_TYPE = 255
 UNSUPPORTED = "unsupported_format"
-type Tags = Sequence[tuple[object, ...]]
+type Tags = Sequence[tuple[int | str, int | str, int | None, Any, bool]]
 
 
 def thumbnail(picture: Image.Image) -> np.ndarray:
