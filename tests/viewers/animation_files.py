@@ -90,7 +90,9 @@ def _gif(chance: random.Random) -> bytes:
     size = 1 << chance.randint(1, 8)
     palette = _palette(chance, size) if chance.random() < 0.7 else None
     count = chance.choice((1, 2, 3, 4, 6, 10))
-    frames = [_gif_frame(chance, width, height, size, palette is None) for _ in range(count)]
+    frames = [
+        _gif_frame(chance, width, height, size, needs_palette=palette is None) for _ in range(count)
+    ]
     return gif(
         width,
         height,
@@ -103,7 +105,7 @@ def _gif(chance: random.Random) -> bytes:
 
 
 def _gif_frame(
-    chance: random.Random, width: int, height: int, size: int, needs_palette: bool
+    chance: random.Random, width: int, height: int, size: int, *, needs_palette: bool
 ) -> GifFrame:
     left, top, wide, high = _part(chance, width, height)
     if chance.random() < 0.06:  # beyond the canvas
@@ -116,7 +118,7 @@ def _gif_frame(
     indices = _levels(chance, high, wide, 1, size - 1)[..., 0]
     clear = chance.choice((None, None, 0, chance.randrange(size), 255))
     if clear is not None and clear < size and chance.random() < 0.5:
-        indices = np.where(_levels(chance, high, wide, 1, 1)[..., 0] > 0, clear, indices)
+        indices = np.where(_levels(chance, high, wide, 1, 1)[..., 0] != 0, clear, indices)
     return GifFrame(
         indices,
         left,

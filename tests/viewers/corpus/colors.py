@@ -215,7 +215,7 @@ def _grey_jpeg(data: bytes, profile: bytes) -> bytes:
 
 
 SRGB_TAGS = icc.columns() | icc.curves(icc.srgb_curve())
-D2B0 = icc.profile(SRGB_TAGS | {b"D2B0": icc.constant_d2b0()})
+D2B0 = icc.constant_profile()
 D2B1 = icc.profile(SRGB_TAGS | {b"D2B1": icc.constant_d2b0()})
 JPEG: dict[str, Any] = {"quality": 90}
 _CLASSES = {b"scnr": "scanner", b"prtr": "printer", b"spac": "colour space"}

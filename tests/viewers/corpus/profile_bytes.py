@@ -156,3 +156,8 @@ def constant_d2b0() -> bytes:
     )
     head = b"mpet" + bytes(4) + struct.pack(">HHI", 3, 3, 1) + struct.pack(">II", 24, len(elements))
     return head + elements
+
+
+def constant_profile() -> bytes:
+    """sRGB by its curves, one colour by its `D2B0` table."""
+    return profile(columns() | curves(srgb_curve()) | {b"D2B0": constant_d2b0()})
