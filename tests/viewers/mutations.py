@@ -1,0 +1,211 @@
+"""Adversarial search: a known picture in changed containers, by the worker and by Chromium."""
+
+import functools
+import itertools
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tests.viewers.browser import Browser, File, Pixels, Shown
+from tests.viewers.corpus.case import known_picture
+from tests.viewers.corpus.mutated import BASES, Base
+from tests.viewers.mutators import mutate
+from tests.viewers.parts import split
+from tests.viewers.screening import Screener
+
+SEEN, MISSED = 0.8, 0.5
+"""A viewer shows the known picture from here on; the worker misses it below."""
+_CHUNK = 256
+_MOST_FRAMES = 6
+_LEAST_SHARE = 0.2
+"""Of the playing time: frames that are shown for less are not what a viewer sees."""
+_SHORTEST, _SHORT_AS = 0.0101, 0.1
+"""Seconds: Chromium shows frames of up to the first for as long as the second."""
+_SAME, _UNRELATED = 0.98, 0.2
+"""Correlations of coarse luminance. Above the first two pictures are the same, and up to the second
+they have nothing in common: neither needs to be described."""
+_CONTRAST = (0.7, 1.4)
+_BLOCK = 8
+
+
+@dataclass(frozen=True)
+class Mutated:
+    """A changed file. `changes` are the names of what was done to it."""
+
+    number: int
+    base: Base
+    data: bytes
+    changes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A file that shows the known picture in Chromium, and that the worker would pass."""
+
+    seed: int
+    number: int
+    format: str
+    base: str
+    changes: tuple[str, ...]
+    browser: float
+    worker: float
+
+
+@dataclass
+class Report:
+    """What a run found; `outcomes` counts for each format."""
+
+    seed: int
+    outcomes: dict[str, Counter[str]] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    restarts: int = 0
+
+    def count(self, name: str, outcome: str) -> None:
+        self.outcomes.setdefault(name, Counter())[outcome] += 1
+
+    def as_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def draw(seed: int, number: int) -> Mutated:
+    """The file of this number; the same for the same seed."""
+    chance = random.Random(f"mutation {seed} {number}")
+    base = chance.choice(BASES)
+    data, changes = mutate(chance, split(base.format, file_of(base)))
+    return Mutated(number, base, data, changes)
+
+
+@functools.cache
+def file_of(base: Base) -> bytes:
+    return base.make(known_picture().resize((200, 160)))
+
+
+def run(
+    seed: int, count: int, out: Path | None = None, progress: Callable[[], object] = lambda: None
+) -> Report:
+    """Search `count` files; findings are kept in `out`."""
+    report = Report(seed)
+    with Browser() as browser, Screener() as screener:
+        judge = _Judge(screener, report)
+        drawn: Iterator[Mutated] = (draw(seed, number) for number in range(count))
+        for chunk in itertools.batched(drawn, _CHUNK):
+            files = [File(one.data, one.base.content_type) for one in chunk]
+            shown = browser.show(files, frames=_MOST_FRAMES, square=screener.size)
+            for mutated, one in zip(chunk, shown, strict=True):
+                finding = judge.judge(mutated, one)
+                if finding is not None:
+                    report.findings.append(finding)
+                    _keep(out, mutated, finding)
+                progress()
+        report.restarts = browser.restarts
+    return report
+
+
+def _keep(out: Path | None, mutated: Mutated, finding: Finding) -> None:
+    if out is None:
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    name = f"{finding.seed}-{finding.number}"
+    suffix = mutated.base.content_type.partition("/")[2]
+    (out / f"{name}.{suffix}").write_bytes(mutated.data)
+    (out / f"{name}.json").write_text(json.dumps(asdict(finding)) + "\n")
+
+
+class _Judge:
+    """Compares what Chromium shows with what the worker describes."""
+
+    def __init__(self, screener: Screener, report: Report) -> None:
+        self._screener = screener
+        self._report = report
+        self._square = screener.square(np.asarray(known_picture()))
+        (self._known,) = screener.describe([self._square])
+
+    def judge(self, mutated: Mutated, shown: Shown) -> Finding | None:
+        name = mutated.base.format
+        if shown.status in ("crashed", "timed_out"):
+            self._report.count(name, f"chromium {shown.status}")
+            return None
+        pictures = seen(shown)
+        likeness = self._best(pictures)
+        if likeness < SEEN:
+            self._report.count(name, "not shown" if not pictures else "another picture")
+            return None
+        screened = self._screener.screen(mutated.data)
+        if screened.squares is None:
+            self._report.count(name, f"unscreened: {screened.reason}")
+            return None
+        found = self._best(list(screened.squares), pictures)
+        if found >= MISSED:
+            self._report.count(name, "found")
+            return None
+        self._report.count(name, "missed")
+        return Finding(
+            self._report.seed,
+            mutated.number,
+            name,
+            mutated.base.quirk,
+            mutated.changes,
+            round(likeness, 3),
+            round(found, 3),
+        )
+
+    def _best(self, squares: list[Pixels], equal_to: list[Pixels] | None = None) -> float:
+        """The highest cosine to the known picture; 1 and -1 where that is plain to see.
+
+        `equal_to` are further pictures that count as the known one.
+        """
+        alike = (self._square, *(equal_to or ()))
+        if any(_equal(one, other) for one in squares for other in alike):
+            return 1.0
+        unclear = [one for one in squares if abs(_correlation(one, self._square)) > _UNRELATED]
+        if not unclear:
+            return -1.0
+        return float((self._screener.describe(unclear) @ self._known).max())
+
+
+def _equal(one: Pixels, other: Pixels) -> bool:
+    """Whether two pictures are the same, but for their colours and a little contrast."""
+    first, second = _luminance(one), _luminance(other)
+    alike = np.std(first) / max(float(np.std(second)), 1e-6)
+    return _correlation(one, other) > _SAME and _CONTRAST[0] < alike < _CONTRAST[1]
+
+
+def _luminance(square: Pixels) -> npt.NDArray[np.float64]:
+    """Grey levels of blocks of eight by eight pixels, less their mean."""
+    side = len(square) // _BLOCK * _BLOCK
+    blocks = square[:side, :side].reshape(side // _BLOCK, _BLOCK, side // _BLOCK, _BLOCK, 3)
+    levels = blocks.mean((1, 3, 4))
+    return np.asarray(levels - levels.mean())
+
+
+def _correlation(one: Pixels, other: Pixels) -> float:
+    first, second = _luminance(one), _luminance(other)
+    scale = float(np.linalg.norm(first) * np.linalg.norm(second))
+    return float((first * second).sum()) / scale if scale else 0.0
+
+
+def seen(shown: Shown) -> list[Pixels]:
+    """What a viewer sees on white and on black: the still, or frames that last."""
+    paintings = []
+    told = shown.animation
+    if told is not None and told.count > 1 and told.frames:
+        times = [_SHORT_AS if one.seconds < _SHORTEST else one.seconds for one in told.frames]
+        whole = sum(times) * told.count / len(times)
+        paintings = [
+            one.painted
+            for one, time in zip(told.frames, times, strict=True)
+            if time >= _LEAST_SHARE * whole
+        ]
+    else:
+        paintings = [shown.picture]
+    pixels = []
+    for painted in paintings:
+        if painted is not None and not painted.is_empty:
+            pixels += [painted.white] if painted.is_opaque else [painted.white, painted.black]
+    return pixels
