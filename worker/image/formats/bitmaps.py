@@ -108,7 +108,7 @@ def ico(data: bytes, _most_frames: int) -> Header:
         for icon in icons:
             try:
                 frame = icon.frame(data, target)
-            except Exception:  # noqa: BLE001, S112 - the readers raise nearly everything there is
+            except Exception:  # noqa: BLE001 - the readers raise nearly everything there is
                 failed = True
                 continue  # the others may be seen
             shown = True
