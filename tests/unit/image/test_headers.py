@@ -1,21 +1,18 @@
 """What is refused, or read otherwise, by the header alone."""
 
-import io
 import struct
 
 import numpy as np
 import pytest
-import tifffile
 from PIL import Image
-
-from tests.fixtures import profiles, writers
-from tests.fixtures.container_bombs import bmp, encode, icon, noise, tiff
-from worker.errors import DecodeError, UnscreenedReason
-from worker.image import bitmaps, heif
-from worker.image.decode import decode, frames, kind_of
-from worker.image.formats import HEIC_SAMPLE
 from worker.image.headers import Malformed
-from worker.image.tiff import tiff as read_tiff
+
+from tests.fixtures import writers
+from tests.fixtures.container_bombs import encode, noise
+from worker.errors import DecodeError, UnscreenedReason
+from worker.image import heif
+from worker.image.decode import decode, kind_of
+from worker.image.formats import HEIC_SAMPLE
 from worker.settings import Limits
 
 LIMITS = Limits()
