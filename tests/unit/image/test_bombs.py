@@ -7,14 +7,16 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.fixtures.bomb_meter import PREPROCESSING
 from tests.fixtures.bombs import CORPUS
 from tests.fixtures.container_bombs import encode, noise
 from worker.errors import DecodeError
-from worker.image.decode import decode
+from worker.image.formats.container import exif_orientation
+from worker.image.preprocess import decode
 from worker.image.sandbox import COPIES, Sandbox
-from worker.settings import Decode, Limits
+from worker.settings import Decode, Limits, Views
 from worker.telemetry import metrics
 
 BESIDE_THE_PICTURE = 16 * 1024 * 1024
@@ -33,7 +35,7 @@ def test_every_bomb_ends_as_it_should_in_the_memory_reserved(kind):
 
 @pytest.mark.parametrize("kind", sorted(CORPUS))
 def test_children_end_every_bomb_the_same_way_and_live_on(kind):
-    sandbox = Sandbox(Decode(workers=1, deadline_seconds=60), Limits(), PREPROCESSING)
+    sandbox = Sandbox(Decode(workers=1, deadline_seconds=60), Limits(), PREPROCESSING, Views())
     counts = [metrics.DECODERS_REPLACED.labels(why) for why in ("crashed", "timeout", "lied")]
     before = [count._value.get() for count in counts]
     try:
@@ -65,9 +67,6 @@ def test_cut_at_every_byte(kind, options):
 
 def test_orientation_is_read_where_a_full_reader_would_read_it():
     """Whatever the order of bytes and tags; and junk turns nothing."""
-    from PIL import Image  # noqa: PLC0415
-    from worker.image.headers import exif_orientation  # noqa: PLC0415
-
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[0x0112], exif[0x010F], exif[0x8769] = orientation, "maker", {0x9000: b"0230"}

@@ -60,10 +60,10 @@ FORMATS = {
         file_types.BrandSignature(file_types.HEVC, file_types.HEIC_BRANDS), heic.heic, 20
     ),
     "JXL": Format(_is(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"), jxl.jxl, 60),
-    "BMP": Format(_is(rb"BM"), bitmaps.bmp, 12),
-    "TIFF": Format(_is(rb"II\*\0|MM\0\*"), tiff.tiff, 20),
+    "BMP": Format(_is(rb"BM"), bitmaps.bmp, 13),
+    "TIFF": Format(_is(rb"II\*\0|MM\0\*"), tiff.tiff, 18),
     # And CUR, which browsers show as well.
-    "ICO": Format(_is(rb"\0\0[\x01\x02]\0(?!\0\0)"), bitmaps.ico, 16),
+    "ICO": Format(_is(rb"\0\0[\x01\x02]\0(?!\0\0)"), bitmaps.ico, 15),
 }
 HEIC_SAMPLE = base64.b64decode(
     "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAXxtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAA"

@@ -6,7 +6,7 @@ are frames too.
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -104,14 +104,15 @@ def ico(data: bytes, _most_frames: int) -> Header:
     first = icons[0]
 
     def decoded(target: int | None) -> Iterator[Frame]:
-        shown = False
+        shown, failed = False, False
         for icon in icons:
             try:
                 frame = icon.frame(data, target)
-            except Exception:  # noqa: BLE001, S112 - the readers raise nearly everything there is
+            except Exception:  # noqa: BLE001 - the readers raise nearly everything there is
+                failed = True
                 continue  # the others may be seen
             shown = True
-            yield frame
+            yield replace(frame, truncated=frame.truncated or failed)
         if not shown:
             raise Malformed("no icon that can be decoded")
 

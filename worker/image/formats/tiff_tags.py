@@ -35,10 +35,13 @@ class Reader:
     """The tags that are looked at."""
     _directory_bytes: int = field(init=False)
     _value_bytes: int = field(init=False)
+    _is_known: npt.NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
         self._directory_bytes = len(self.data)  # they cannot be more unless they overlap
         self._value_bytes = len(self.data) + MOST_SHARED_BYTES
+        self._is_known = np.zeros(1 << 16, bool)
+        self._is_known[list(self.known)] = True
 
     def directory(self, at: int) -> tuple["Directory", int]:
         """The directory at `at`, and where the next one is. Raises Malformed, struct.error."""
@@ -49,10 +52,11 @@ class Reader:
         end = at + 2 + count * _ENTRY_BYTES
         table = np.frombuffer(self.data, f"V{_ENTRY_BYTES}", count, at + 2)
         tags = np.ndarray(count, f"{self.order}u2", self.data, at + 2, (_ENTRY_BYTES,))
-        wanted = np.flatnonzero(np.isin(tags, list(self.known)))
-        unique = np.unique(table[wanted])  # a tag that is there twice with the same value
-        entries = {}
-        for entry in unique.tolist():
+        wanted = table[self._is_known[tags]]
+        if len(wanted) > len(self.known):  # some are there twice, which is fine with the same value
+            wanted = np.unique(wanted)
+        entries = dict[int, tuple[int, int, bytes]]()
+        for entry in dict.fromkeys(wanted.tolist()):
             tag, kind, length = struct.unpack_from(f"{self.order}HHI", entry)
             if tag in entries:
                 raise Malformed("a tag that comes twice")

@@ -3,6 +3,7 @@
 import io
 import itertools
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def frames(data: bytes) -> list[Frame]:
     return list(read_tiff(data, 1000).decode(None))
 
 
-def written(*pages: np.ndarray, subpages: tuple[np.ndarray, ...] = (), **options: object) -> bytes:
+def written(*pages: np.ndarray, subpages: tuple[np.ndarray, ...] = (), **options: Any) -> bytes:
     """As another program writes it; `subpages` lie below the first page."""
     stream = io.BytesIO()
     with tifffile.TiffWriter(stream) as writer:
@@ -112,7 +113,7 @@ def test_a_larger_picture_below_a_page_is_no_supported_format(depth: int) -> Non
         places.append(following)
     for at, below in itertools.pairwise(places):  # the chain becomes a tree
         (count,) = struct.unpack_from("<H", data, at)
-        tags = [data[at + 2 + 12 * n : at + 14 + 12 * n] for n in range(count)]
+        tags = [bytes(data[at + 2 + 12 * n : at + 14 + 12 * n]) for n in range(count)]
         replaced = struct.pack("<HHII", 330, 4, 1, below)
         tags = [replaced if tag[:2] == struct.pack("<H", 277) else tag for tag in tags]
         data[at + 2 : at + 2 + 12 * count] = b"".join(tags)
@@ -234,7 +235,8 @@ def test_bits_and_planes_and_compression(
 ) -> None:  # fmt: skip
     array = picture(61, 45).astype(f"u{bits // 8}") * (257 if bits == 16 else 1)
     stored = array if planes == "contig" else np.moveaxis(array, -1, 0).copy()
-    options = {"planarconfig": planes, "photometric": "rgb", "compression": compression}
+    options: dict[str, Any] = {"planarconfig": planes, "photometric": "rgb"}
+    options["compression"] = compression
     if compression is not None:
         options["predictor"] = predictor
     data = writers.tiff(array=lambda _: stored, tile=tile, form={"byteorder": order}, **options)
@@ -255,7 +257,8 @@ def test_alpha_that_is_meant_as_it_is(bits: int, planes: str) -> None:
     array = np.dstack([picture(), picture()[..., 0]])
     stored = array.astype(f"u{bits // 8}") * (257 if bits == 16 else 1)
     stored = stored if planes == "contig" else np.moveaxis(stored, -1, 0).copy()
-    options = {"photometric": "rgb", "extrasamples": ["unassalpha"], "planarconfig": planes}
+    options: dict[str, Any] = {"photometric": "rgb", "planarconfig": planes}
+    options["extrasamples"] = ["unassalpha"]
     (frame,) = frames(written(stored, **options))
     assert np.array_equal(pixels(frame), array)
 
@@ -336,7 +339,7 @@ def test_profiles_of_pages() -> None:
 def test_strips_that_are_there_are_screened(compression: str | None, planes: str) -> None:
     array = picture(60, 100)
     stored = array if planes == "contig" else np.moveaxis(array, -1, 0).copy()
-    options = {"photometric": "rgb", "planarconfig": planes, "rowsperstrip": 4}
+    options: dict[str, Any] = {"photometric": "rgb", "planarconfig": planes, "rowsperstrip": 4}
     data = written(stored, compression=compression, **options)
     whole = frames(data)[0]
     assert not whole.truncated
