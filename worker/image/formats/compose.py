@@ -12,7 +12,6 @@ there before it comes back."""
 
 LEAST_SECONDS, SLOWED_SECONDS = 0.010, 0.100
 """Browsers show a frame of at most 10 ms for 100 ms."""
-_CLEAR = (0, 0, 0, 0)
 
 
 def shown_seconds(told: float) -> float:
@@ -23,18 +22,17 @@ def shown_seconds(told: float) -> float:
 class Canvas:
     """Transparent at first.
 
-    Holds 4 bytes a pixel, and as much again below a frame whose disposal is "restore".
+    What was returned is never painted upon. So the canvas holds 4 bytes a pixel, as much again
+    below a frame whose disposal is "restore", and the caller's picture is not one more.
     """
 
     def __init__(self, size: tuple[int, int]) -> None:
         """`size` is width and height in pixels."""
         self._image = Image.new("RGBA", size)
         self._whole: Box = (0, 0, *size)
-        self._is_opaque = False
         self._disposal: Disposal = "keep"
         self._box: Box = (0, 0, 0, 0)
         self._before: Image.Image | None = None
-        self._was_opaque = False
 
     def show(
         self,
@@ -45,7 +43,7 @@ class Canvas:
         disposal: Disposal,
         whole: bool = True,
     ) -> Image.Image:
-        """Put a frame onto the canvas and return a copy of that, in mode RGB where it is opaque.
+        """Put a frame onto the canvas and return that, in mode RGB where it is opaque, or RGBA.
 
         Args:
             image: The frame in mode L, LA, RGB or RGBA, of the size of `box`; None paints nothing.
@@ -61,38 +59,39 @@ class Canvas:
         self._box = (left, top, min(right, self._whole[2]), min(bottom, self._whole[3]))
         is_seen = self._box[2] > left and self._box[3] > top
         self._disposal = disposal if is_seen else "keep"
-        if self._disposal == "restore":
-            self._before = self._image.crop(self._box)
-            self._was_opaque = self._is_opaque
-        if not (whole or over) and self._box == self._whole:
-            self._clear(self._whole)
-        if image is not None and is_seen:
+        self._before = self._image if self._disposal == "restore" else None
+        if is_seen and not (whole or over) and self._box == self._whole:
+            self._image = Image.new("RGBA", self._whole[2:])
+        if is_seen and image is not None:
             self._paint(image, over=over or not whole)
-        return self._image.convert("RGB") if self._is_opaque else self._image.copy()
+        return self._image
 
     def _paint(self, image: Image.Image, *, over: bool) -> None:
-        if self._box[2:] != (self._box[0] + image.width, self._box[1] + image.height):
-            width, height = self._box[2] - self._box[0], self._box[3] - self._box[1]
-            image = image.crop((0, 0, width, height))
-        has_alpha = image.mode in ("LA", "RGBA")
-        if over and has_alpha:
-            self._image.alpha_composite(image.convert("RGBA"), self._box[:2])
-            return
-        self._image.paste(image.convert("RGBA") if image.mode == "LA" else image, self._box)
-        if has_alpha:
-            self._is_opaque = False
-        elif self._box == self._whole:
-            self._is_opaque = True
+        left, top, right, bottom = self._box
+        if image.size != (right - left, bottom - top):
+            image = image.crop((0, 0, right - left, bottom - top))
+        if image.mode in ("L", "LA"):
+            image = image.convert("RGB" if image.mode == "L" else "RGBA")
+        has_alpha = image.mode == "RGBA"
+        if self._box == self._whole and not (over and has_alpha):
+            self._image = image
+        elif over and has_alpha and self._image.mode == "RGBA":
+            self._image = self._image.copy()
+            self._image.alpha_composite(image, (left, top))
+        elif over and has_alpha:
+            self._image = self._image.copy()
+            self._image.paste(image, self._box, image)
+        else:
+            self._image = self._image.convert("RGBA") if has_alpha else self._image.copy()
+            self._image.paste(image, self._box)
 
     def _dispose(self) -> None:
         """Do what the frame before left to be done."""
-        if self._disposal == "clear":
-            self._clear(self._box)
-        elif self._before is not None:
-            self._image.paste(self._before, self._box)
-            self._is_opaque, self._before = self._was_opaque, None
-        self._disposal = "keep"
-
-    def _clear(self, box: Box) -> None:
-        self._image.paste(_CLEAR, box)
-        self._is_opaque = False
+        if self._before is not None:
+            self._image = self._before
+        elif self._disposal == "clear" and self._box == self._whole:
+            self._image = Image.new("RGBA", self._whole[2:])
+        elif self._disposal == "clear":
+            # A conversion to the same mode copies.
+            self._image = self._image.convert("RGBA")
+            self._image.paste((0, 0, 0, 0), self._box)

@@ -345,7 +345,7 @@ def _is_ended(data: bytes, at: int) -> bool:
 
 def _is_sound(data: bytes, body: int, end: int) -> bool:
     """Whether a chunk has the checksum that is told behind it."""
-    return data[end : end + 4] == zlib.crc32(data[body - 4 : end]).to_bytes(4)
+    return data[end : end + 4] == zlib.crc32(memoryview(data)[body - 4 : end]).to_bytes(4)
 
 
 def _chunks(data: bytes, at: int) -> Iterator[tuple[bytes, int, int]]:
