@@ -28,7 +28,7 @@ class Canvas:
 
     def __init__(self, size: tuple[int, int]) -> None:
         """`size` is width and height in pixels."""
-        self._image = Image.new("RGBA", size)
+        self._painted: Image.Image | None = None
         self._whole: Box = (0, 0, *size)
         self._disposal: Disposal = "keep"
         self._box: Box = (0, 0, 0, 0)
@@ -59,14 +59,21 @@ class Canvas:
         self._box = (left, top, min(right, self._whole[2]), min(bottom, self._whole[3]))
         is_seen = self._box[2] > left and self._box[3] > top
         self._disposal = disposal if is_seen else "keep"
-        self._before = self._image if self._disposal == "restore" else None
-        if is_seen and not (whole or over) and self._box == self._whole:
-            self._image = Image.new("RGBA", self._whole[2:])
+        self._before = self._painted if self._disposal == "restore" else None
         if is_seen and image is not None:
-            self._paint(image, over=over or not whole)
+            self._paint(image, over=over, whole=whole)
+        elif is_seen and not (whole or over) and self._box == self._whole:
+            self._painted = None
         return self._image
 
-    def _paint(self, image: Image.Image, *, over: bool) -> None:
+    @property
+    def _image(self) -> Image.Image:
+        """What is on the canvas. It is made late: most pictures cover all of it."""
+        if self._painted is None:
+            self._painted = Image.new("RGBA", self._whole[2:])
+        return self._painted
+
+    def _paint(self, image: Image.Image, *, over: bool, whole: bool) -> None:
         left, top, right, bottom = self._box
         if image.size != (right - left, bottom - top):
             image = image.crop((0, 0, right - left, bottom - top))
@@ -74,24 +81,28 @@ class Canvas:
             image = image.convert("RGB" if image.mode == "L" else "RGBA")
         has_alpha = image.mode == "RGBA"
         if self._box == self._whole and not (over and has_alpha):
-            self._image = image
-        elif over and has_alpha and self._image.mode == "RGBA":
-            self._image = self._image.copy()
-            self._image.alpha_composite(image, (left, top))
-        elif over and has_alpha:
-            self._image = self._image.copy()
-            self._image.paste(image, self._box, image)
+            self._painted = image
+            return
+        below = self._image
+        if not has_alpha:
+            self._painted = below.copy()
+            self._painted.paste(image, self._box)
+        elif over or not whole:
+            self._painted = below.copy()
+            if below.mode == "RGBA":
+                self._painted.alpha_composite(image, (left, top))
+            else:
+                self._painted.paste(image, self._box, image)
         else:
-            self._image = self._image.convert("RGBA") if has_alpha else self._image.copy()
-            self._image.paste(image, self._box)
+            self._painted = below.convert("RGBA")  # which copies, whatever the mode
+            self._painted.paste(image, self._box)
 
     def _dispose(self) -> None:
         """Do what the frame before left to be done."""
-        if self._before is not None:
-            self._image = self._before
+        if self._disposal == "restore":
+            self._painted = self._before
         elif self._disposal == "clear" and self._box == self._whole:
-            self._image = Image.new("RGBA", self._whole[2:])
+            self._painted = None
         elif self._disposal == "clear":
-            # A conversion to the same mode copies.
-            self._image = self._image.convert("RGBA")
-            self._image.paste((0, 0, 0, 0), self._box)
+            self._painted = self._image.convert("RGBA")  # which copies, whatever the mode
+            self._painted.paste((0, 0, 0, 0), self._box)

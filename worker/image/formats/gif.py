@@ -97,13 +97,13 @@ def _walk(data: bytes, most: int) -> _Blocks:
             if data[start] > MOST_CODE_BITS:
                 return found
         elif data[at] == _EXTENSION:
-            label = data[at + 1 : at + 2]
-            if label == bytes([_CONTROL]):
+            label = data[at + 1] if at + 1 < len(data) else 0
+            if label == _CONTROL:
                 told = _control(data[at : at + _CONTROL_BYTES])
                 if told is None:
                     return found
                 control = told
-            elif label == bytes([_APPLICATION]) and data[at + 2 : at + 16] in _LOOPS:
+            elif label == _APPLICATION and data[at + 2 : at + 16] in _LOOPS:
                 found.repeats = int.from_bytes(data[at + 16 : at + 18], "little")
             at = _after_blocks(data, at + 2)
         else:
@@ -136,7 +136,7 @@ def _after_blocks(data: bytes, at: int) -> int:
     end = len(data)
     while at < end and data[at]:
         at += data[at] + 1
-    return min(at + 1, end)
+    return at + 1 if at < end else end
 
 
 def _frames(found: _Blocks, size: tuple[int, int]) -> Iterator[Frame]:

@@ -89,13 +89,16 @@ def _with_palette(indices: Image.Image, pixels: Pixels) -> Image.Image:
 
 def _with_rows_filled(image: Image.Image, decoded: Image.Image) -> Image.Image:
     """Where a row is missing, the one above it that stands for it until later passes come."""
-    has_pixel = np.asarray(decoded) > 0
+    has_pixel = np.asarray(decoded)
     is_whole = has_pixel.all(axis=1)
     source = np.arange(image.height)
     for step in _ROWS_FILLED:
         source = np.where(is_whole[source], source, source - source % step)
-    shown = np.asarray(image)
-    return Image.fromarray(np.where(has_pixel[..., None], shown, shown[source]))
+    shown = np.array(image)
+    for row in np.flatnonzero(~is_whole):
+        missing = has_pixel[row] == 0
+        shown[row, missing] = shown[source[row], missing]
+    return Image.fromarray(shown)
 
 
 def _cut_to_size(codes: bytes) -> bytes:

@@ -55,6 +55,7 @@ _KEYWORD = range(1, 81)
 """Bytes of the name of an `iCCP`. The specification has at most 79, Chromium 80."""
 _ICC_SIGNATURE = slice(36, 40)
 _INTENTS = 4
+_WORTH_A_VIEW = 1024
 _UNIT = 100_000
 """Of gamma and chromaticities."""
 _DISPOSALS: tuple[Disposal, ...] = ("keep", "clear", "restore")
@@ -221,7 +222,8 @@ def _read_pixels(data: bytes, image: _Image) -> None:
         if name != b"IDAT":
             image.next = body - 8
             return
-        image.pixels.append(data[body:end])
+        if end > body:
+            image.pixels.append(data[body:end])
         if not _is_sound(data, body, end):
             break
     image.next = len(data)
@@ -345,7 +347,8 @@ def _is_ended(data: bytes, at: int) -> bool:
 
 def _is_sound(data: bytes, body: int, end: int) -> bool:
     """Whether a chunk has the checksum that is told behind it."""
-    return data[end : end + 4] == zlib.crc32(memoryview(data)[body - 4 : end]).to_bytes(4)
+    view = memoryview(data) if end - body > _WORTH_A_VIEW else data
+    return data[end : end + 4] == zlib.crc32(view[body - 4 : end]).to_bytes(4)
 
 
 def _chunks(data: bytes, at: int) -> Iterator[tuple[bytes, int, int]]:

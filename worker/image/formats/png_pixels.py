@@ -272,16 +272,19 @@ def _differs(image: Image.Image, keys: list[int]) -> Image.Image:
 
 def _partial(image: Image.Image, layout: Layout, rows: list[int]) -> Image.Image:
     """The picture with transparent pixels where none were decoded."""
-    image = image.convert("LA" if image.mode in ("L", "LA") else "RGBA")
     if not layout.interlaced:
+        image = image.convert("LA" if image.mode in ("L", "LA") else "RGBA")
         image.paste((0,) * len(image.getbands()), (0, rows[0], *image.size))
         return image
-    pixels = np.asarray(image)
-    shown = np.zeros_like(pixels)
+    pixels = np.asarray(image).reshape(image.height, image.width, -1)
+    has_alpha = image.mode in ("LA", "RGBA")
+    bands = pixels.shape[2]
+    shown = np.zeros((*pixels.shape[:2], bands if has_alpha else bands + 1), np.uint8)
     for (left, top, across, down), (wide, high), count in zip(_PASSES, _BLOCKS, rows, strict=True):
         decoded = pixels[top::down, left::across][:count]
         for y in range(top, top + high):
             for x in range(left, left + wide):
                 block = shown[y::down, x::across][:count]
-                block[:] = decoded[: block.shape[0], : block.shape[1]]
+                block[..., -1] = 255
+                block[..., :bands] = decoded[: block.shape[0], : block.shape[1]]
     return Image.fromarray(shown)
