@@ -46,19 +46,30 @@ def decode(pixels: Pixels, *, fills_rows: bool) -> tuple[Image.Image | None, boo
     indices, is_whole = _unpacked(pixels, size, 0)
     if is_whole:
         return _with_palette(indices, pixels), True
-    # A pixel that was decoded is the same, whatever was there before.
-    pixels = replace(pixels, codes=_cut_to_size(pixels.codes))
-    again, _ = _unpacked(pixels, size, 1)
-    indices, _ = _unpacked(pixels, size, 0)
-    decoded = ImageChops.difference(indices, again).point([255] + [0] * 255)
+    del indices
+    image, decoded = _damaged(replace(pixels, codes=_cut_to_size(pixels.codes)), size)
     if decoded.getbbox() is None:
         return None, False
-    image = _with_palette(indices, pixels)
-    has_alpha = image.mode == "RGBA"
-    image.putalpha(ImageChops.darker(decoded, image.getchannel("A")) if has_alpha else decoded)
     if pixels.interlaced and fills_rows:
         image = _with_rows_filled(image, decoded)
     return image, False
+
+
+def _damaged(pixels: Pixels, size: tuple[int, int]) -> tuple[Image.Image, Image.Image]:
+    """The image in mode RGBA, and where pixels were decoded, in mode L.
+
+    Such a pixel is the same, whatever was there before.
+    """
+    indices, _ = _unpacked(pixels, size, 0)
+    again, _ = _unpacked(pixels, size, 1)
+    decoded = ImageChops.difference(indices, again).point([255] + [0] * 255)
+    del again
+    image = _with_palette(indices, pixels)
+    if image.mode == "RGBA":
+        image.putalpha(ImageChops.darker(decoded, image.getchannel("A")))
+    else:
+        image.putalpha(decoded)
+    return image, decoded
 
 
 def _unpacked(pixels: Pixels, size: tuple[int, int], before: int) -> tuple[Image.Image, bool]:

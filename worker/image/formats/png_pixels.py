@@ -251,10 +251,11 @@ def _with_transparent_color(image: Image.Image, layout: Layout, data: bytes) -> 
     elif len(told) == 2 * channels:
         rest, _ = _unpacked(layout, image.size, data, _LOW_BYTES[image.mode])
         assert rest is not None  # noqa: S101 - the high bytes came out of the same data
-        differs = ImageChops.lighter(_differs(image, list(high)), _differs(rest, list(low)))
+        differs = _differs(rest, list(low))
+        del rest
+        differs = ImageChops.lighter(differs, _differs(image, list(high)))
     else:
         return image
-    image = image.copy() if image.mode == "L" else image.convert("RGBA")
     image.putalpha(differs)
     return image
 
@@ -262,11 +263,11 @@ def _with_transparent_color(image: Image.Image, layout: Layout, data: bytes) -> 
 def _differs(image: Image.Image, keys: list[int]) -> Image.Image:
     """In mode L: 255 where a pixel is not of the color `keys`, else 0."""
     found = Image.new("L", image.size)
-    for channel, key in zip(image.split(), keys, strict=True):
+    for channel, key in enumerate(keys):
         table = [255] * 256
         if key < len(table):
             table[key] = 0
-        found = ImageChops.lighter(found, channel.point(table))
+        found = ImageChops.lighter(found, image.getchannel(channel).point(table))
     return found
 
 
