@@ -50,6 +50,8 @@ def decode(pixels: Pixels, *, fills_rows: bool) -> tuple[Image.Image | None, boo
     image, decoded = _damaged(replace(pixels, codes=_cut_to_size(pixels.codes)), size)
     if decoded.getbbox() is None:
         return None, False
+    if decoded.getextrema()[0]:  # only the end is missing
+        return image, True
     if pixels.interlaced and fills_rows:
         image = _with_rows_filled(image, decoded)
     return image, False
