@@ -152,7 +152,7 @@ def _indices(packed: bytes, bits: int, most: int) -> bytearray:
     literals = [bytes([index]) for index in range(clear)] + [b"", b""]
     table, width, before = list(literals), bits + 1, b""
     found = bytearray()
-    waiting = held = 0
+    waiting = held = clears = 0
     for byte in packed:
         waiting |= byte << held
         held += 8
@@ -161,6 +161,9 @@ def _indices(packed: bytes, bits: int, most: int) -> bytearray:
             waiting >>= width
             held -= width
             if code == clear:
+                clears += 1
+                if clears > most + 1:  # codes of no pixel would go on for long
+                    return found
                 table, width, before = list(literals), bits + 1, b""
                 continue
             if code == clear + 1 or code > len(table) or (code == len(table) and not before):

@@ -304,3 +304,16 @@ def test_thousands_of_comments_and_empty_blocks_hide_nothing():
     comments = b"\x21\xfe\0" * 600_000
     _, [frame] = read(file(comments, image(ramp())))
     assert np.array_equal(pixels(frame), colored(ramp()))
+
+
+def test_codes_of_one_bit_that_only_clear_end_soon():
+    """Each of them is read in Python; two million would take a second."""
+    flood = (b"\xff" + b"\xaa" * 255) * 2_000
+    blocks = [
+        image(plain(0, 1, 1), packed=flood + b"\0", bits=1),
+        image(plain(0, 2, 9), packed=b"\1\x02\0", bits=1, interlaced=True),
+    ]
+    with pytest.raises(Malformed):
+        read(gif(1, 1, blocks[0], palette=bytes(6)))
+    _, frames = read(gif(2, 9, blocks[1], blocks[1], palette=bytes(6)))
+    assert [one.truncated for one in frames] == [True, True]
