@@ -7,23 +7,23 @@ from PIL import Image
 from worker.image.formats.container import Box
 
 type Disposal = Literal["keep", "clear", "restore"]
-"""What becomes of a frame before the next one: it stays, it is cleared to transparent, or what was
-there before it comes back."""
+"""What happens to a frame before the next frame: it stays, its box is cleared to transparent, or
+the canvas is restored to its state before the frame."""
 
 LEAST_SECONDS, SLOWED_SECONDS = 0.010, 0.100
 """Browsers show a frame of at most 10 ms for 100 ms."""
 
 
-def shown_seconds(told: float) -> float:
-    """How long browsers show a frame that has this delay, both in seconds."""
-    return told if told > LEAST_SECONDS else SLOWED_SECONDS
+def shown_seconds(delay: float) -> float:
+    """Return how long browsers show a frame with this delay, both in seconds."""
+    return delay if delay > LEAST_SECONDS else SLOWED_SECONDS
 
 
 class Canvas:
-    """Transparent at first.
+    """A canvas that is transparent at first.
 
-    What was returned is never painted upon. So the canvas holds 4 bytes a pixel, as much again
-    below a frame whose disposal is "restore", and the caller's picture is not one more.
+    A returned image is never changed: the next frame is painted onto a copy. The canvas holds 4
+    bytes a pixel, and 4 more while a frame is shown whose disposal is "restore".
     """
 
     def __init__(self, size: tuple[int, int]) -> None:
@@ -43,15 +43,16 @@ class Canvas:
         disposal: Disposal,
         whole: bool = True,
     ) -> Image.Image:
-        """Put a frame onto the canvas and return that, in mode RGB where it is opaque, or RGBA.
+        """Paint a frame and return the canvas, in mode RGB if it is opaque, else in mode RGBA.
 
         Args:
-            image: The frame in mode L, LA, RGB or RGBA, of the size of `box`; None paints nothing.
-            box: Where it goes. What lies beyond the canvas is not seen.
-            over: Blend it with what is there. Otherwise it replaces that, its alpha too.
-            disposal: What becomes of it before the next frame.
-            whole: Pixels of a frame that is not whole replace nothing where they are transparent;
-                but one that would cover the canvas has nothing behind it.
+            image: The frame in mode L, LA, RGB or RGBA, of the size of `box`. None paints nothing.
+            box: The frame's position. Pixels beyond the canvas are cut off.
+            over: Blend the frame with the canvas. Otherwise the frame replaces the canvas, with
+                its alpha.
+            disposal: What happens to the frame before the next frame.
+            whole: Whether all pixels were decoded. Missing pixels, which are transparent, leave
+                the canvas as it is. If the frame covers the canvas, they clear it.
 
         """
         self._dispose()
@@ -68,7 +69,7 @@ class Canvas:
 
     @property
     def _image(self) -> Image.Image:
-        """What is on the canvas. It is made late: most pictures cover all of it."""
+        """The canvas. It is allocated late, because most first frames replace all of it."""
         if self._painted is None:
             self._painted = Image.new("RGBA", self._whole[2:])
         return self._painted
@@ -94,15 +95,15 @@ class Canvas:
             else:
                 self._painted.paste(image, self._box, image)
         else:
-            self._painted = below.convert("RGBA")  # which copies, whatever the mode
+            self._painted = below.convert("RGBA")  # this always copies
             self._painted.paste(image, self._box)
 
     def _dispose(self) -> None:
-        """Do what the frame before left to be done."""
+        """Apply the disposal of the previous frame."""
         if self._disposal == "restore":
             self._painted = self._before
         elif self._disposal == "clear" and self._box == self._whole:
             self._painted = None
         elif self._disposal == "clear":
-            self._painted = self._image.convert("RGBA")  # which copies, whatever the mode
+            self._painted = self._image.convert("RGBA")  # this always copies
             self._painted.paste((0, 0, 0, 0), self._box)

@@ -1,8 +1,9 @@
 """The pixels of one PNG image or APNG frame, out of its compressed rows.
 
-Pillow's decoder unpacks the rows. It drops a row too many where the compressed data are damaged, it
-knows `tRNS` in only some of the depths, and it leaves rows black that it could not decode. So what
-is damaged is decompressed here first, and only whole rows are given to Pillow.
+Pillow's decoder unpacks the rows. If the compressed data are damaged, Pillow may lose rows before
+the damage and leaves missing rows black. Damaged data are therefore decompressed here first, and
+only whole rows are given to Pillow. `tRNS` is applied here, because Pillow does not support it in
+all bit depths.
 """
 
 import zlib
@@ -241,14 +242,13 @@ def _with_palette(image: Image.Image, layout: Layout) -> Image.Image:
 
 def _with_transparent_color(image: Image.Image, layout: Layout, data: bytes) -> Image.Image:
     """With an alpha channel of 0 where a pixel has the one transparent colour, in all its bits."""
-    told = layout.transparency or b""
+    keys = layout.transparency or b""
     channels = _CHANNELS[layout.color]
-    high, low = told[0 : 2 * channels : 2], told[1 : 2 * channels : 2]
+    high, low = keys[0 : 2 * channels : 2], keys[1 : 2 * channels : 2]
     if layout.depth < DEEP:  # where the high byte is not looked at
         scale = 255 // ((1 << layout.depth) - 1)
-        keys = [key * scale for key in low]
-        differs = _differs(image, keys)
-    elif len(told) == 2 * channels:
+        differs = _differs(image, [key * scale for key in low])
+    elif len(keys) == 2 * channels:
         rest, _ = _unpacked(layout, image.size, data, _LOW_BYTES[image.mode])
         assert rest is not None  # noqa: S101 - the high bytes came out of the same data
         differs = _differs(rest, list(low))

@@ -31,10 +31,10 @@ def test_an_opaque_canvas_is_handed_out_without_alpha():
     half = Image.new("RGBA", (3, 4), (200, 100, 0, 128))
     blended = canvas.show(half, (0, 0, 3, 4), over=True, disposal="clear")
     assert blended.mode == "RGB"
-    assert np.abs(np.subtract(blended.getpixel((0, 0)), (105, 55, 4))).max() <= 1
+    assert np.abs(np.asarray(blended)[0, 0] - np.array((105, 55, 4))).max() <= 1
     cleared = canvas.show(None, (0, 0, 1, 1), over=True, disposal="keep")
     assert cleared.mode == "RGBA"
-    assert [cleared.getpixel((x, 0))[3] for x in (0, 5)] == [0, 255]
+    assert np.asarray(cleared)[0, (0, 5), 3].tolist() == [0, 255]
     assert blended.mode == "RGB"  # and what was handed out before is as it was
 
 

@@ -506,6 +506,11 @@ def test_an_error_ends_the_animation_there(ending):
     assert read_png(data, 1000).truncated
 
 
+def test_one_late_palette_does_not_end_the_animation():
+    assert levels(animation(first(1), PLTE, full(1, 2), frames=2)) == [1, 2]
+    assert levels(animation(first(1), PLTE, full(1, 2), PLTE, full(3, 3))) == [1, 2]
+
+
 @pytest.mark.parametrize(
     "chunks",
     [
