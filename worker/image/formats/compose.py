@@ -81,7 +81,8 @@ class Canvas:
         if image.mode in ("L", "LA"):
             image = image.convert("RGB" if image.mode == "L" else "RGBA")
         has_alpha = image.mode == "RGBA"
-        if self._box == self._whole and not (over and has_alpha):
+        is_blended = over and has_alpha and self._painted is not None
+        if self._box == self._whole and not is_blended:
             self._painted = image
             return
         below = self._image
