@@ -51,7 +51,7 @@ def _is(pattern: bytes) -> re.Pattern[bytes]:
 FORMATS = {
     "JPEG": Format(_is(rb"\xff\xd8\xff"), jpeg.jpeg, 10, sandboxed=False),
     "PNG": Format(_is(rb"\x89PNG\r\n\x1a\n"), png.png, 14, sandboxed=False),
-    "GIF": Format(_is(rb"GIF8[79]a"), gif.gif, 12, sandboxed=False),
+    "GIF": Format(_is(rb"GIF8[79]a"), gif.gif, 13, sandboxed=False),
     "WEBP": Format(_is(rb"RIFF.{4}WEBP"), webp.webp, 22, sandboxed=False),
     "AVIF": Format(
         file_types.BrandSignature(file_types.AV1, file_types.AVIF_BRANDS), avif.avif, 24

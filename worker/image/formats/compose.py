@@ -7,34 +7,32 @@ from PIL import Image
 from worker.image.formats.container import Box
 
 type Disposal = Literal["keep", "clear", "restore"]
-"""What becomes of a frame before the next one: it stays, it is cleared to transparent, or what was
-there before it comes back."""
+"""What happens to a frame before the next frame: it stays, its box is cleared to transparent, or
+the canvas is restored to its state before the frame."""
 
 LEAST_SECONDS, SLOWED_SECONDS = 0.010, 0.100
 """Browsers show a frame of at most 10 ms for 100 ms."""
-_CLEAR = (0, 0, 0, 0)
 
 
-def shown_seconds(told: float) -> float:
-    """How long browsers show a frame that has this delay, both in seconds."""
-    return told if told > LEAST_SECONDS else SLOWED_SECONDS
+def shown_seconds(delay: float) -> float:
+    """Return how long browsers show a frame with this delay, both in seconds."""
+    return delay if delay > LEAST_SECONDS else SLOWED_SECONDS
 
 
 class Canvas:
-    """Transparent at first.
+    """A canvas that is transparent at first.
 
-    Holds 4 bytes a pixel, and as much again below a frame whose disposal is "restore".
+    A returned image is never changed: the next frame is painted onto a copy. The canvas holds 4
+    bytes a pixel, and 4 more while a frame is shown whose disposal is "restore".
     """
 
     def __init__(self, size: tuple[int, int]) -> None:
         """`size` is width and height in pixels."""
-        self._image = Image.new("RGBA", size)
+        self._painted: Image.Image | None = None
         self._whole: Box = (0, 0, *size)
-        self._is_opaque = False
         self._disposal: Disposal = "keep"
         self._box: Box = (0, 0, 0, 0)
         self._before: Image.Image | None = None
-        self._was_opaque = False
 
     def show(
         self,
@@ -45,15 +43,16 @@ class Canvas:
         disposal: Disposal,
         whole: bool = True,
     ) -> Image.Image:
-        """Put a frame onto the canvas and return a copy of that, in mode RGB where it is opaque.
+        """Paint a frame and return the canvas, in mode RGB if it is opaque, else in mode RGBA.
 
         Args:
-            image: The frame in mode L, LA, RGB or RGBA, of the size of `box`; None paints nothing.
-            box: Where it goes. What lies beyond the canvas is not seen.
-            over: Blend it with what is there. Otherwise it replaces that, its alpha too.
-            disposal: What becomes of it before the next frame.
-            whole: Pixels of a frame that is not whole replace nothing where they are transparent;
-                but one that would cover the canvas has nothing behind it.
+            image: The frame in mode L, LA, RGB or RGBA, of the size of `box`. None paints nothing.
+            box: The frame's position. Pixels beyond the canvas are cut off.
+            over: Blend the frame with the canvas. Otherwise the frame replaces the canvas, with
+                its alpha.
+            disposal: What happens to the frame before the next frame.
+            whole: Whether all pixels were decoded. Missing pixels, which are transparent, leave
+                the canvas as it is. If the frame covers the canvas, they clear it.
 
         """
         self._dispose()
@@ -61,38 +60,51 @@ class Canvas:
         self._box = (left, top, min(right, self._whole[2]), min(bottom, self._whole[3]))
         is_seen = self._box[2] > left and self._box[3] > top
         self._disposal = disposal if is_seen else "keep"
-        if self._disposal == "restore":
-            self._before = self._image.crop(self._box)
-            self._was_opaque = self._is_opaque
-        if not (whole or over) and self._box == self._whole:
-            self._clear(self._whole)
-        if image is not None and is_seen:
-            self._paint(image, over=over or not whole)
-        return self._image.convert("RGB") if self._is_opaque else self._image.copy()
+        self._before = self._painted if self._disposal == "restore" else None
+        if is_seen and image is not None:
+            self._paint(image, over=over, whole=whole)
+        elif is_seen and not (whole or over) and self._box == self._whole:
+            self._painted = None
+        return self._image
 
-    def _paint(self, image: Image.Image, *, over: bool) -> None:
-        if self._box[2:] != (self._box[0] + image.width, self._box[1] + image.height):
-            width, height = self._box[2] - self._box[0], self._box[3] - self._box[1]
-            image = image.crop((0, 0, width, height))
-        has_alpha = image.mode in ("LA", "RGBA")
-        if over and has_alpha:
-            self._image.alpha_composite(image.convert("RGBA"), self._box[:2])
+    @property
+    def _image(self) -> Image.Image:
+        """The canvas. It is allocated late, because most first frames replace all of it."""
+        if self._painted is None:
+            self._painted = Image.new("RGBA", self._whole[2:])
+        return self._painted
+
+    def _paint(self, image: Image.Image, *, over: bool, whole: bool) -> None:
+        left, top, right, bottom = self._box
+        if image.size != (right - left, bottom - top):
+            image = image.crop((0, 0, right - left, bottom - top))
+        if image.mode in ("L", "LA"):
+            image = image.convert("RGB" if image.mode == "L" else "RGBA")
+        has_alpha = image.mode == "RGBA"
+        is_blended = over and has_alpha and self._painted is not None
+        if self._box == self._whole and not is_blended:
+            self._painted = image
             return
-        self._image.paste(image.convert("RGBA") if image.mode == "LA" else image, self._box)
-        if has_alpha:
-            self._is_opaque = False
-        elif self._box == self._whole:
-            self._is_opaque = True
+        below = self._image
+        if not has_alpha:
+            self._painted = below.copy()
+            self._painted.paste(image, self._box)
+        elif over or not whole:
+            self._painted = below.copy()
+            if below.mode == "RGBA":
+                self._painted.alpha_composite(image, (left, top))
+            else:
+                self._painted.paste(image, self._box, image)
+        else:
+            self._painted = below.convert("RGBA")  # this always copies
+            self._painted.paste(image, self._box)
 
     def _dispose(self) -> None:
-        """Do what the frame before left to be done."""
-        if self._disposal == "clear":
-            self._clear(self._box)
-        elif self._before is not None:
-            self._image.paste(self._before, self._box)
-            self._is_opaque, self._before = self._was_opaque, None
-        self._disposal = "keep"
-
-    def _clear(self, box: Box) -> None:
-        self._image.paste(_CLEAR, box)
-        self._is_opaque = False
+        """Apply the disposal of the previous frame."""
+        if self._disposal == "restore":
+            self._painted = self._before
+        elif self._disposal == "clear" and self._box == self._whole:
+            self._painted = None
+        elif self._disposal == "clear":
+            self._painted = self._image.convert("RGBA")  # this always copies
+            self._painted.paste((0, 0, 0, 0), self._box)

@@ -1,6 +1,6 @@
 """GIF: blocks.
 
-Where files break the specification, the rules are Chromium's (its decoder is Wuffs).
+Where a file breaks the specification, this module follows Chromium, whose decoder is Wuffs.
 """
 
 import struct
@@ -40,10 +40,10 @@ type _Image = tuple[Pixels, _Control]
 
 @dataclass(slots=True)
 class _Blocks:
-    """What the walk over a file has found.
+    """The images of a file.
 
-    `repeats` is how often an animation is repeated, 0 for ever, None where it is shown once.
-    `ended`: in order, and not by damage.
+    `repeats` is how often the animation is repeated: 0 is forever, None is never. `ended` is
+    whether the file ends with its trailer.
     """
 
     images: list[_Image]
@@ -97,13 +97,13 @@ def _walk(data: bytes, most: int) -> _Blocks:
             if data[start] > MOST_CODE_BITS:
                 return found
         elif data[at] == _EXTENSION:
-            label = data[at + 1 : at + 2]
-            if label == bytes([_CONTROL]):
-                told = _control(data[at : at + _CONTROL_BYTES])
-                if told is None:
+            label = data[at + 1] if at + 1 < len(data) else 0
+            if label == _CONTROL:
+                parsed = _control(data[at : at + _CONTROL_BYTES])
+                if parsed is None:
                     return found
-                control = told
-            elif label == bytes([_APPLICATION]) and data[at + 2 : at + 16] in _LOOPS:
+                control = parsed
+            elif label == _APPLICATION and data[at + 2 : at + 16] in _LOOPS:
                 found.repeats = int.from_bytes(data[at + 16 : at + 18], "little")
             at = _after_blocks(data, at + 2)
         else:
@@ -114,13 +114,13 @@ def _walk(data: bytes, most: int) -> _Blocks:
 
 
 def _palette(data: bytes, flags_at: int, at: int) -> bytes:
-    """The colours that stand here, if the flags say that there are any."""
+    """Return the palette at `at`, empty if the flags at `flags_at` announce none."""
     flags = data[flags_at] if flags_at < len(data) else 0
     return data[at : at + (3 << ((flags & 7) + 1))] if flags & _HAS_PALETTE else b""
 
 
 def _control(extension: bytes) -> _Control | None:
-    """Of a graphic control; None for one that is damaged, where Chromium ends."""
+    """Parse a graphic control; None if it is damaged, which ends the file in Chromium."""
     if len(extension) < _CONTROL_BYTES or extension[2] != 4 or extension[7] != 0:  # noqa: PLR2004 - its one block's length
         return None
     flags, delay, index = struct.unpack_from("<BHB", extension, 3)
@@ -136,11 +136,11 @@ def _after_blocks(data: bytes, at: int) -> int:
     end = len(data)
     while at < end and data[at]:
         at += data[at] + 1
-    return min(at + 1, end)
+    return at + 1 if at < end else end
 
 
 def _frames(found: _Blocks, size: tuple[int, int]) -> Iterator[Frame]:
-    """The frames as they are seen; a damaged one shows what there is of it."""
+    """Yield the frames as they are seen. A damaged frame shows the pixels that were decoded."""
     canvas, count = Canvas(size), len(found.images)
     for number, (pixels, control) in enumerate(found.images):
         image, is_whole = decode(pixels, fills_rows=number == 0)

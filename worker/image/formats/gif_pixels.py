@@ -46,19 +46,32 @@ def decode(pixels: Pixels, *, fills_rows: bool) -> tuple[Image.Image | None, boo
     indices, is_whole = _unpacked(pixels, size, 0)
     if is_whole:
         return _with_palette(indices, pixels), True
-    # A pixel that was decoded is the same, whatever was there before.
-    pixels = replace(pixels, codes=_cut_to_size(pixels.codes))
-    again, _ = _unpacked(pixels, size, 1)
-    indices, _ = _unpacked(pixels, size, 0)
-    decoded = ImageChops.difference(indices, again).point([255] + [0] * 255)
+    del indices
+    image, decoded = _damaged(replace(pixels, codes=_cut_to_size(pixels.codes)), size)
     if decoded.getbbox() is None:
         return None, False
-    image = _with_palette(indices, pixels)
-    has_alpha = image.mode == "RGBA"
-    image.putalpha(ImageChops.darker(decoded, image.getchannel("A")) if has_alpha else decoded)
+    if decoded.getextrema()[0]:  # only the end is missing
+        return image, True
     if pixels.interlaced and fills_rows:
         image = _with_rows_filled(image, decoded)
     return image, False
+
+
+def _damaged(pixels: Pixels, size: tuple[int, int]) -> tuple[Image.Image, Image.Image]:
+    """The image in mode RGBA, and where pixels were decoded, in mode L.
+
+    Such a pixel is the same, whatever was there before.
+    """
+    indices, _ = _unpacked(pixels, size, 0)
+    again, _ = _unpacked(pixels, size, 1)
+    decoded = ImageChops.difference(indices, again).point([255] + [0] * 255)
+    del again
+    image = _with_palette(indices, pixels)
+    if image.mode == "RGBA":
+        image.putalpha(ImageChops.darker(decoded, image.getchannel("A")))
+    else:
+        image.putalpha(decoded)
+    return image, decoded
 
 
 def _unpacked(pixels: Pixels, size: tuple[int, int], before: int) -> tuple[Image.Image, bool]:
@@ -89,13 +102,16 @@ def _with_palette(indices: Image.Image, pixels: Pixels) -> Image.Image:
 
 def _with_rows_filled(image: Image.Image, decoded: Image.Image) -> Image.Image:
     """Where a row is missing, the one above it that stands for it until later passes come."""
-    has_pixel = np.asarray(decoded) > 0
+    has_pixel = np.asarray(decoded)
     is_whole = has_pixel.all(axis=1)
     source = np.arange(image.height)
     for step in _ROWS_FILLED:
         source = np.where(is_whole[source], source, source - source % step)
-    shown = np.asarray(image)
-    return Image.fromarray(np.where(has_pixel[..., None], shown, shown[source]))
+    shown = np.array(image)
+    for row in np.flatnonzero(~is_whole):
+        missing = has_pixel[row] == 0
+        shown[row, missing] = shown[source[row], missing]
+    return Image.fromarray(shown)
 
 
 def _cut_to_size(codes: bytes) -> bytes:
@@ -136,7 +152,7 @@ def _indices(packed: bytes, bits: int, most: int) -> bytearray:
     literals = [bytes([index]) for index in range(clear)] + [b"", b""]
     table, width, before = list(literals), bits + 1, b""
     found = bytearray()
-    waiting = held = 0
+    waiting = held = clears = 0
     for byte in packed:
         waiting |= byte << held
         held += 8
@@ -145,6 +161,9 @@ def _indices(packed: bytes, bits: int, most: int) -> bytearray:
             waiting >>= width
             held -= width
             if code == clear:
+                clears += 1
+                if clears > most + 1:  # codes of no pixel would go on for long
+                    return found
                 table, width, before = list(literals), bits + 1, b""
                 continue
             if code == clear + 1 or code > len(table) or (code == len(table) and not before):

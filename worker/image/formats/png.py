@@ -1,8 +1,8 @@
 """PNG and APNG: chunks.
 
-The rules are those of the specification where Chromium follows it, and Chromium's (the Rust crate
-`png`) where files break it. Of a file that Chromium refuses although its picture is there, the
-picture is described nonetheless.
+Where a file breaks the specification, this module follows Chromium, whose decoder is the Rust crate
+`png`. If Chromium refuses an animation because of its control chunks, the default image is
+described.
 """
 
 import struct
@@ -55,6 +55,7 @@ _KEYWORD = range(1, 81)
 """Bytes of the name of an `iCCP`. The specification has at most 79, Chromium 80."""
 _ICC_SIGNATURE = slice(36, 40)
 _INTENTS = 4
+_WORTH_A_VIEW = 1024
 _UNIT = 100_000
 """Of gamma and chromaticities."""
 _DISPOSALS: tuple[Disposal, ...] = ("keep", "clear", "restore")
@@ -137,7 +138,7 @@ def _still(image: _Image) -> Iterator[Frame]:
 
 
 def _moving(image: _Image, animation: _Animation) -> Iterator[Frame]:
-    """The frames as they are seen; a damaged one shows what there is of it."""
+    """Yield the frames as they are seen. A damaged frame shows the pixels that were decoded."""
     canvas, count = Canvas(image.size), len(animation.frames)
     grey = image.layout.color in (GREY, GREY_ALPHA)
     for number, (control, pixels) in enumerate(animation.frames):
@@ -221,7 +222,8 @@ def _read_pixels(data: bytes, image: _Image) -> None:
         if name != b"IDAT":
             image.next = body - 8
             return
-        image.pixels.append(data[body:end])
+        if end > body:
+            image.pixels.append(data[body:end])
         if not _is_sound(data, body, end):
             break
     image.next = len(data)
@@ -279,13 +281,23 @@ def _read_frames(
             if control is None or len(frames) == most:
                 return False
             sequence += 1
-        elif not name[0] & 0x20:
+        elif not _may_follow(name, data, body, end, image):
             return False
     return False
 
 
+def _may_follow(name: bytes, data: bytes, body: int, end: int, image: _Image) -> bool:
+    """Whether a chunk of another kind may stand between frames: any ancillary, one palette."""
+    if name[0] & 0x20:
+        return True
+    if name != b"PLTE" or not _counts(name, data[body:end], image.layout.color, image.chunks):
+        return False
+    image.chunks[name] = b""  # no frame uses it
+    return _is_sound(data, body, end)
+
+
 def _control(contents: bytes, sequence: int, size: tuple[int, int]) -> _Control | None:
-    """Of an `fcTL`; None for one that is wrong, or not of this number in the sequence."""
+    """Parse an `fcTL`; None if it is invalid or does not have this sequence number."""
     if len(contents) != _FCTL.size:
         return None
     number, width, height, left, top, delay, unit, disposal, blending = _FCTL.unpack(contents)
@@ -304,9 +316,9 @@ def _control(contents: bytes, sequence: int, size: tuple[int, int]) -> _Control 
 
 
 def _profiles(chunks: dict[bytes, bytes]) -> tuple[bytes, ...]:
-    """What the chunks say of colours, the better one first: `cICP`, `iCCP`, `sRGB`, `gAMA`.
+    """Return the colour profiles in order of precedence: `cICP`, `iCCP`, `sRGB`, `gAMA`.
 
-    The first one counts in Chromium. Viewers who do not know it, or refuse it, take the next.
+    Chromium applies the first. A viewer that does not support it applies the next.
     """
     found = list[bytes]()
     if b"cICP" in chunks:
@@ -319,8 +331,8 @@ def _profiles(chunks: dict[bytes, bytes]) -> tuple[bytes, ...]:
         found.append(icc)
     if b"sRGB" not in chunks and b"gAMA" in chunks:
         gamma = int.from_bytes(chunks[b"gAMA"]) / _UNIT
-        told = struct.unpack(">8I", chunks[b"cHRM"]) if b"cHRM" in chunks else None
-        found.append(profile_of_gamma(gamma, told and [number / _UNIT for number in told]))
+        points = struct.unpack(">8I", chunks[b"cHRM"]) if b"cHRM" in chunks else None
+        found.append(profile_of_gamma(gamma, points and [number / _UNIT for number in points]))
     return tuple(found[:2]) or (b"",)
 
 
@@ -344,8 +356,9 @@ def _is_ended(data: bytes, at: int) -> bool:
 
 
 def _is_sound(data: bytes, body: int, end: int) -> bool:
-    """Whether a chunk has the checksum that is told behind it."""
-    return data[end : end + 4] == zlib.crc32(data[body - 4 : end]).to_bytes(4)
+    """Whether a chunk's checksum is right."""
+    view = memoryview(data) if end - body > _WORTH_A_VIEW else data
+    return data[end : end + 4] == zlib.crc32(view[body - 4 : end]).to_bytes(4)
 
 
 def _chunks(data: bytes, at: int) -> Iterator[tuple[bytes, int, int]]:

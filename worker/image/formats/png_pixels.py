@@ -1,8 +1,9 @@
 """The pixels of one PNG image or APNG frame, out of its compressed rows.
 
-Pillow's decoder unpacks the rows. It drops a row too many where the compressed data are damaged, it
-knows `tRNS` in only some of the depths, and it leaves rows black that it could not decode. So what
-is damaged is decompressed here first, and only whole rows are given to Pillow.
+Pillow's decoder unpacks the rows. If the compressed data are damaged, Pillow may lose rows before
+the damage and leaves missing rows black. Damaged data are therefore decompressed here first, and
+only whole rows are given to Pillow. `tRNS` is applied here, because Pillow does not support it in
+all bit depths.
 """
 
 import zlib
@@ -241,20 +242,20 @@ def _with_palette(image: Image.Image, layout: Layout) -> Image.Image:
 
 def _with_transparent_color(image: Image.Image, layout: Layout, data: bytes) -> Image.Image:
     """With an alpha channel of 0 where a pixel has the one transparent colour, in all its bits."""
-    told = layout.transparency or b""
+    keys = layout.transparency or b""
     channels = _CHANNELS[layout.color]
-    high, low = told[0 : 2 * channels : 2], told[1 : 2 * channels : 2]
+    high, low = keys[0 : 2 * channels : 2], keys[1 : 2 * channels : 2]
     if layout.depth < DEEP:  # where the high byte is not looked at
         scale = 255 // ((1 << layout.depth) - 1)
-        keys = [key * scale for key in low]
-        differs = _differs(image, keys)
-    elif len(told) == 2 * channels:
+        differs = _differs(image, [key * scale for key in low])
+    elif len(keys) == 2 * channels:
         rest, _ = _unpacked(layout, image.size, data, _LOW_BYTES[image.mode])
         assert rest is not None  # noqa: S101 - the high bytes came out of the same data
-        differs = ImageChops.lighter(_differs(image, list(high)), _differs(rest, list(low)))
+        differs = _differs(rest, list(low))
+        del rest
+        differs = ImageChops.lighter(differs, _differs(image, list(high)))
     else:
         return image
-    image = image.copy() if image.mode == "L" else image.convert("RGBA")
     image.putalpha(differs)
     return image
 
@@ -262,26 +263,29 @@ def _with_transparent_color(image: Image.Image, layout: Layout, data: bytes) -> 
 def _differs(image: Image.Image, keys: list[int]) -> Image.Image:
     """In mode L: 255 where a pixel is not of the color `keys`, else 0."""
     found = Image.new("L", image.size)
-    for channel, key in zip(image.split(), keys, strict=True):
+    for channel, key in enumerate(keys):
         table = [255] * 256
         if key < len(table):
             table[key] = 0
-        found = ImageChops.lighter(found, channel.point(table))
+        found = ImageChops.lighter(found, image.getchannel(channel).point(table))
     return found
 
 
 def _partial(image: Image.Image, layout: Layout, rows: list[int]) -> Image.Image:
     """The picture with transparent pixels where none were decoded."""
-    image = image.convert("LA" if image.mode in ("L", "LA") else "RGBA")
     if not layout.interlaced:
+        image = image.convert("LA" if image.mode in ("L", "LA") else "RGBA")
         image.paste((0,) * len(image.getbands()), (0, rows[0], *image.size))
         return image
-    pixels = np.asarray(image)
-    shown = np.zeros_like(pixels)
+    pixels = np.asarray(image).reshape(image.height, image.width, -1)
+    has_alpha = image.mode in ("LA", "RGBA")
+    bands = pixels.shape[2]
+    shown = np.zeros((*pixels.shape[:2], bands if has_alpha else bands + 1), np.uint8)
     for (left, top, across, down), (wide, high), count in zip(_PASSES, _BLOCKS, rows, strict=True):
         decoded = pixels[top::down, left::across][:count]
         for y in range(top, top + high):
             for x in range(left, left + wide):
                 block = shown[y::down, x::across][:count]
-                block[:] = decoded[: block.shape[0], : block.shape[1]]
+                block[..., -1] = 255
+                block[..., :bands] = decoded[: block.shape[0], : block.shape[1]]
     return Image.fromarray(shown)
