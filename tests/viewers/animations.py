@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -56,12 +57,24 @@ class Report:
     differences: list[Difference] = field(default_factory=list)
 
     def as_json(self) -> dict[str, object]:
-        return asdict(self)
+        """Plain values."""
+        differences = [asdict(one) for one in self.differences]
+        told = {name: value for name, value in vars(self).items() if name != "differences"}
+        return told | {"compared": dict(self.compared), "differences": differences}
+
+
+class _Frame(Protocol):
+    """What this comparison uses of the worker's frames."""
+
+    image: Image.Image
+    seconds: float
+    number: int
 
 
 def worker_frames(data: bytes) -> Decoded:
     """All frames as the worker composes them. Raises DecodeError."""
-    for frame in decode.frames(data, Limits()):
+    frames = cast("Callable[[bytes, Limits], Iterable[_Frame]]", decode.frames)
+    for frame in frames(data, Limits()):
         yield frame.number, frame.seconds, frame.image
 
 
