@@ -12,7 +12,7 @@ import json
 import struct
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -120,7 +120,7 @@ class Browser:
         *,
         frames: int = 0,
         square: int | None = None,
-        largest: int = 1024,
+        largest: int = 1280,
     ) -> Iterator[Shown]:
         """Show files, in order.
 
@@ -145,8 +145,18 @@ class Browser:
                 yield from shown
                 continue
             for file in batch:  # to tell which file does it
-                alone = self._show([file], options)
-                yield alone[0] if isinstance(alone, list) else Shown(alone)
+                yield self._alone(file, options)
+
+    def _alone(self, file: File, options: Mapping[str, object]) -> Shown:
+        """Show one file; without its frames if these kill the page, as some damaged APNGs do."""
+        shown = self._show([file], options)
+        if isinstance(shown, list):
+            return shown[0]
+        if options["frames"]:
+            still = self._show([file], {**options, "frames": 0})
+            if isinstance(still, list):
+                return replace(still[0], animation=Frames(error=shown))
+        return Shown(shown)
 
     def screenshot(self, file: File, background: str = "white") -> Pixels:
         """The page itself with the file as `<img>` at its top left corner, as large as the file."""

@@ -17,6 +17,7 @@ from tests.viewers.containers import (
     riff_chunks,
     riff_of,
 )
+from tests.viewers.moving import avif
 from tests.viewers.parts import FORMATS, split
 
 
@@ -54,6 +55,16 @@ def test_an_added_property_leaves_the_picture_readable(picture):
     changed = bytes(Heif.read(data).add(box(b"junk", bytes(9))))
     assert len(changed) > len(data)
     assert np.array_equal(pixels(changed), pixels(data))
+
+
+def test_an_added_property_leaves_a_sequence_readable(picture):
+    data = avif([picture.rotate(90), picture], [20, 5000])
+    changed = bytes(Heif.read(data).add(box(b"junk", bytes(9))))
+    with Image.open(io.BytesIO(changed)) as after, Image.open(io.BytesIO(data)) as before:
+        for number in range(2):
+            after.seek(number)
+            before.seek(number)
+            assert np.array_equal(np.asarray(after), np.asarray(before))
 
 
 def test_chunks_are_put_where_they_are_asked_for(picture):
