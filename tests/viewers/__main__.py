@@ -137,9 +137,9 @@ def _cell(value: float | None) -> str:
     return "" if value is None else str(value)
 
 
-def _write(path: Path, told: object) -> None:
+def _write(path: Path, values: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(told, indent=1) + "\n")
+    path.write_text(json.dumps(values, indent=1) + "\n")
 
 
 def _save(folder: Path, cases: list[Case]) -> None:

@@ -59,8 +59,8 @@ class Report:
     def as_json(self) -> dict[str, object]:
         """Plain values."""
         differences = [asdict(one) for one in self.differences]
-        told = {name: value for name, value in vars(self).items() if name != "differences"}
-        return told | {"compared": dict(self.compared), "differences": differences}
+        values = {name: value for name, value in vars(self).items() if name != "differences"}
+        return values | {"compared": dict(self.compared), "differences": differences}
 
 
 class _Frame(Protocol):
@@ -117,9 +117,11 @@ def _keep(out: Path | None, animation: Animation, difference: Difference) -> Non
 def _compare(
     animation: Animation, shown: Shown, source: Source, report: Report
 ) -> Difference | None:
-    told = shown.animation
-    pictures = {one.number: one for one in told.frames if one.painted} if told else {}
-    if told is None or not pictures:
+    shown_frames = shown.animation
+    pictures = (
+        {one.number: one for one in shown_frames.frames if one.painted} if shown_frames else {}
+    )
+    if shown_frames is None or not pictures:
         report.not_shown += 1
         return None
     report.compared[animation.format] += 1
@@ -148,8 +150,8 @@ def _compare(
                 worst, at = levels, number
     except DecodeError as error:
         return differs(f"{error.reason}, though Chromium shows it")
-    if seen != told.count:
-        return differs(f"{seen} frames, Chromium {told.count}")
+    if seen != shown_frames.count:
+        return differs(f"{seen} frames, Chromium {shown_frames.count}")
     report.worst_levels = max(report.worst_levels, worst)
     if worst >= MOST_LEVELS:
         return differs("another picture", at, round(worst, 2))

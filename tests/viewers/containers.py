@@ -145,7 +145,7 @@ def boxes(data: bytes) -> list[bytes]:
 class Heif:
     """An AVIF or HEIC, of which each part can be changed. `bytes(...)` puts it together.
 
-    `associations` tells for each item its properties: whether each is essential, and its number
+    `associations` lists for each item its properties: whether each is essential, and its number
     in `properties`, from 1.
     """
 

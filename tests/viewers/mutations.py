@@ -73,8 +73,8 @@ class Report:
         """Plain values."""
         counts = {name: dict(counts) for name, counts in self.outcomes.items()}
         findings = [asdict(one) for one in self.findings]
-        told = {"seed": self.seed, "restarts": self.restarts}
-        return told | {"outcomes": counts, "findings": findings}
+        values = {"seed": self.seed, "restarts": self.restarts}
+        return values | {"outcomes": counts, "findings": findings}
 
 
 def draw(seed: int, number: int) -> Mutated:
@@ -197,13 +197,15 @@ def _correlation(one: Pixels, other: Pixels) -> float:
 def seen(shown: Shown) -> list[Pixels]:
     """What a viewer sees on white and on black: the still, or frames that last."""
     paintings = []
-    told = shown.animation
-    if told is not None and told.count > 1 and told.frames:
-        times = [_SHORT_AS if one.seconds < _SHORTEST else one.seconds for one in told.frames]
-        whole = sum(times) * told.count / len(times)
+    shown_frames = shown.animation
+    if shown_frames is not None and shown_frames.count > 1 and shown_frames.frames:
+        times = [
+            _SHORT_AS if one.seconds < _SHORTEST else one.seconds for one in shown_frames.frames
+        ]
+        whole = sum(times) * shown_frames.count / len(times)
         paintings = [
             one.painted
-            for one, time in zip(told.frames, times, strict=True)
+            for one, time in zip(shown_frames.frames, times, strict=True)
             if time >= _LEAST_SHARE * whole
         ]
     else:
