@@ -4,7 +4,7 @@ UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3
 	--no-emit-package copysieve --custom-compile-command "make lock" --quiet
 KAFKA := 4.3.1
 
-.PHONY: help setup demo test chaos fuzz check bench lock schemas control images kafka-jars clean
+.PHONY: help setup demo test chaos fuzz check bench lock schemas control images viewers kafka-jars clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ control: setup ## Add PDQ, which the peers hash with, to the tests; needs a C++ 
 
 images: control ## Write the conformance table in docs/images.md, with what PDQ makes of it
 	$(BIN)/python -m tests.fixtures.conformance_table
+
+viewers: setup ## Compare the worker with Chromium on disguised files; writes docs/viewers.md
+	@$(BIN)/python -m tests.viewers corpus
 
 kafka-jars: setup ## Pin the jars of the embedded Kafka; KAFKA=version takes another
 	$(BIN)/python .ci/kafka_jars.py $(KAFKA) > .kafka_jars.tmp

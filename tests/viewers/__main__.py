@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from tests.viewers import animations as frames
+from tests.viewers import mutations as search
 from tests.viewers import table as document
 from tests.viewers.browser import Browser
 from tests.viewers.corpus.all import ALL
@@ -20,6 +22,7 @@ from tests.viewers.corpus.case import Case
 from tests.viewers.measuring import Outcome, made
 
 WIDTH = 140
+MOST_ROWS = 40
 OUT = Path("build/viewers")
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 Out = Annotated[Path, typer.Option(help="Folder for the results.")]
@@ -58,9 +61,7 @@ def corpus(
     with Progress(console=console(), transient=True) as progress:
         task = progress.add_task("corpus", total=len(cases))
         measured = document.outcomes(lambda: progress.advance(task), cases)
-    out.mkdir(parents=True, exist_ok=True)
-    told = [document.as_json(outcome) for outcome in measured]
-    (out / "corpus.json").write_text(json.dumps(told, indent=1) + "\n")
+    _write(out / "corpus.json", [document.as_json(outcome) for outcome in measured])
     failed = [outcome for outcome in measured if outcome.problem]
     if save:
         _save(out / "failed", [outcome.case for outcome in failed])
@@ -70,6 +71,75 @@ def corpus(
     console().print(_summary(measured))
     if failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def animations(
+    count: Annotated[int, typer.Option(min=1)] = 3000,
+    seed: Annotated[int, typer.Option(help="Draws the animations.")] = 1,
+    out: Out = OUT,
+) -> None:
+    """Compare random animations with Chromium, frame by frame; keep those that differ."""
+    require_browser()
+    with Progress(console=console(), transient=True) as progress:
+        task = progress.add_task("animations", total=count)
+        folder = out / "animations"
+        report = frames.run(seed, count, folder, progress=lambda: progress.advance(task))
+    _write(out / "animations.json", report.as_json())
+    rows = Table("number", "format", "frame", "levels", "what", title="differences")
+    for one in report.differences[:MOST_ROWS]:
+        rows.add_row(str(one.number), one.format, _cell(one.frame), _cell(one.levels), one.what)
+    compared = ", ".join(f"{number:,} {name}" for name, number in report.compared.items())
+    console().print(rows)
+    console().print(
+        f"seed {seed}: {compared}; {report.frames:,} frames, {report.not_shown} files not shown by"
+        f" Chromium, {report.other_durations} frames of another duration,"
+        f" {len(report.differences)} differ, otherwise at most {report.worst_levels:.2f} levels",
+        highlight=False,
+    )
+    if report.differences:
+        raise typer.Exit(1)
+
+
+@app.command()
+def mutations(
+    count: Annotated[int, typer.Option(min=1)] = 10_000,
+    seed: Annotated[int, typer.Option(help="Draws the files and what is changed.")] = 1,
+    out: Out = OUT,
+) -> None:
+    """Search for changed files that show a known picture and that the worker would pass."""
+    require_browser()
+    with Progress(console=console(), transient=True) as progress:
+        task = progress.add_task("mutations", total=count)
+        folder = out / "mutations"
+        report = search.run(seed, count, folder, progress=lambda: progress.advance(task))
+    _write(out / "mutations.json", report.as_json())
+    rows = Table("number", "format", "base", "changes", "browser", "worker", title="missed")
+    for one in report.findings[:MOST_ROWS]:
+        cosines = f"{one.browser:.2f}", f"{one.worker:.2f}"
+        rows.add_row(str(one.number), one.format, one.base, ", ".join(one.changes), *cosines)
+    console().print(rows)
+    console().print(_outcomes(report))
+    console().print(f"seed {seed}: {len(report.findings)} missed of {count:,}", highlight=False)
+    if report.findings:
+        raise typer.Exit(1)
+
+
+def _outcomes(report: search.Report) -> Table:
+    names = sorted({name for counts in report.outcomes.values() for name in counts})
+    rows = Table("format", *names)
+    for name, counts in report.outcomes.items():
+        rows.add_row(name, *(f"{counts[outcome]:,}" for outcome in names))
+    return rows
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _write(path: Path, values: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values, indent=1) + "\n")
 
 
 def _save(folder: Path, cases: list[Case]) -> None:

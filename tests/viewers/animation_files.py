@@ -39,7 +39,7 @@ _SHARES = {"GIF": 40, "APNG": 35, "WebP": 20, "AVIF": 5}
 
 @dataclass(frozen=True)
 class Animation:
-    """A random file. `quirks` says for people how it was drawn."""
+    """A random file."""
 
     number: int
     format: str

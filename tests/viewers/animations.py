@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -56,12 +57,24 @@ class Report:
     differences: list[Difference] = field(default_factory=list)
 
     def as_json(self) -> dict[str, object]:
-        return asdict(self)
+        """Plain values."""
+        differences = [asdict(one) for one in self.differences]
+        values = {name: value for name, value in vars(self).items() if name != "differences"}
+        return values | {"compared": dict(self.compared), "differences": differences}
+
+
+class _Frame(Protocol):
+    """What this comparison uses of the worker's frames."""
+
+    image: Image.Image
+    seconds: float
+    number: int
 
 
 def worker_frames(data: bytes) -> Decoded:
     """All frames as the worker composes them. Raises DecodeError."""
-    for frame in decode.frames(data, Limits()):
+    frames = cast("Callable[[bytes, Limits], Iterable[_Frame]]", decode.frames)
+    for frame in frames(data, Limits()):
         yield frame.number, frame.seconds, frame.image
 
 
@@ -104,9 +117,11 @@ def _keep(out: Path | None, animation: Animation, difference: Difference) -> Non
 def _compare(
     animation: Animation, shown: Shown, source: Source, report: Report
 ) -> Difference | None:
-    told = shown.animation
-    pictures = {one.number: one for one in told.frames if one.painted} if told else {}
-    if told is None or not pictures:
+    shown_frames = shown.animation
+    pictures = (
+        {one.number: one for one in shown_frames.frames if one.painted} if shown_frames else {}
+    )
+    if shown_frames is None or not pictures:
         report.not_shown += 1
         return None
     report.compared[animation.format] += 1
@@ -135,8 +150,8 @@ def _compare(
                 worst, at = levels, number
     except DecodeError as error:
         return differs(f"{error.reason}, though Chromium shows it")
-    if seen != told.count:
-        return differs(f"{seen} frames, Chromium {told.count}")
+    if seen != shown_frames.count:
+        return differs(f"{seen} frames, Chromium {shown_frames.count}")
     report.worst_levels = max(report.worst_levels, worst)
     if worst >= MOST_LEVELS:
         return differs("another picture", at, round(worst, 2))

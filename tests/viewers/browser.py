@@ -12,7 +12,7 @@ import json
 import struct
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -120,7 +120,7 @@ class Browser:
         *,
         frames: int = 0,
         square: int | None = None,
-        largest: int = 1024,
+        largest: int = 1280,
     ) -> Iterator[Shown]:
         """Show files, in order.
 
@@ -144,9 +144,19 @@ class Browser:
             if isinstance(shown, list):
                 yield from shown
                 continue
-            for file in batch:  # to tell which file does it
-                alone = self._show([file], options)
-                yield alone[0] if isinstance(alone, list) else Shown(alone)
+            for file in batch:  # to find the file that causes it
+                yield self._alone(file, options)
+
+    def _alone(self, file: File, options: Mapping[str, object]) -> Shown:
+        """Show one file; without its frames if these kill the page, as some damaged APNGs do."""
+        shown = self._show([file], options)
+        if isinstance(shown, list):
+            return shown[0]
+        if options["frames"]:
+            still = self._show([file], {**options, "frames": 0})
+            if isinstance(still, list):
+                return replace(still[0], animation=Frames(error=shown))
+        return Shown(shown)
 
     def screenshot(self, file: File, background: str = "white") -> Pixels:
         """The page itself with the file as `<img>` at its top left corner, as large as the file."""
@@ -217,17 +227,17 @@ def _batches(files: Iterable[File]) -> Iterator[list[File]]:
 
 
 def _read(body: bytes) -> list[Shown]:
-    """The page's answer: the length of a JSON text, the text, and the pixels that it speaks of."""
+    """The page's answer: the length of a JSON text, the text, and the pixels that it describes."""
     (length,) = struct.unpack_from("<I", body)
     pixels = _Reader(body, 4 + length)
-    return [_shown(told, pixels) for told in json.loads(body[4 : 4 + length])]
+    return [_shown(listing, pixels) for listing in json.loads(body[4 : 4 + length])]
 
 
-def _shown(told: Mapping[str, Any], pixels: "_Reader") -> Shown:
-    image = told["image"]
+def _shown(listing: Mapping[str, Any], pixels: "_Reader") -> Shown:
+    image = listing["image"]
     picture = pixels.painted(image.get("painted"))
     animation = None
-    if (decoder := told.get("decoder")) is not None:
+    if (decoder := listing.get("decoder")) is not None:
         frames = tuple(
             Frame(
                 one["number"],
@@ -256,13 +266,13 @@ class _Reader:
         self._body = body
         self._at = at
 
-    def painted(self, told: Mapping[str, Any] | None) -> Painted | None:
-        if told is None:
+    def painted(self, listing: Mapping[str, Any] | None) -> Painted | None:
+        if listing is None:
             return None
-        white = self._pixels(told["width"], told["height"])
-        if told["opaque"]:
+        white = self._pixels(listing["width"], listing["height"])
+        if listing["opaque"]:
             return Painted(white, white)
-        return Painted(white, self._pixels(told["width"], told["height"]))
+        return Painted(white, self._pixels(listing["width"], listing["height"]))
 
     def _pixels(self, width: int, height: int) -> Pixels:
         count = 4 * width * height
@@ -314,10 +324,10 @@ class _Server:
 
     def offer(self, files: Sequence[File]) -> int:
         """Serve these files from now on, as the batch of this number."""
-        told = [
+        listing = [
             {"type": file.content_type, "size": len(file.data), "only": file.only} for file in files
         ]
-        text = json.dumps(told).encode()
+        text = json.dumps(listing).encode()
         head = struct.pack("<I", len(text)) + text
         self._offered = head + b"".join(file.data for file in files)
         self._batch += 1

@@ -143,9 +143,9 @@ def boxes(data: bytes) -> list[bytes]:
 
 @dataclass
 class Heif:
-    """A still AVIF or HEIC, of which each part can be changed. `bytes(...)` puts it together.
+    """An AVIF or HEIC, of which each part can be changed. `bytes(...)` puts it together.
 
-    `associations` tells for each item its properties: whether each is essential, and its number
+    `associations` lists for each item its properties: whether each is essential, and its number
     in `properties`, from 1.
     """
 
@@ -200,9 +200,10 @@ class Heif:
         ipma = _ipma(self.associations)
         iprp = box(b"iprp", box(b"ipco", b"".join(self.properties)) + ipma + self.second_ipma)
         parts = [iprp if one[4:8] == b"iprp" else one for one in self.meta]
-        size = len(self.ftyp) + len(full_box(b"meta", b"".join(parts)))
-        moved = [_shifted(one, size - self._size) if one[4:8] == b"iloc" else one for one in parts]
-        return self.ftyp + full_box(b"meta", b"".join(moved)) + b"".join(self.rest)
+        by = len(self.ftyp) + len(full_box(b"meta", b"".join(parts))) - self._size
+        moved = [_shifted(one, by) if one[4:8] == b"iloc" else one for one in parts]
+        rest = [_moved_track(one, by) if one[4:8] == b"moov" else one for one in self.rest]
+        return self.ftyp + full_box(b"meta", b"".join(moved)) + b"".join(rest)
 
 
 def _associations(ipma: bytes) -> dict[int, list[tuple[bool, int]]]:
@@ -253,6 +254,18 @@ def _shifted(iloc: bytes, by: int) -> bytes:
             if method == 0 and not base_size:
                 _add(changed, at, offset_size, by)
             at += offset_size + length_size
+    return bytes(changed)
+
+
+def _moved_track(moov: bytes, by: int) -> bytes:
+    """`moov` with the offsets of its samples moved (`stco`)."""
+    changed = bytearray(moov)
+    at = moov.find(b"stco")
+    while at >= 0:
+        (count,) = struct.unpack_from(">I", moov, at + 8)
+        for number in range(count):
+            _add(changed, at + 12 + 4 * number, 4, by)
+        at = moov.find(b"stco", at + 4)
     return bytes(changed)
 
 

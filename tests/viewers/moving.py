@@ -71,8 +71,8 @@ def gif_frame(frame: GifFrame) -> bytes:
     head = b""
     if frame.control:
         clear = frame.transparent
-        told = (frame.disposal & 7) << 2 | (clear is not None)
-        head = b"\x21\xf9\x04" + struct.pack("<BHBB", told, frame.delay, clear or 0, 0)
+        packed = (frame.disposal & 7) << 2 | (clear is not None)
+        head = b"\x21\xf9\x04" + struct.pack("<BHBB", packed, frame.delay, clear or 0, 0)
     place = struct.pack("<BHHHHB", 0x2C, frame.x, frame.y, width, height, flags)
     indices = frame.indices
     if frame.interlaced:
@@ -231,4 +231,16 @@ def avif(images: Sequence[Image.Image], milliseconds: Sequence[int]) -> bytes:
     options = {"speed": 10, "quality": 90, "range": "limited"}
     times = list(milliseconds)
     first.save(stream, "AVIF", save_all=True, append_images=rest, duration=times, **options)
-    return stream.getvalue()
+    return without_times(stream.getvalue())
+
+
+def without_times(data: bytes) -> bytes:
+    """The sequence with creation and modification times of 0, so that files are equal each time."""
+    changed = bytearray(data)
+    for name in (b"mvhd", b"tkhd", b"mdhd"):
+        at = data.find(name)
+        while at >= 0:  # a second track holds transparency
+            size = 16 if data[at + 4] else 8  # two numbers, of 8 bytes in version 1
+            changed[at + 8 : at + 8 + size] = bytes(size)
+            at = data.find(name, at + 4)
+    return bytes(changed)

@@ -70,7 +70,11 @@ class Report:
         self.outcomes.setdefault(name, Counter())[outcome] += 1
 
     def as_json(self) -> dict[str, object]:
-        return asdict(self)
+        """Plain values."""
+        counts = {name: dict(counts) for name, counts in self.outcomes.items()}
+        findings = [asdict(one) for one in self.findings]
+        values = {"seed": self.seed, "restarts": self.restarts}
+        return values | {"outcomes": counts, "findings": findings}
 
 
 def draw(seed: int, number: int) -> Mutated:
@@ -161,7 +165,7 @@ class _Judge:
         `equal_to` are further pictures that count as the known one.
         """
         alike = (self._square, *(equal_to or ()))
-        if any(_equal(one, other) for one in squares for other in alike):
+        if any(is_equal(one, other) for one in squares for other in alike):
             return 1.0
         unclear = [one for one in squares if abs(_correlation(one, self._square)) > _UNRELATED]
         if not unclear:
@@ -169,11 +173,11 @@ class _Judge:
         return float((self._screener.describe(unclear) @ self._known).max())
 
 
-def _equal(one: Pixels, other: Pixels) -> bool:
+def is_equal(one: Pixels, other: Pixels) -> bool:
     """Whether two pictures are the same, but for their colours and a little contrast."""
     first, second = _luminance(one), _luminance(other)
     alike = np.std(first) / max(float(np.std(second)), 1e-6)
-    return _correlation(one, other) > _SAME and _CONTRAST[0] < alike < _CONTRAST[1]
+    return _correlation(one, other) > _SAME and bool(_CONTRAST[0] < alike < _CONTRAST[1])
 
 
 def _luminance(square: Pixels) -> npt.NDArray[np.float64]:
@@ -193,13 +197,15 @@ def _correlation(one: Pixels, other: Pixels) -> float:
 def seen(shown: Shown) -> list[Pixels]:
     """What a viewer sees on white and on black: the still, or frames that last."""
     paintings = []
-    told = shown.animation
-    if told is not None and told.count > 1 and told.frames:
-        times = [_SHORT_AS if one.seconds < _SHORTEST else one.seconds for one in told.frames]
-        whole = sum(times) * told.count / len(times)
+    shown_frames = shown.animation
+    if shown_frames is not None and shown_frames.count > 1 and shown_frames.frames:
+        times = [
+            _SHORT_AS if one.seconds < _SHORTEST else one.seconds for one in shown_frames.frames
+        ]
+        whole = sum(times) * shown_frames.count / len(times)
         paintings = [
             one.painted
-            for one, time in zip(told.frames, times, strict=True)
+            for one, time in zip(shown_frames.frames, times, strict=True)
             if time >= _LEAST_SHARE * whole
         ]
     else:

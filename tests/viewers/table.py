@@ -98,6 +98,6 @@ def _alike(one: str, other: str) -> bool:
 
 def as_json(outcome: Outcome) -> dict[str, object]:
     case = outcome.case
-    told = {key: value for key, value in asdict(outcome).items() if key != "case"}
+    values = {key: value for key, value in asdict(outcome).items() if key != "case"}
     head = {"kind": case.kind, "format": case.format, "quirk": case.quirk}
-    return head | {"expected": case.expected} | told | {"problem": outcome.problem}
+    return head | {"expected": case.expected} | values | {"problem": outcome.problem}

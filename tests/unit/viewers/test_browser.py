@@ -41,7 +41,7 @@ def test_paints_transparency_on_white_and_on_black(browser):
     assert np.abs(shown.picture.black[0, 0].astype(int) - (100, 50, 0)).max() <= 1
 
 
-def test_tells_a_file_without_a_picture(browser, picture):
+def test_reports_a_file_without_a_picture(browser, picture):
     good = File(writers.save(picture, "PNG"), "image/png")
     shown = browser.show([good, File(b"nothing", "image/png"), good])
     assert [one.status for one in shown] == ["shown", "refused", "shown"]

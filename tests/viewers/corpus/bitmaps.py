@@ -17,8 +17,8 @@ def bmp(image: Image.Image, size: int, masks: tuple[int, ...], compression: int 
     """32 bits from RGBA; `size` is that of the header: 40, 52, 56, 108 or 124 bytes."""
     rows = np.asarray(image.convert("RGBA"))[::-1, :, [2, 1, 0, 3]].tobytes()
     info = struct.pack("<IiiHHIIiiII", size, *image.size, 1, 32, compression, len(rows), 0, 0, 0, 0)
-    told = struct.pack(f"<{len(masks)}I", *masks)
-    head = (info + told).ljust(max(size, 40 + len(told)), b"\0")
+    mask_bytes = struct.pack(f"<{len(masks)}I", *masks)
+    head = (info + mask_bytes).ljust(max(size, 40 + len(mask_bytes)), b"\0")
     at = 14 + len(head)
     return struct.pack("<2sIHHI", b"BM", at + len(rows), 0, 0, at) + head + rows
 

@@ -135,9 +135,9 @@ def jpeg_parts(order: tuple[int, ...], count: int = 0, lost: tuple[int, ...] = (
 
     def wrap(data: bytes, profile: bytes) -> bytes:
         parts = [profile[at : at + PART] for at in range(0, len(profile), PART)]
-        told = count or len(parts)
+        total = count or len(parts)
         segments = [
-            jpeg_icc(parts[n % len(parts)], n % len(parts) + 1, told)
+            jpeg_icc(parts[n % len(parts)], n % len(parts) + 1, total)
             for n in order or range(len(parts))
             if n not in lost
         ]

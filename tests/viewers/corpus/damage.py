@@ -18,7 +18,7 @@ from tests.viewers.containers import (
 )
 from tests.viewers.corpus.animation import gif_of, indexed, others, times
 from tests.viewers.corpus.case import SIZE, Case, Make, plainly
-from tests.viewers.moving import GifFrame, gif
+from tests.viewers.moving import GifFrame, avif, gif
 
 UNDECODABLE = "undecodable"
 _GIF_HEADER = 13
@@ -130,6 +130,8 @@ def cut_animation(kind: str, share: float) -> Make:
         shown = [picture, *others(picture, 2)]
         if kind == "GIF":
             data = gif_of(shown, times(3, 0))
+        elif kind == "AVIF":
+            data = avif(shown, times(3, 0))
         else:
             data = writers.save(shown[0], kind, save_all=True, append_images=shown[1:])
         return data[: int(len(data) * share)]
@@ -162,7 +164,7 @@ def riff_size(value: int) -> Change:
 
 
 def webp_unknown(data: bytes) -> bytes:
-    """Chunks that nobody knows, around the picture."""
+    """Chunks of an unknown name, around the picture."""
     size = (SIZE[0] - 1).to_bytes(3, "little") + (SIZE[1] - 1).to_bytes(3, "little")
     head = riff_chunk(b"VP8X", bytes(4) + size)
     junk = [riff_chunk(b"JUNK", bytes(500))] * 200

@@ -161,19 +161,20 @@ CASES = (
         "five frames, the third shown for 60 s",
         by_tool(moving(2), ".png", "-d", "1"),
         tool=TOOL,
-        also=plainly,
+        frame=2,
     ),
     _c(
         "Animation",
         "five frames, the first shown for 60 s",
         by_tool(moving(0), ".png", "-d", "1"),
         tool=TOOL,
+        frame=0,
     ),
     _c(
         "Animation",
         "four frames of a GIF, the last shown for 60 s",
         by_tool(moving_gif, ".gif", "-d", "1"),
         tool=TOOL,
-        also=plainly,
+        frame=3,
     ),
 )
