@@ -81,7 +81,7 @@ def test_a_white_without_light_is_black() -> None:
     ],
 )
 def test_transfers(transfer: int, levels: list[int]) -> None:
-    most = 6 if transfer in (16, 18) else 1  # a table's steps
+    most = 7 if transfer in (16, 18) else 1  # a table's steps
     for primaries in (1, 9):
         found = shown(profile_of_cicp(primaries, transfer))
         assert np.abs(found[:, 1] - levels).max() < most
