@@ -12,6 +12,7 @@ from tests.fixtures.container_bombs import encode
 from worker.errors import DecodeError
 from worker.image.color import without_black
 from worker.image.decode import read_header
+from worker.image.formats.container import opened
 from worker.image.formats.jpeg import jpeg
 from worker.image.preprocess import decode
 from worker.settings import Limits
@@ -361,9 +362,16 @@ def test_restarts_that_are_missing_or_wrong_cost_a_row() -> None:
         assert not (shown(data) == 255).all(axis=-1).any()
 
 
-def test_the_decoder_gets_what_the_picture_needs() -> None:
+def test_the_decoder_gets_what_the_picture_needs(monkeypatch) -> None:
     secret = b"SECRET" * 20
     data = with_segments(PLAIN, segment(0xFE, secret), app1(secret), segment(0xED, secret))
-    file = jpeg(data + secret, 1).decode.__self__
-    assert b"SECRET" not in file.data
-    assert len(file.data) <= len(PLAIN)
+    given = list[bytes]()
+
+    def noted(reader, file: bytes, *rest):
+        given.append(file)
+        return opened(reader, file, *rest)
+
+    monkeypatch.setattr("worker.image.formats.jpeg.opened", noted)
+    assert np.array_equal(shown(data + secret), shown(PLAIN))
+    assert len(given) == 2
+    assert all(b"SECRET" not in file and len(file) <= len(PLAIN) for file in given)
