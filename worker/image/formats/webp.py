@@ -33,13 +33,13 @@ _SMALL_UNKNOWN = re.compile(
 """Chunks of no known name and at most 32 bytes; there may be millions."""
 
 
-def webp(data: bytes, _most_frames: int) -> Header:
-    """Walk the chunks. Raises Malformed.
+def webp(data: bytes, most_frames: int) -> Header:
+    """Walk the chunks, up to one frame more than `most_frames`. Raises Malformed.
 
     Chromium ignores EXIF's orientation in a WebP, the profile of an animation, and a profile that
     the first chunk does not announce. It shows nothing of a still picture that ends early.
     """
-    parts = _Parts(data)
+    parts = _Parts(data, most_frames)
     if parts.flags & _MOVES:
         return _animation(parts)
     if parts.image is None or parts.is_cut:
@@ -74,15 +74,18 @@ def _animation(parts: "_Parts") -> Header:
     file = _file(b"".join((parts.header, _chunk(_ANIMATION, parts.animation), *parts.frames)))
     seconds = [ms / 1000 if ms > _SHORTEST_MS else _USUAL_MS / 1000 for ms in parts.milliseconds]
     (loops,) = struct.unpack_from("<H", parts.animation, _LOOPS_AT)
-    if loops:
+    if loops and len(seconds) <= parts.most_frames:
         seconds[-1] = np.inf
+
+    last = len(seconds) - 1
 
     def decoded(target: int | None) -> Iterator[Frame]:
         image = opened(WebPImageFile, file, parts.size, target)
         for number, shown in enumerate(seconds):
             image.seek(number)
             image.load()
-            yield Frame(plain(image).copy(), shown)
+            whole = plain(image)
+            yield Frame(whole if number == last else whole.copy(), shown)
 
     return Header(*parts.size, decoded, len(seconds), truncated=parts.is_cut)
 
@@ -96,6 +99,7 @@ class _Parts:
     """
 
     data: bytes
+    most_frames: int
     size: tuple[int, int] = (0, 0)
     flags: int = 0
     header: bytes = b""
@@ -117,6 +121,8 @@ class _Parts:
                     flags = bytes([self.flags & _MOVES | _HAS_ALPHA])
                     self.header = _chunk(name, flags + body[1:_HEADER_BYTES])
             self._take(name, body)
+            if len(self.frames) > self.most_frames:
+                break
 
     def _take(self, name: bytes, body: bytes) -> None:
         """The first chunk of a name counts."""

@@ -214,6 +214,13 @@ def test_frames_of_a_still_picture_and_frames_outside_count_for_nothing() -> Non
     assert [one.seconds for one in frames_of(empty)] == [0.1, 0.3]
 
 
+def test_of_too_many_frames_the_first_ones_are_read() -> None:
+    data = moving(*[frame(LOSSY)] * 9, loops=1)
+    header = webp(data, 4)
+    assert header.frames == 5
+    assert all(one.seconds == 0.1 for one in header.decode(None))
+
+
 def test_an_animation_ignores_profiles() -> None:
     data = moving(frame(LOSSY), flags=MOVES | PROFILE, before=part(b"ICCP", ICC))
     assert webp(data, 9).profiles == ()
