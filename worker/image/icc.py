@@ -47,7 +47,7 @@ _XYZ_OF_TABLE = 65535 / 32768
 _CURVE_TABLE = range(2, 4097)
 """Points of a curve in a tag of kind `mft2`."""
 _TO_SRGB = np.linalg.inv(SRGB_COLUMNS)
-_STEP = 65536
+_STEP = 16384
 """Pixels that are computed together, for the sake of memory."""
 
 

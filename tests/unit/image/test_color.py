@@ -146,6 +146,17 @@ def test_between_the_points_of_a_table_all_neighbours_count() -> None:
     assert np.asarray(to_srgb(grey, icc)).min() > 100
 
 
+def test_of_a_large_picture_fewer_pixels_are_computed_exactly(monkeypatch) -> None:
+    tag = profiles.table(profiles.grid(3, 2) @ np.array(profiles.SRGB), SAWTOOTH)
+    icc = profiles.profile(b"RGB ", {b"A2B0": tag})
+    monkeypatch.setattr(color, "_MOST_EXACT", 64 * 64)
+    small = np.asarray(ramp())
+    large = Image.fromarray(small.repeat(8, 0).repeat(8, 1))
+    shown = np.asarray(to_srgb(large, icc))
+    assert shown.shape == (512, 512, 3)
+    assert np.abs(shown[4::8, 4::8] - meant(ramp(), icc)).max() <= 2
+
+
 def test_transparency_stays() -> None:
     columns, gamma = FOREIGN["swapped"]
     stored = profiles.converted(ramp(), columns, gamma).convert("RGBA")
