@@ -12,9 +12,9 @@ from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageCms
+from PIL import Image, ImageChops, ImageCms
 
-from worker.image.icc import CMYK, GREY, Curves, Matrix, Profile, Refused, parse
+from worker.image.icc import CMY, CMYK, GREY, Curves, Matrix, Profile, Refused, parse
 from worker.image.profiles import (
     SRGB_COLUMNS,
     matrix_profile,
@@ -34,6 +34,7 @@ __all__ = [
     "profile_of_gamma",
     "profile_of_nclx",
     "to_srgb",
+    "without_black",
 ]
 
 type Floats = npt.NDArray[np.float64]
@@ -52,6 +53,8 @@ _GRID = {1: 256, 3: 33, 4: 17}
 """Points a side of a table, by channels."""
 _TOGETHER = 65536
 """Pixels that are computed exactly at a time, for the sake of memory."""
+_MOST_EXACT = 2_000_000
+"""Pixels of a picture that are computed exactly."""
 _SAMPLE = 4096
 """Pixels of a picture by which a table is judged."""
 _MEAN_ERROR, _LARGE_ERROR, _LARGE_ERRORS = 2.0, 12.0, 0.02
@@ -73,6 +76,14 @@ def in_order(icc: bytes, channels: int, *, any_space: bool = False) -> tuple[byt
     if not _suits(profile, channels, any_space=any_space):
         return (b"",)
     return (icc,) if is_strict else (b"", icc)
+
+
+def without_black(icc: bytes) -> bytes:
+    """A CMYK profile as Chromium applies it to a JPEG.
+
+    Chromium puts the black ink into the others, without a profile, before it applies the profile.
+    """
+    return icc[:16] + CMY + icc[20:] if icc[16:20] == CMYK else icc
 
 
 def is_foreign(icc: bytes) -> bool:
@@ -110,6 +121,8 @@ def to_srgb(image: Image.Image, icc: bytes) -> Image.Image:
     found = _parsed(icc)
     if found is None or not _suits(found[0], _CHANNELS[mode], any_space=True):
         return image
+    if found[0].space == CMY and mode == "CMYK":
+        return _converted(ImageChops.invert(image.convert("RGB")), icc, found[0])
     shown = _converted(image if image.mode == mode else image.convert(mode), icc, found[0])
     if image.mode in ("RGBA", "LA"):
         shown.putalpha(image.getchannel("A"))
@@ -129,8 +142,10 @@ def _parsed(icc: bytes) -> tuple[Profile, bool] | None:
 
 def _suits(profile: Profile, channels: int, *, any_space: bool) -> bool:
     """Whether Chromium applies a profile to a picture of so many channels."""
-    if channels == _CHANNELS["CMYK"] or profile.space == CMYK:
-        return channels == _CHANNELS["CMYK"] and profile.space == CMYK
+    if channels == _CHANNELS["CMYK"]:
+        return profile.space in (CMYK, CMY)
+    if profile.space == CMYK:
+        return False
     if profile.space == GREY:
         return channels == _CHANNELS["L"]
     return any_space or profile.space == _RGB
@@ -198,7 +213,14 @@ def _is_near(image: Image.Image, shown: Image.Image, profile: Profile) -> bool:
 
 
 def _exactly(image: Image.Image, profile: Profile) -> Image.Image:
-    """All pixels, as the profile says."""
+    """All pixels, as the profile says; of a large picture pixels that are spread evenly.
+
+    That takes about a second a megapixel, and no honest profile needs it.
+    """
+    if (share := _MOST_EXACT / (image.width * image.height)) < 1:
+        size = [max(1, int(side * share**0.5)) for side in image.size]
+        few = image.resize((size[0], size[1]), Image.Resampling.NEAREST)
+        return _exactly(few, profile).resize(image.size, Image.Resampling.NEAREST)
     shown = Image.new("RGB", image.size)
     for strip in _strips(image):
         stored = np.asarray(image.crop(strip))

@@ -33,7 +33,8 @@ type Floats = npt.NDArray[np.float64]
 type Curve = Callable[[Floats], Floats]
 """From levels to levels, 0 to 1, whatever the shape."""
 
-GREY, CMYK = b"GRAY", b"CMYK"
+GREY, CMYK, CMY = b"GRAY", b"CMYK", b"cmyk"
+"""Colour spaces of profiles; the last one is our own, see `color.without_black`."""
 _D50 = np.array([0.9642, 1.0, 0.8249])
 _ILLUMINANT_TOLERANCE = 0.01
 _MOST_VERSION = 4
@@ -46,7 +47,7 @@ _XYZ_OF_TABLE = 65535 / 32768
 _CURVE_TABLE = range(2, 4097)
 """Points of a curve in a tag of kind `mft2`."""
 _TO_SRGB = np.linalg.inv(SRGB_COLUMNS)
-_STEP = 65536
+_STEP = 16384
 """Pixels that are computed together, for the sake of memory."""
 
 
@@ -127,23 +128,23 @@ class Profile:
         return shown
 
     def _srgb(self, levels: Floats) -> Floats:
-        levels = _fitted(levels, self.inputs)
+        levels = _fitted(levels, self.inputs, fourth=0 if self.space == CMY else 1)
         for stage in self.stages:
             levels = stage(levels)
         xyz = _xyz_of_lab(levels) if self.is_lab else levels
         return srgb_level(np.clip(xyz @ _TO_SRGB, 0, 1))
 
 
-def _fitted(levels: Floats, inputs: int) -> Floats:
+def _fitted(levels: Floats, inputs: int, *, fourth: int) -> Floats:
     """As many channels as a profile takes, as Chromium makes them of others.
 
-    Grey is red, green and blue at once; a fourth channel is alpha, taken for opaque here; of too
-    many channels the first ones count.
+    Grey is red, green and blue at once; a fourth channel is alpha, taken for opaque here, or black
+    ink, of which there is none; of too many channels the first ones count.
     """
     if levels.shape[1] == 1 and inputs > 1:
         levels = np.repeat(levels, 3, axis=1)
     if levels.shape[1] < inputs:
-        levels = np.concatenate([levels, np.ones((len(levels), 1))], axis=1)
+        levels = np.concatenate([levels, np.full((len(levels), 1), fourth)], axis=1)
     return levels[:, :inputs]
 
 

@@ -124,7 +124,8 @@ def bounded(icc: bytes) -> bytes:
 def exif_orientation(exif: bytes) -> int:
     """How to turn the picture, 1 to 8. Damaged metadata turn nothing, as in a browser.
 
-    Only this tag is looked at: nothing that a tag points at is read.
+    `exif` is a TIFF file, with or without `Exif` before it. Only the tags of the first directory
+    are looked at: the first valid one counts, and nothing that a tag points at is read.
     """
     exif = exif.removeprefix(_EXIF)
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
@@ -134,9 +135,9 @@ def exif_orientation(exif: bytes) -> int:
         (at,) = struct.unpack_from(f"{order}I", exif, 4)
         (entries,) = struct.unpack_from(f"{order}H", exif, at)
         for number in range(entries):
-            tag, kind, count, value = struct.unpack_from(f"{order}HHIH", exif, at + 2 + 12 * number)
-            if tag == _ORIENTATION:
-                return value if (kind, count) == (_SHORT, 1) and value in range(1, 9) else 1
+            entry = struct.unpack_from(f"{order}HHIH2x", exif, at + 2 + 12 * number)
+            if entry[:3] == (_ORIENTATION, _SHORT, 1) and entry[3] in range(1, 9):
+                return int(entry[3])
     except struct.error:  # it ends early
         pass
     return 1

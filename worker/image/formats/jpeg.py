@@ -1,4 +1,8 @@
-"""JPEG: segments, then scans. Of several pictures in one file (MPO) the first one counts."""
+"""JPEG: segments, then scans. Of several pictures in one file (MPO) the first one counts.
+
+The decoder gets the tables, the frame header and the scans, and an end marker behind them unless
+the file ends within a scan.
+"""
 
 import re
 import struct
@@ -6,145 +10,314 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from PIL.ImageFile import ImageFile
+from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
+from worker.image.color import in_order, without_black
 from worker.image.formats.container import (
     Frame,
     Header,
     Malformed,
-    bounded,
     exif_orientation,
+    load,
     opened,
     plain,
 )
 
 MOST_PARTS = 65_536
-"""Segments."""
-_MARKER = re.compile(rb"\xff([^\x00\xff])")
-_MARKER_AFTER_SCAN = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
-_END, _SCAN, _APP1, _APP2, _EXIF = 0xD9, 0xDA, 0xE1, 0xE2, b"Exif\0\0"
-_PROFILE, _PROFILE_DATA = b"ICC_PROFILE\0", 14
-_TABLES, _NEEDED = (0xC4, 0xC8, 0xCC), (0xC4, 0xCC, 0xDB, 0xDD, 0xE0, 0xEE)
+"""Segments that may matter: tables, scans, profiles, EXIF."""
+_MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])")
+_MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_MARKER_AMONG_RESTARTS = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
+"""Decoders skip a marker that no standard knows while they look for a restart."""
 _FRAMES_OF_JPEG = range(0xC0, 0xD0)
-_PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
-_WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD9))
+_PROGRESSIVE, _TABLES = (0xC2, 0xC6, 0xCA, 0xCE), (0xC4, 0xC8, 0xCC)
+_RESTARTS, _END, _SCAN, _LINES = 0xDD, 0xD9, 0xDA, 0xDC
+_NEEDED = (0xC4, 0xCC, 0xDB, _RESTARTS)
+_COMMENTS = (*range(0xE0, 0xF0), 0xFE)
+_APP0, _APP1, _APP2, _APP14 = 0xE0, 0xE1, 0xE2, 0xEE
+_IGNORED = tuple(one for one in _COMMENTS if one not in (_APP0, _APP1, _APP2, _APP14))
+
+
+def _lengths(most: int) -> bytes:
+    """A pattern of the length and contents of a segment of at most so many bytes."""
+    each = (b"\\x%02x.{%d}" % (length, length - 2) for length in range(3, most + 1))
+    return b"\0(?:[\0-\2]|" + b"|".join(each) + b")"
+
+
+_SMALL_COMMENTS = re.compile(
+    b"(?:\xff(?:[\xe3-\xed\xef\xfe]" + _lengths(40) + b"|[\xe0-\xe2\xee]" + _lengths(8) + b"))++",
+    re.DOTALL,
+)
+"""Segments that are too small for what is looked at; there may be millions."""
+_PLAIN_JFIF, _JFIF = b"JFIF\0\1\1\0\0\1\0\1\0\0", b"JFIF\0"
+_ADOBE, _ADOBE_BYTES = b"Adobe", 12
+_EXIF, _EXIF_HEADER_BYTES = b"Exif\0", 6
+_PROFILE, _PROFILE_DATA = b"ICC_PROFILE\0", 14
+_CMYK = 4
 _END_OF_JPEG = b"\xff\xd9"
 _FILLER = (127, 128)
-_LEAST_VISIBLE = 0.01
+"""Levels of a block without data."""
+_MOST_PROFILES = 2
+"""In a `Header`."""
+_STRIP = 64
+"""Rows that are looked at together."""
 
 
 def jpeg(data: bytes, _most_frames: int) -> Header:
     """Walk the segments, and then the scans. Raises Malformed."""
-    kept, size, orientation = [data[:2]], None, None
-    progressive, components, profile = False, 0, list[tuple[int, int, bytes]]()
-    for marker, start, body, end in _segments(data):
+    walk = _Walk(data)
+    scan = walk.to_first_scan()
+    if walk.size is None:
+        raise Malformed("a scan without a frame header")
+    components = walk.components
+    several = walk.is_progressive or data[scan.body] < components
+    file = walk.scans_from(scan, several=several)
+    return Header(
+        *walk.size,
+        file.frames,
+        orientation=walk.orientation or 1,
+        truncated=file.is_cut or walk.has_no_end,
+        scans=walk.scans,
+        coefficient_bytes=2 * components if several else 0,
+        profiles=_profiles(walk.profile, components),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """A marker, where it starts, where its contents are and end."""
+
+    marker: int
+    start: int
+    body: int
+    end: int
+
+
+class _Walk:
+    """Goes over a file once, and keeps what the picture needs."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._kept = bytearray()
+        self._kinds = {_APP0: b"", _APP14: b""}
+        self._left = MOST_PARTS
+        self._restarts = False
+        self.size: tuple[int, int] | None = None
+        self.components = 0
+        self.is_progressive = False
+        self.orientation: int | None = None
+        self.profile = list[tuple[int, int, bytes]]()
+        self.scans = 1
+        self.has_no_end = False
+
+    def to_first_scan(self) -> _Segment:
+        """Read everything before the first scan; return that scan's header. Raises Malformed."""
+        for segment in self._segments(2):
+            if segment.marker == _SCAN:
+                return segment
+            self._read(segment)
+        raise Malformed("no scan")
+
+    def _read(self, segment: _Segment) -> None:
+        data, marker, body, end = self._data, segment.marker, segment.body, segment.end
         if marker in _FRAMES_OF_JPEG and marker not in _TABLES:
-            if size is not None:
+            if self.size is not None:
                 raise Malformed("two frame headers")
-            height, width, components = struct.unpack_from(">HHB", data, body + 1)
-            size = width, height
-            progressive = marker in _PROGRESSIVE
-            kept.append(data[start:end])
-        elif marker == _SCAN:
-            if size is None:
-                raise Malformed("a scan without a frame header")
-            several = progressive or data[body] < components
-            scans = _scans(data, end) if several else 1
-            kept.append(data[start:])
-            file = _File(b"".join(kept), size, sum(map(len, kept[:-1])) + end - start)
-            return Header(
-                *size,
-                file.frames,
-                orientation=orientation or 1,
-                scans=scans,
-                coefficient_bytes=2 * components if several else 0,
-                profiles=(_joined(profile),),
-            )
+            height, width, self.components = struct.unpack_from(">HHB", data, body + 1)
+            self.size = width, height
+            self.is_progressive = marker in _PROGRESSIVE
+            self._kept += data[segment.start : end]
         elif marker in _NEEDED:
-            kept.append(data[start:end])
-        elif marker == _APP1 and orientation is None and data.startswith(_EXIF, body):
-            orientation = exif_orientation(data[body:end])
-        elif marker == _APP2 and data.startswith(_PROFILE, body) and end - body >= _PROFILE_DATA:
+            self._keep(segment)
+        elif marker == _APP0 and data.startswith(_JFIF, body) and end - body >= len(_PLAIN_JFIF):
+            self._kinds[marker] = _segment(marker, _PLAIN_JFIF)
+        elif marker == _APP14 and data.startswith(_ADOBE, body) and end - body >= _ADOBE_BYTES:
+            self._kinds[marker] = _segment(marker, data[body : body + _ADOBE_BYTES])
+        elif marker == _APP1 and self.orientation is None and _is_exif(data, body, end):
+            self.orientation = exif_orientation(data[body + _EXIF_HEADER_BYTES : end])
+        elif marker == _APP2 and data.startswith(_PROFILE, body) and end - body > _PROFILE_DATA:
             number, count = data[body + len(_PROFILE) : body + _PROFILE_DATA]
-            profile.append((number, count, data[body + _PROFILE_DATA : end]))
-    raise Malformed("no scan")
+            self.profile.append((number, count, data[body + _PROFILE_DATA : end]))
+
+    def _keep(self, segment: _Segment) -> None:
+        if segment.marker == _RESTARTS:
+            self._restarts = any(self._data[segment.body : segment.end])
+        self._kept += self._data[segment.start : segment.end]
+
+    def scans_from(self, scan: _Segment, *, several: bool) -> "_File":
+        """Keep the scans: one, or all up to what does not belong between them."""
+        following: _Segment | None = scan
+        end: int | None = None
+        while following is not None:
+            end = self._end_of_scan(following.end)
+            self._kept += self._data[following.start : end]
+            following = self._next_scan(end) if several and end is not None else None
+            self.scans += following is not None
+        if end is not None or several:
+            self._kept += _END_OF_JPEG
+        whole = b"".join((self._data[:2], *self._kinds.values(), self._kept))
+        assert self.size is not None  # noqa: S101 - the caller's condition
+        return _File(whole, self.size, is_cut=end is None, several=several)
+
+    def _next_scan(self, at: int) -> _Segment | None:
+        for segment in self._segments(at):
+            if segment.marker == _SCAN:
+                return segment
+            if segment.marker in _NEEDED:
+                self._keep(segment)
+            elif segment.marker not in (*_COMMENTS, _LINES):
+                break
+        return None
+
+    def _end_of_scan(self, at: int) -> int | None:
+        """Where the marker behind a scan's data is; None where the file ends before."""
+        marker = _MARKER_AMONG_RESTARTS if self._restarts else _MARKER_IN_SCAN
+        found = marker.search(self._data, at)
+        return None if found is None else found.start()
+
+    def _segments(self, at: int) -> Iterator[_Segment]:
+        """Segments that may matter, up to the end marker or the last whole one.
+
+        Junk between segments is passed over. A decoder takes a comment's length for at least 2.
+        """
+        data = self._data
+        while (found := _MARKER.search(data, at)) is not None:
+            marker, start, at = found[1][0], found.start(), found.end()
+            if marker == _END:
+                return
+            if (comments := _SMALL_COMMENTS.match(data, start)) is not None:
+                at = comments.end()
+                continue
+            if at + 2 > len(data):
+                break
+            length = data[at] << 8 | data[at + 1]
+            if length < 2:  # noqa: PLR2004 - it counts itself
+                if marker not in _COMMENTS:
+                    raise Malformed("wrong segment length")
+                length = 2
+            if at + length > len(data):
+                break
+            if marker not in _IGNORED:
+                self._left -= 1
+                if self._left < 0:
+                    raise Malformed("too many segments")
+                yield _Segment(marker, start, at + 2, at + length)
+            at += length
+        self.has_no_end = True
 
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file without what a picture does not need; its first scan's data begin at `first_scan`."""
+    """What the decoder gets. `is_cut`: the data end within a scan."""
 
     data: bytes
     size: tuple[int, int]
-    first_scan: int
+    is_cut: bool
+    several: bool
 
     def frames(self, target: int | None) -> Iterator[Frame]:
-        """Decode it. One that ends early is closed with an end marker and decoded once more.
-
-        Raises Malformed where nothing but filler comes out.
-        """
+        """Decode it. Raises Malformed where nothing comes out."""
+        if not self.is_cut:
+            image = opened(JpegImageFile, self.data, self.size, target)
+            try:
+                image.load()
+            except OSError:
+                pass
+            else:
+                yield Frame(plain(image))
+                return
         image = opened(JpegImageFile, self.data, self.size, target)
-        try:
-            image.load()
-        except OSError:
-            image = opened(JpegImageFile, self.data + _END_OF_JPEG, self.size, target)
-            image.load()
-            if len(self.data) <= self.first_scan or _visible(image) < _LEAST_VISIBLE:
-                raise Malformed("it ends before there is a picture") from None
-            yield Frame(plain(image), truncated=True)
+        row = _sentinel(image)
+        image.im = row.resize(image.size).im
+        load(image)
+        rows = _rows_before(image, row)
+        if self.several:
+            rows = _rows_with_data(image, rows)
+        if not rows:
+            raise Malformed("it ends before there is a picture")
+        yield Frame(_cut(plain(image), rows), truncated=True)
+
+
+def _sentinel(image: Image.Image) -> Image.Image:
+    """A row of noise, as no decoder gives it: it stays where nothing was decoded."""
+    bands = len(image.getbands())
+    noise = np.random.default_rng(0).bytes(image.width * bands)
+    return Image.frombytes(image.mode, (image.width, 1), noise)
+
+
+def _rows_before(image: Image.Image, row: Image.Image) -> int:
+    """How many rows were decoded; all below them are `row` still."""
+    expected = row.tobytes()
+    low, high = 0, image.height
+    while low < high:
+        middle = (low + high) // 2
+        if image.crop((0, middle, image.width, middle + 1)).tobytes() == expected:
+            high = middle
         else:
-            yield Frame(plain(image))
+            low = middle + 1
+    return low
 
 
-def _visible(image: ImageFile) -> float:
-    """The fraction of a JPEG that is not filler, which is mid-grey in all bands."""
-    levels = np.asarray(image)[::4, ::4]  # a sample, for the sake of memory
-    painted = (levels < _FILLER[0]) | (levels > _FILLER[1])
-    return float(painted.reshape(*painted.shape[:2], -1).any(axis=-1).mean())
+def _rows_with_data(image: Image.Image, rows: int) -> int:
+    """How many rows are left without those at the end that show blocks without data."""
+    while rows:
+        strip = np.asarray(image.crop((0, max(0, rows - _STRIP), image.width, rows)))
+        painted = (strip < _FILLER[0]) | (strip > _FILLER[1])
+        found = np.flatnonzero(painted.reshape(len(strip), -1).any(axis=1))
+        if len(found):
+            return rows - len(strip) + int(found[-1]) + 1
+        rows -= len(strip)
+    return 0
+
+
+def _cut(image: Image.Image, rows: int) -> Image.Image:
+    """Rows that were not decoded are transparent, or white in CMYK, which has no alpha."""
+    rest = (0, rows, image.width, image.height)
+    if image.mode == "CMYK":
+        image.paste((0, 0, 0, 0), rest)
+    elif rows < image.height:
+        image.putalpha(255)
+        image.paste((0,) * len(image.getbands()), rest)
+    return image
+
+
+def _profiles(parts: list[tuple[int, int, bytes]], channels: int) -> tuple[bytes, ...]:
+    """The profiles that a JPEG may mean, Chromium's choice first.
+
+    `parts` are number from 1, count, data. Other viewers may read parts that Chromium refuses.
+    """
+    joined = _joined(parts)
+    found = in_order(joined, channels)
+    if not joined:
+        found += in_order(b"".join(data for _, _, data in sorted(parts)), channels)
+    if channels == _CMYK:
+        found = tuple(one for icc in found for one in (without_black(icc), icc))
+    return tuple(dict.fromkeys(found))[:_MOST_PROFILES]
 
 
 def _joined(parts: list[tuple[int, int, bytes]]) -> bytes:
-    """A profile of its parts: number from 1, count, data.
+    """A profile of its parts as Chromium joins them; empty where it gives up.
 
-    As in browsers it is none where a part is missing or there twice, or where counts differ.
+    Parts are read until all are there. Until then each number may come once, with one count.
     """
-    parts = sorted(parts)
-    if [part[:2] for part in parts] != [(n + 1, len(parts)) for n in range(len(parts))]:
-        return b""
-    return bounded(b"".join(data for _, _, data in parts))
+    found, expected = dict[int, bytes](), 0
+    for number, count, data in parts:
+        expected = expected or count
+        if count != expected or number in found or not 1 <= number <= count:
+            return b""
+        found[number] = data
+        if len(found) == count:
+            if whole := b"".join(found[one] for one in sorted(found)):
+                return whole
+            found, expected = {}, 0
+    return b""
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Marker, where it starts, where its contents are and end. Junk between is passed over."""
-    at = 2
-    for _ in range(MOST_PARTS):
-        found = _MARKER.search(data, at)
-        if found is None:
-            return
-        marker, start, at = found[1][0], found.start(), found.end()
-        if marker == _END:
-            return
-        if marker in _WITHOUT_LENGTH:
-            continue
-        (length,) = struct.unpack_from(">H", data, at)
-        if length < 2 or at + length > len(data):  # noqa: PLR2004 - it counts itself
-            raise Malformed("wrong segment length")
-        yield marker, start, at + 2, at + length
-        at += length
-    raise Malformed("too many segments")
+def _is_exif(data: bytes, body: int, end: int) -> bool:
+    """Whether a segment counts as EXIF: any byte may stand behind the name's zero."""
+    return data.startswith(_EXIF, body) and end - body > _EXIF_HEADER_BYTES
 
 
-def _scans(data: bytes, at: int) -> int:
-    """Count the scans from the first one's data on, as the decoder will meet them."""
-    scans = 1
-    for _ in range(MOST_PARTS):
-        found = _MARKER_AFTER_SCAN.search(data, at)
-        if found is None or found[1][0] == _END:
-            return scans
-        at = found.end()
-        if found[1][0] in _WITHOUT_LENGTH:
-            continue
-        scans += found[1][0] == _SCAN
-        at += int.from_bytes(data[at : at + 2])
-    raise Malformed("too many segments")
+def _segment(marker: int, contents: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(contents) + 2) + contents
