@@ -57,7 +57,7 @@ FORMATS = {
     "HEIC": Format(
         file_types.BrandSignature(file_types.HEVC, file_types.HEIC_BRANDS), heic.heic, 20
     ),
-    "JXL": Format(_is(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"), jxl.jxl, 60),
+    "JXL": Format(_is(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"), jxl.jxl, 44),
     "BMP": Format(_is(rb"BM"), bitmaps.bmp, 12),
     "TIFF": Format(_is(rb"II\*\0|MM\0\*"), tiff.tiff, 20),
     "ICO": Format(_is(rb"\0\0\x01\0[^\0]"), bitmaps.ico, 16),
