@@ -29,6 +29,19 @@ class Sequence:
     transfer: int = UNSPECIFIED
 
 
+def measure(data: bytes, extents: Iterable[tuple[int, int]]) -> tuple[int, tuple[int, int]]:
+    """The most pixels of a coded picture, and primaries and transfer of the first one.
+
+    Coded pictures lie at `extents`: offset and length. Raises Malformed.
+    """
+    area, colors = 0, (UNSPECIFIED, UNSPECIFIED)
+    for one in sequences(data, extents):
+        if not area:
+            colors = one.primaries, one.transfer
+        area = max(area, one.width * one.height)
+    return area, colors
+
+
 def sequences(data: bytes, extents: Iterable[tuple[int, int]]) -> Iterator[Sequence]:
     """The sequence headers of coded pictures at `extents`: offset and length. Raises Malformed.
 

@@ -4,9 +4,11 @@ A file may say another size than the coded picture has. The decoder holds the co
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from worker.image.formats.bits import Bits
 from worker.image.formats.container import Malformed
+from worker.image.formats.items import Item
 
 _SEQUENCE_PARAMETERS = 33
 _HEADER_BYTES = 512
@@ -14,6 +16,22 @@ _HEADER_BYTES = 512
 _MOST_UNITS = 200_000
 """Units of a file."""
 _FULL_COLOR = 3
+_LENGTH_BYTES_AT = 21
+"""In a decoder's configuration: bytes of a unit's length, less one, in the low bits."""
+
+
+def measure(data: bytes, items: Iterable[Item]) -> int:
+    """The most pixels of a coded picture of these items. Raises Malformed."""
+    area = 0
+    for item in items:
+        configuration = item.property(b"hvcC") or b""
+        if len(configuration) <= _LENGTH_BYTES_AT:
+            raise Malformed("no configuration of the decoder")
+        length_bytes = (configuration[_LENGTH_BYTES_AT] & 3) + 1
+        inline = units(data, item.extents, length_bytes)
+        for unit in chain(parameter_sets(configuration), inline):
+            area = max(area, pixels(unit))
+    return area
 
 
 def parameter_sets(configuration: bytes) -> Iterator[bytes]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from worker.image.formats.boxes import Box, Cursor, Parts, box, boxes, find, full_box
 from worker.image.formats.container import Malformed
 
+AV1, HEVC = b"av01", b"hvc1"
 _GRID, _IDENTITY, _TONE_MAP = b"grid", b"iden", b"tmap"
 _OVERLAY = b"iovl"
 _DERIVED = (_GRID, _IDENTITY, _TONE_MAP, _OVERLAY)
@@ -87,6 +88,7 @@ class Picture:
     """
 
     item: Item
+    codec: bytes
     transforms: Sequence[Property]
     size: tuple[int, int]
 
@@ -238,32 +240,31 @@ def codec_of(meta: Meta) -> bytes:
     return b""
 
 
-def pictures(meta: Meta, data: bytes, codec: bytes) -> list[Picture]:
+def pictures(meta: Meta, data: bytes) -> list[Picture]:
     """The pictures that viewers show as the file's, Chromium's first. Raises Malformed.
 
-    It is the primary item, unless that is one of several alternatives.
+    It is the primary item, unless that is one of several alternatives: then each viewer takes the
+    first whose codec it has.
     """
-    numbers = [meta.primary]
-    for group in meta.alternatives:
-        if meta.primary in group:
-            numbers = [*group, meta.primary]
-            break
+    numbers = next((one for one in meta.alternatives if meta.primary in one), [])
     found = list[Picture]()
     failure: Malformed | None = None
-    for number in dict.fromkeys(numbers):
+    for number in dict.fromkeys((*numbers, meta.primary)):
         try:
-            one = _picture(meta, data, meta.item(number), codec)
+            one = _picture(meta, data, meta.item(number))
         except Malformed as error:
             failure = error
         else:
-            if not found or (number == meta.primary and one.item is not found[0].item):
+            is_new = all(one.item is not other.item for other in found)
+            is_first = all(one.codec != other.codec for other in found)
+            if is_new and (is_first or number == meta.primary):
                 found.append(one)
     if not found:
         raise failure or Malformed("no picture")
-    return found
+    return sorted(found, key=lambda one: one.codec != AV1)
 
 
-def _picture(meta: Meta, data: bytes, item: Item, codec: bytes) -> Picture:
+def _picture(meta: Meta, data: bytes, item: Item) -> Picture:
     transforms = item
     for _ in range(_MOST_DEPTH):
         if item.kind not in (_IDENTITY, _TONE_MAP):
@@ -278,7 +279,8 @@ def _picture(meta: Meta, data: bytes, item: Item, codec: bytes) -> Picture:
         tiles = [meta.item(number) for number in item.sources]
         if not tiles:
             raise Malformed("derived from nothing")
-    if any(tile.kind != codec for tile in tiles):
+    codec = tiles[0].kind
+    if codec not in (AV1, HEVC) or any(tile.kind != codec for tile in tiles):
         raise Malformed("another codec")
     extent = item.property(b"ispe")
     if extent is None or len(extent) < 12:  # noqa: PLR2004 - version, width, height
@@ -286,7 +288,8 @@ def _picture(meta: Meta, data: bytes, item: Item, codec: bytes) -> Picture:
     size = struct.unpack_from(">II", extent, 4)
     if item.kind == _GRID:
         _check_grid(item, data, size)
-    return Picture(item, [one for one in transforms.properties if one.name in _TRANSFORMS], size)
+    transforming = [one for one in transforms.properties if one.name in _TRANSFORMS]
+    return Picture(item, codec, transforming, size)
 
 
 def _check_grid(item: Item, data: bytes, size: tuple[int, int]) -> None:

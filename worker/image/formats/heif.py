@@ -1,8 +1,12 @@
-"""AVIF, read without a decoder; see `container.py`.
+"""AVIF and HEIC, read without a decoder; see `container.py`.
 
 A file may hold a picture, a sequence, or both, and viewers choose: Chromium shows the sequence
 where the major brand is `avis`, the picture where it is `avif`, and otherwise the sequence if there
-is one. What other viewers may show follows as further frames, if it is something else.
+is one. A picture may have alternatives of another codec. What other viewers may show follows as
+further frames, if it is something else.
+
+Chromium shows no HEVC. Such pictures follow HEIF's rules, as phones and desktops apply them. Of
+sequences only those of AV1 are read.
 """
 
 import hashlib
@@ -11,11 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from pi_heif import HeifImageFile
 from PIL.AvifImagePlugin import AvifImageFile
+from PIL.ImageFile import ImageFile
 
-from worker.image.formats import av1
+from worker.image.formats import av1, hevc
 from worker.image.formats.boxes import Box, Parts, boxes
-from worker.image.formats.code_points import is_grey, profiles_of
+from worker.image.formats.code_points import UNSPECIFIED, is_grey, profiles_of
 from worker.image.formats.container import Box as Crop
 from worker.image.formats.container import (
     Frame,
@@ -24,9 +30,9 @@ from worker.image.formats.container import (
     opened,
     plain,
 )
-from worker.image.formats.file_types import AV1, file_brands
+from worker.image.formats.file_types import file_brands
 from worker.image.formats.geometry import fitted, geometry
-from worker.image.formats.items import Item, Meta, Picture, pictures, read_meta, still
+from worker.image.formats.items import AV1, HEVC, Item, Meta, Picture, pictures, read_meta, still
 from worker.image.formats.tracks import (
     alpha_track,
     color_track,
@@ -45,6 +51,21 @@ _SHORTEST_SECONDS, _INSTEAD_SECONDS = 0.0101, 0.1
 
 
 @dataclass(frozen=True, slots=True)
+class _Codec:
+    """How pictures of a codec are decoded, and whether their properties are applied in order."""
+
+    reader: type[ImageFile]
+    brand: bytes
+    in_order: bool
+
+
+_CODECS = {
+    AV1: _Codec(AvifImageFile, b"avif", in_order=False),
+    HEVC: _Codec(HeifImageFile, b"heic", in_order=True),
+}
+
+
+@dataclass(frozen=True, slots=True)
 class _Shown:
     """A picture or a sequence of the file.
 
@@ -53,6 +74,7 @@ class _Shown:
     ICC profile of grey is applied.
     """
 
+    reader: type[ImageFile]
     file: Callable[[], bytes]
     size: tuple[int, int]
     seconds: Sequence[float]
@@ -69,7 +91,7 @@ class _Shown:
 type _Reader = Callable[[], list[_Shown]]
 
 
-def avif(data: bytes, most_frames: int) -> Header:
+def heif(data: bytes, most_frames: int) -> Header:
     """The picture or the sequence that Chromium shows, and what else is shown. Raises Malformed."""
     parts = Parts()
     first, *further = _chosen(data, file_brands(data), most_frames, parts)
@@ -136,7 +158,7 @@ def _chosen(data: bytes, brands: Sequence[bytes], most_frames: int, parts: Parts
 def _stills(data: bytes, at: Box, parts: Parts) -> list[_Shown]:
     """What a `meta` box shows."""
     meta = read_meta(data, at, parts)
-    return [_still(data, meta, one) for one in pictures(meta, data, AV1)]
+    return [_still(data, meta, one) for one in pictures(meta, data)]
 
 
 def _still(data: bytes, meta: Meta, picture: Picture) -> _Shown:
@@ -145,11 +167,16 @@ def _still(data: bytes, meta: Meta, picture: Picture) -> _Shown:
     alpha = meta.alphas.get(item.number)
     coded = [*tiles, alpha] if alpha else tiles
     extents = [extent for tile in coded for extent in tile.extents]
-    crop, orientation = geometry(picture.transforms, picture.size, in_order=False)
+    codec = _CODECS[picture.codec]
+    crop, orientation = geometry(picture.transforms, picture.size, in_order=codec.in_order)
     properties = [*item.properties, *tiles[0].properties]
-    area, colors = _coded(data, extents)
+    if picture.codec == AV1:
+        area, colors = av1.measure(data, extents)
+    else:
+        area, colors = hevc.measure(data, coded), (UNSPECIFIED, UNSPECIFIED)
     return _Shown(
-        partial(still, data, meta, picture, b"avif"),
+        codec.reader,
+        partial(still, data, meta, picture, codec.brand),
         picture.size,
         [0.0],
         crop,
@@ -180,7 +207,7 @@ def _track(data: bytes, at: Box, parts: Parts, most_frames: int) -> list[_Shown]
         color = replace(color, count=alpha.count, samples=color.samples[: alpha.count])
     crop, orientation = geometry(color.properties, color.size, in_order=False)
     extents = [*color.samples, *(alpha.samples if alpha else ())]
-    area, colors = _coded(data, extents)
+    area, colors = av1.measure(data, extents)
     seconds = [_INSTEAD_SECONDS if one < _SHORTEST_SECONDS else one for one in durations(color)]
     if color.rounds is not None and color.count > 1 and seconds:
         seconds[-1] = math.inf
@@ -188,6 +215,7 @@ def _track(data: bytes, at: Box, parts: Parts, most_frames: int) -> list[_Shown]
     digests = tuple(hashlib.sha256(data[a : a + n]).digest() for a, n in firsts)
     return [
         _Shown(
+            AvifImageFile,
             partial(sequence, data, color, alpha),
             color.size,
             seconds if color.count > 1 else [0.0],
@@ -203,22 +231,14 @@ def _track(data: bytes, at: Box, parts: Parts, most_frames: int) -> list[_Shown]
     ]
 
 
-def _coded(data: bytes, extents: Sequence[tuple[int, int]]) -> tuple[int, tuple[int, int]]:
-    """The most pixels of a coded picture, and the first one's primaries and transfer."""
-    area, colors = 0, (av1.UNSPECIFIED, av1.UNSPECIFIED)
-    for one in av1.sequences(data, extents):
-        if not area:
-            colors = one.primaries, one.transfer
-        area = max(area, one.width * one.height)
-    return area, colors
-
-
 def _frames(one: _Shown, target: int | None) -> Iterator[Frame]:
-    image = opened(AvifImageFile, one.file(), one.size, target)
+    image = opened(one.reader, one.file(), one.size, target)
     for number, seconds in enumerate(one.seconds):
         if number:
             image.seek(number)
         image.load()
+        if image.size != one.size:
+            raise Malformed("of two sizes")
         picture = plain(image).copy()
         if one.is_grey:
             picture = picture.convert("LA" if picture.mode == "RGBA" else "L")
