@@ -32,7 +32,17 @@ from worker.image.formats.container import (
 )
 from worker.image.formats.file_types import file_brands
 from worker.image.formats.geometry import fitted, geometry
-from worker.image.formats.items import AV1, HEVC, Item, Meta, Picture, pictures, read_meta, still
+from worker.image.formats.items import (
+    AV1,
+    HEVC,
+    Item,
+    Meta,
+    Picture,
+    needed,
+    pictures,
+    read_meta,
+    still,
+)
 from worker.image.formats.tracks import (
     alpha_track,
     color_track,
@@ -163,15 +173,13 @@ def _stills(data: bytes, at: Box, parts: Parts) -> list[_Shown]:
 
 def _still(data: bytes, meta: Meta, picture: Picture) -> _Shown:
     item = picture.item
-    tiles = [meta.item(number) for number in item.sources] or [item]
-    alpha = meta.alphas.get(item.number)
-    coded = [*tiles, alpha] if alpha else tiles
-    extents = [extent for tile in coded for extent in tile.extents]
+    tiles = [meta.item(number) for number in dict.fromkeys(item.sources)] or [item]
+    coded = [one for one in needed(meta, picture) if one.kind in _CODECS]
     codec = _CODECS[picture.codec]
     crop, orientation = geometry(picture.transforms, picture.size, in_order=codec.in_order)
     properties = [*item.properties, *tiles[0].properties]
     if picture.codec == AV1:
-        area, colors = av1.measure(data, extents)
+        area, colors = av1.measure(one.span(data) for one in coded)
     else:
         area, colors = hevc.measure(data, coded), (UNSPECIFIED, UNSPECIFIED)
     return _Shown(
@@ -182,10 +190,10 @@ def _still(data: bytes, meta: Meta, picture: Picture) -> _Shown:
         crop,
         orientation,
         profiles_of(properties, colors),
-        area,
+        _held(picture.size, area, is_grid=len(tiles) > 1),
         coded=(_digests(data, coded), crop, orientation),
         is_grey=is_grey(properties),
-        truncated=any(start + length > len(data) for start, length in extents),
+        truncated=any(sum(extent) > len(data) for one in coded for extent in one.extents),
     )
 
 
@@ -193,7 +201,7 @@ def _digests(data: bytes, items: Sequence[Item]) -> tuple[object, ...]:
     """What tells pictures apart: digests of the coded bytes, or where the tiles lie."""
     if any(len(one.extents) > 1 for one in items) or len(items) > _COLOR_AND_ALPHA:
         return tuple(extent for one in items for extent in one.extents)
-    return tuple(hashlib.sha256(one.bytes(data)).digest() for one in items)
+    return tuple(hashlib.sha256(one.payload(data)).digest() for one in items)
 
 
 def _track(data: bytes, at: Box, parts: Parts, most_frames: int) -> list[_Shown]:
@@ -206,8 +214,8 @@ def _track(data: bytes, at: Box, parts: Parts, most_frames: int) -> list[_Shown]
         truncated = True
         color = replace(color, count=alpha.count, samples=color.samples[: alpha.count])
     crop, orientation = geometry(color.properties, color.size, in_order=False)
-    extents = [*color.samples, *(alpha.samples if alpha else ())]
-    area, colors = av1.measure(data, extents)
+    samples = [*color.samples, *(alpha.samples if alpha else ())]
+    area, colors = av1.measure((data, at, length) for at, length in samples)
     seconds = [_INSTEAD_SECONDS if one < _SHORTEST_SECONDS else one for one in durations(color)]
     if color.rounds is not None and color.count > 1 and seconds:
         seconds[-1] = math.inf
@@ -222,13 +230,24 @@ def _track(data: bytes, at: Box, parts: Parts, most_frames: int) -> list[_Shown]
             crop,
             orientation,
             profiles_of(color.properties, colors),
-            area,
+            _held(color.size, area),
             coded=(digests, crop, orientation),
             is_grey=is_grey(color.properties),
             truncated=truncated,
             count=color.count,
         )
     ]
+
+
+def _held(size: tuple[int, int], coded: int, *, is_grid: bool = False) -> int:
+    """The most pixels that are held of a picture, whose coded ones or tiles have `coded`.
+
+    A picture of another size than the file says is scaled, and both are held.
+    """
+    shown = size[0] * size[1]
+    if coded == shown or (is_grid and coded < shown):
+        return shown
+    return shown + coded
 
 
 def _frames(one: _Shown, target: int | None) -> Iterator[Frame]:

@@ -28,7 +28,7 @@ def measure(data: bytes, items: Iterable[Item]) -> int:
         if len(configuration) <= _LENGTH_BYTES_AT:
             raise Malformed("no configuration of the decoder")
         length_bytes = (configuration[_LENGTH_BYTES_AT] & 3) + 1
-        inline = units(data, item.extents, length_bytes)
+        inline = units(*item.span(data), length_bytes)
         for unit in chain(parameter_sets(configuration), inline):
             area = max(area, pixels(unit))
     return area
@@ -50,19 +50,18 @@ def parameter_sets(configuration: bytes) -> Iterator[bytes]:
             at += 2 + size
 
 
-def units(data: bytes, extents: Iterable[tuple[int, int]], length_bytes: int) -> Iterator[bytes]:
-    """Beginnings of the units of coded pictures at `extents`, each led by its length."""
+def units(data: bytes, start: int, length: int, length_bytes: int) -> Iterator[bytes]:
+    """Beginnings of the units of coded pictures in a span, each led by its length."""
     left = _MOST_UNITS
-    for start, length in extents:
-        at, end = start, min(start + length, len(data))
-        while at + length_bytes < end:
-            left -= 1
-            if left < 0:
-                raise Malformed("too many units")
-            size = int.from_bytes(data[at : at + length_bytes])
-            at += length_bytes
-            yield data[at : min(at + size, at + _HEADER_BYTES, end)]
-            at += size
+    at, end = start, min(start + length, len(data))
+    while at + length_bytes < end:
+        left -= 1
+        if left < 0:
+            raise Malformed("too many units")
+        size = int.from_bytes(data[at : at + length_bytes])
+        at += length_bytes
+        yield data[at : min(at + size, at + _HEADER_BYTES, end)]
+        at += size
 
 
 def pixels(unit: bytes) -> int:

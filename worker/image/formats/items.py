@@ -56,9 +56,18 @@ class Item:
         """The contents of the first property of a name."""
         return next((one.body for one in self.properties if one.name == name), None)
 
-    def bytes(self, data: bytes) -> bytes:
-        """What the file has of its bytes."""
+    def payload(self, data: bytes) -> bytes:
+        """What the file has of its bytes. Raises Malformed where they are more than the file."""
+        if len(self.extents) > 1 and sum(length for _, length in self.extents) > len(data):
+            raise Malformed("a picture larger than the file")
         return b"".join(data[at : at + length] for at, length in self.extents)
+
+    def span(self, data: bytes) -> tuple[bytes, int, int]:
+        """Where its bytes lie: in which bytes, from where, and how many. Raises Malformed."""
+        if len(self.extents) == 1:
+            return (data, *self.extents[0])
+        joined = self.payload(data)
+        return joined, 0, len(joined)
 
 
 @dataclass(slots=True)
@@ -294,7 +303,7 @@ def _picture(meta: Meta, data: bytes, item: Item) -> Picture:
 
 def _check_grid(item: Item, data: bytes, size: tuple[int, int]) -> None:
     """Its own size and tiles. Raises Malformed."""
-    payload = item.bytes(data)
+    payload = item.payload(data)
     cursor = Cursor(payload, 0, len(payload))
     _, wide, rows, columns = (cursor.number(1) for _ in range(4))
     field_bytes = 4 if wide & 1 else 2
@@ -311,12 +320,12 @@ def is_alpha(auxiliary: bytes | None) -> bool:
 
 def still(data: bytes, meta: Meta, picture: Picture, brand: bytes) -> bytes:
     """Write a file of this picture alone; the coded bytes are all of `data`. Raises Malformed."""
-    needed = list(_needed(meta, picture))
-    _check_extents(needed, len(data))
-    numbers = {item.number: index for index, item in enumerate(needed, 1)}
+    parts = list(needed(meta, picture))
+    _check_extents(parts, len(data))
+    numbers = {item.number: index for index, item in enumerate(parts, 1)}
     properties = dict[Property, int]()
     associations, infos, references = list[bytes](), list[bytes](), list[bytes]()
-    for item in needed:
+    for item in parts:
         first = {one.name: one for one in reversed(item.properties) if _is_kept(one)}
         kept = list(first.values())
         indexes = [properties.setdefault(one, len(properties) + 1) for one in kept]
@@ -329,7 +338,7 @@ def still(data: bytes, meta: Meta, picture: Picture, brand: bytes) -> bytes:
         infos.append(full_box(b"infe", number, b"\0\0", item.kind, b"\0", version=2))
         references += _references(item, numbers)
     container = box(b"ipco", *(box(*one) for one in properties))
-    associated = full_box(b"ipma", struct.pack(">I", len(needed)), *associations, flags=1)
+    associated = full_box(b"ipma", struct.pack(">I", len(parts)), *associations, flags=1)
     head = box(b"ftyp", brand, bytes(4), brand, b"mif1", b"miaf")
 
     def whole(base: int) -> bytes:
@@ -337,8 +346,8 @@ def still(data: bytes, meta: Meta, picture: Picture, brand: bytes) -> bytes:
             b"meta",
             full_box(b"hdlr", bytes(4), b"pict", bytes(13)),
             full_box(b"pitm", b"\0\1"),
-            _locations(needed, base),
-            full_box(b"iinf", struct.pack(">H", len(needed)), *infos),
+            _locations(parts, base),
+            full_box(b"iinf", struct.pack(">H", len(parts)), *infos),
             box(b"iprp", container, associated),
             full_box(b"iref", *references) if references else b"",
         )
@@ -351,7 +360,7 @@ def _is_kept(one: Property) -> bool:
     return one.name in _KEPT_PROPERTIES or (one.name == b"colr" and one.body[:4] == b"nclx")
 
 
-def _needed(meta: Meta, picture: Picture) -> Iterator[Item]:
+def needed(meta: Meta, picture: Picture) -> Iterator[Item]:
     """The picture's item, its tiles, and the alpha channels of both with their tiles."""
     seen = set[int]()
     alpha = meta.alphas.get(picture.item.number)
