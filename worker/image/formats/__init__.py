@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pi_heif import options as heif_options
 from PIL import AvifImagePlugin, Image, TiffImagePlugin
 
-from worker.image.formats import avif, bitmaps, file_types, gif, heic, jpeg, jxl, png, tiff, webp
+from worker.image.formats import bitmaps, gif, heif, jpeg, jxl, png, tiff, webp
 from worker.image.formats.container import Header
+from worker.image.formats.file_types import AVIF_BRANDS, HEIC_BRANDS, BrandSignature
+from worker.image.formats.items import AV1, HEVC
 
 # Our limits are per call and come before decoding; Pillow's would warn, and be in their way.
 Image.MAX_IMAGE_PIXELS = None
@@ -38,7 +40,7 @@ class Format:
     decoded in a process of its own.
     """
 
-    signature: re.Pattern[bytes] | file_types.BrandSignature
+    signature: re.Pattern[bytes] | BrandSignature
     header: Callable[[bytes, int], Header]
     peak_bytes_per_pixel: int
     sandboxed: bool = True
@@ -53,13 +55,9 @@ FORMATS = {
     "PNG": Format(_is(rb"\x89PNG\r\n\x1a\n"), png.png, 14, sandboxed=False),
     "GIF": Format(_is(rb"GIF8[79]a"), gif.gif, 13, sandboxed=False),
     "WEBP": Format(_is(rb"RIFF.{4}WEBP"), webp.webp, 22, sandboxed=False),
-    "AVIF": Format(
-        file_types.BrandSignature(file_types.AV1, file_types.AVIF_BRANDS), avif.avif, 24
-    ),
-    "HEIC": Format(
-        file_types.BrandSignature(file_types.HEVC, file_types.HEIC_BRANDS), heic.heic, 20
-    ),
-    "JXL": Format(_is(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"), jxl.jxl, 60),
+    "AVIF": Format(BrandSignature(AV1, AVIF_BRANDS), heif.heif, 28),
+    "HEIC": Format(BrandSignature(HEVC, HEIC_BRANDS), heif.heif, 28),
+    "JXL": Format(_is(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"), jxl.jxl, 44),
     "BMP": Format(_is(rb"BM"), bitmaps.bmp, 13),
     "TIFF": Format(_is(rb"II\*\0|MM\0\*"), tiff.tiff, 18),
     # And CUR, which browsers show as well.

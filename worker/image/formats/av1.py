@@ -29,26 +29,47 @@ class Sequence:
     transfer: int = UNSPECIFIED
 
 
-def sequences(data: bytes, extents: Iterable[tuple[int, int]]) -> Iterator[Sequence]:
-    """The sequence headers of coded pictures at `extents`: offset and length. Raises Malformed.
+def measure(spans: Iterable[tuple[bytes, int, int]]) -> tuple[int, tuple[int, int]]:
+    """The most pixels of a coded picture, and primaries and transfer of the first one.
+
+    Each span is where coded pictures lie: in which bytes, from where, and how many. Raises
+    Malformed.
+    """
+    area, colors = 0, (UNSPECIFIED, UNSPECIFIED)
+    units = _Units()
+    for span in spans:
+        for one in sequences(*span, units):
+            if not area:
+                colors = one.primaries, one.transfer
+            area = max(area, one.width * one.height)
+    return area, colors
+
+
+@dataclass(slots=True)
+class _Units:
+    """How many units may still be read."""
+
+    left: int = _MOST_UNITS
+
+
+def sequences(data: bytes, start: int, length: int, units: _Units) -> Iterator[Sequence]:
+    """The sequence headers of the coded pictures in a span. Raises Malformed.
 
     Where the units cannot be followed no decoder can follow them either.
     """
-    left = _MOST_UNITS
-    for start, length in extents:
-        at, end = start, min(start + length, len(data))
-        while at < end:
-            left -= 1
-            if left < 0:
-                raise Malformed("too many units")
-            head = data[at]
-            at += 2 if head & 4 else 1
-            size = end - at
-            if head & 2:
-                size, at = _length(data, at, end)
-            if head >> 3 & 15 == _SEQUENCE_HEADER:
-                yield _sequence(Bits(data[at : min(at + size, at + _HEADER_BYTES, end)]))
-            at += size
+    at, end = start, min(start + length, len(data))
+    while at < end:
+        units.left -= 1
+        if units.left < 0:
+            raise Malformed("too many units")
+        head = data[at]
+        at += 2 if head & 4 else 1
+        size = end - at
+        if head & 2:
+            size, at = _length(data, at, end)
+        if head >> 3 & 15 == _SEQUENCE_HEADER:
+            yield _sequence(Bits(data[at : min(at + size, at + _HEADER_BYTES, end)]))
+        at += size
 
 
 def _length(data: bytes, at: int, end: int) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from worker.image.formats.boxes import Box, Parts, boxes
 from worker.image.formats.container import Malformed
-from worker.image.formats.items import codec_of, read_meta
+from worker.image.formats.items import AV1, HEVC, codec_of, read_meta
 
 AVIF_BRANDS = {b"avif", b"avis"}
 HEIC_BRANDS = {
@@ -10,7 +10,6 @@ HEIC_BRANDS = {
     *(b"hevc", b"hevx", b"hevm", b"hevs"),
     *(b"mif1", b"msf1", b"mif2"),
 }
-AV1, HEVC = b"av01", b"hvc1"
 _SIGNATURE = b"ftyp"
 
 

@@ -4,9 +4,11 @@ A file may say another size than the coded picture has. The decoder holds the co
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from worker.image.formats.bits import Bits
 from worker.image.formats.container import Malformed
+from worker.image.formats.items import Item
 
 _SEQUENCE_PARAMETERS = 33
 _HEADER_BYTES = 512
@@ -14,6 +16,22 @@ _HEADER_BYTES = 512
 _MOST_UNITS = 200_000
 """Units of a file."""
 _FULL_COLOR = 3
+_LENGTH_BYTES_AT = 21
+"""In a decoder's configuration: bytes of a unit's length, less one, in the low bits."""
+
+
+def measure(data: bytes, items: Iterable[Item]) -> int:
+    """The most pixels of a coded picture of these items. Raises Malformed."""
+    area = 0
+    for item in items:
+        configuration = item.property(b"hvcC") or b""
+        if len(configuration) <= _LENGTH_BYTES_AT:
+            raise Malformed("no configuration of the decoder")
+        length_bytes = (configuration[_LENGTH_BYTES_AT] & 3) + 1
+        inline = units(*item.span(data), length_bytes)
+        for unit in chain(parameter_sets(configuration), inline):
+            area = max(area, pixels(unit))
+    return area
 
 
 def parameter_sets(configuration: bytes) -> Iterator[bytes]:
@@ -32,19 +50,18 @@ def parameter_sets(configuration: bytes) -> Iterator[bytes]:
             at += 2 + size
 
 
-def units(data: bytes, extents: Iterable[tuple[int, int]], length_bytes: int) -> Iterator[bytes]:
-    """Beginnings of the units of coded pictures at `extents`, each led by its length."""
+def units(data: bytes, start: int, length: int, length_bytes: int) -> Iterator[bytes]:
+    """Beginnings of the units of coded pictures in a span, each led by its length."""
     left = _MOST_UNITS
-    for start, length in extents:
-        at, end = start, min(start + length, len(data))
-        while at + length_bytes < end:
-            left -= 1
-            if left < 0:
-                raise Malformed("too many units")
-            size = int.from_bytes(data[at : at + length_bytes])
-            at += length_bytes
-            yield data[at : min(at + size, at + _HEADER_BYTES, end)]
-            at += size
+    at, end = start, min(start + length, len(data))
+    while at + length_bytes < end:
+        left -= 1
+        if left < 0:
+            raise Malformed("too many units")
+        size = int.from_bytes(data[at : at + length_bytes])
+        at += length_bytes
+        yield data[at : min(at + size, at + _HEADER_BYTES, end)]
+        at += size
 
 
 def pixels(unit: bytes) -> int:

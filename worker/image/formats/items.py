@@ -12,6 +12,7 @@ from typing import NamedTuple
 from worker.image.formats.boxes import Box, Cursor, Parts, box, boxes, find, full_box
 from worker.image.formats.container import Malformed
 
+AV1, HEVC = b"av01", b"hvc1"
 _GRID, _IDENTITY, _TONE_MAP = b"grid", b"iden", b"tmap"
 _OVERLAY = b"iovl"
 _DERIVED = (_GRID, _IDENTITY, _TONE_MAP, _OVERLAY)
@@ -55,9 +56,18 @@ class Item:
         """The contents of the first property of a name."""
         return next((one.body for one in self.properties if one.name == name), None)
 
-    def bytes(self, data: bytes) -> bytes:
-        """What the file has of its bytes."""
+    def payload(self, data: bytes) -> bytes:
+        """What the file has of its bytes. Raises Malformed where they are more than the file."""
+        if len(self.extents) > 1 and sum(length for _, length in self.extents) > len(data):
+            raise Malformed("a picture larger than the file")
         return b"".join(data[at : at + length] for at, length in self.extents)
+
+    def span(self, data: bytes) -> tuple[bytes, int, int]:
+        """Where its bytes lie: in which bytes, from where, and how many. Raises Malformed."""
+        if len(self.extents) == 1:
+            return (data, *self.extents[0])
+        joined = self.payload(data)
+        return joined, 0, len(joined)
 
 
 @dataclass(slots=True)
@@ -87,6 +97,7 @@ class Picture:
     """
 
     item: Item
+    codec: bytes
     transforms: Sequence[Property]
     size: tuple[int, int]
 
@@ -238,32 +249,31 @@ def codec_of(meta: Meta) -> bytes:
     return b""
 
 
-def pictures(meta: Meta, data: bytes, codec: bytes) -> list[Picture]:
+def pictures(meta: Meta, data: bytes) -> list[Picture]:
     """The pictures that viewers show as the file's, Chromium's first. Raises Malformed.
 
-    It is the primary item, unless that is one of several alternatives.
+    It is the primary item, unless that is one of several alternatives: then each viewer takes the
+    first whose codec it has.
     """
-    numbers = [meta.primary]
-    for group in meta.alternatives:
-        if meta.primary in group:
-            numbers = [*group, meta.primary]
-            break
+    numbers = next((one for one in meta.alternatives if meta.primary in one), [])
     found = list[Picture]()
     failure: Malformed | None = None
-    for number in dict.fromkeys(numbers):
+    for number in dict.fromkeys((*numbers, meta.primary)):
         try:
-            one = _picture(meta, data, meta.item(number), codec)
+            one = _picture(meta, data, meta.item(number))
         except Malformed as error:
             failure = error
         else:
-            if not found or (number == meta.primary and one.item is not found[0].item):
+            is_new = all(one.item is not other.item for other in found)
+            is_first = all(one.codec != other.codec for other in found)
+            if is_new and (is_first or number == meta.primary):
                 found.append(one)
     if not found:
         raise failure or Malformed("no picture")
-    return found
+    return sorted(found, key=lambda one: one.codec != AV1)
 
 
-def _picture(meta: Meta, data: bytes, item: Item, codec: bytes) -> Picture:
+def _picture(meta: Meta, data: bytes, item: Item) -> Picture:
     transforms = item
     for _ in range(_MOST_DEPTH):
         if item.kind not in (_IDENTITY, _TONE_MAP):
@@ -278,7 +288,8 @@ def _picture(meta: Meta, data: bytes, item: Item, codec: bytes) -> Picture:
         tiles = [meta.item(number) for number in item.sources]
         if not tiles:
             raise Malformed("derived from nothing")
-    if any(tile.kind != codec for tile in tiles):
+    codec = tiles[0].kind
+    if codec not in (AV1, HEVC) or any(tile.kind != codec for tile in tiles):
         raise Malformed("another codec")
     extent = item.property(b"ispe")
     if extent is None or len(extent) < 12:  # noqa: PLR2004 - version, width, height
@@ -286,12 +297,13 @@ def _picture(meta: Meta, data: bytes, item: Item, codec: bytes) -> Picture:
     size = struct.unpack_from(">II", extent, 4)
     if item.kind == _GRID:
         _check_grid(item, data, size)
-    return Picture(item, [one for one in transforms.properties if one.name in _TRANSFORMS], size)
+    transforming = [one for one in transforms.properties if one.name in _TRANSFORMS]
+    return Picture(item, codec, transforming, size)
 
 
 def _check_grid(item: Item, data: bytes, size: tuple[int, int]) -> None:
     """Its own size and tiles. Raises Malformed."""
-    payload = item.bytes(data)
+    payload = item.payload(data)
     cursor = Cursor(payload, 0, len(payload))
     _, wide, rows, columns = (cursor.number(1) for _ in range(4))
     field_bytes = 4 if wide & 1 else 2
@@ -308,12 +320,12 @@ def is_alpha(auxiliary: bytes | None) -> bool:
 
 def still(data: bytes, meta: Meta, picture: Picture, brand: bytes) -> bytes:
     """Write a file of this picture alone; the coded bytes are all of `data`. Raises Malformed."""
-    needed = list(_needed(meta, picture))
-    _check_extents(needed, len(data))
-    numbers = {item.number: index for index, item in enumerate(needed, 1)}
+    parts = list(needed(meta, picture))
+    _check_extents(parts, len(data))
+    numbers = {item.number: index for index, item in enumerate(parts, 1)}
     properties = dict[Property, int]()
     associations, infos, references = list[bytes](), list[bytes](), list[bytes]()
-    for item in needed:
+    for item in parts:
         first = {one.name: one for one in reversed(item.properties) if _is_kept(one)}
         kept = list(first.values())
         indexes = [properties.setdefault(one, len(properties) + 1) for one in kept]
@@ -326,7 +338,7 @@ def still(data: bytes, meta: Meta, picture: Picture, brand: bytes) -> bytes:
         infos.append(full_box(b"infe", number, b"\0\0", item.kind, b"\0", version=2))
         references += _references(item, numbers)
     container = box(b"ipco", *(box(*one) for one in properties))
-    associated = full_box(b"ipma", struct.pack(">I", len(needed)), *associations, flags=1)
+    associated = full_box(b"ipma", struct.pack(">I", len(parts)), *associations, flags=1)
     head = box(b"ftyp", brand, bytes(4), brand, b"mif1", b"miaf")
 
     def whole(base: int) -> bytes:
@@ -334,8 +346,8 @@ def still(data: bytes, meta: Meta, picture: Picture, brand: bytes) -> bytes:
             b"meta",
             full_box(b"hdlr", bytes(4), b"pict", bytes(13)),
             full_box(b"pitm", b"\0\1"),
-            _locations(needed, base),
-            full_box(b"iinf", struct.pack(">H", len(needed)), *infos),
+            _locations(parts, base),
+            full_box(b"iinf", struct.pack(">H", len(parts)), *infos),
             box(b"iprp", container, associated),
             full_box(b"iref", *references) if references else b"",
         )
@@ -348,7 +360,7 @@ def _is_kept(one: Property) -> bool:
     return one.name in _KEPT_PROPERTIES or (one.name == b"colr" and one.body[:4] == b"nclx")
 
 
-def _needed(meta: Meta, picture: Picture) -> Iterator[Item]:
+def needed(meta: Meta, picture: Picture) -> Iterator[Item]:
     """The picture's item, its tiles, and the alpha channels of both with their tiles."""
     seen = set[int]()
     alpha = meta.alphas.get(picture.item.number)

@@ -31,6 +31,9 @@ _SIZE_BITS = (9, 13, 18, 30)
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _SHORTEST_SECONDS, _INSTEAD_SECONDS = 0.0101, 0.1
 """Blink shows a frame for 100 ms where the file says 10 ms or less."""
+_LAYERED = 3
+"""Times the memory of one picture: the decoder keeps up to four for later frames and layers."""
+_MOST_FURTHER_CHANNELS = 2
 _MOST_PIXELS = 1 << 30
 """Of a picture whose frames are counted. No limit of ours is larger."""
 
@@ -44,6 +47,8 @@ def jxl(data: bytes, most_frames: int) -> Header:
     info = libjxl.information(codestream, most_frames + 1)
     if (info.width, info.height) != (width, height):
         raise Malformed("of two sizes")
+    if info.further_channels > _MOST_FURTHER_CHANNELS:
+        raise Malformed("too many channels")
     seconds = _seconds(info)
 
     def decoded(_target: int | None) -> Iterator[Frame]:
@@ -58,6 +63,7 @@ def jxl(data: bytes, most_frames: int) -> Header:
         height,
         decoded,
         len(seconds),
+        area=width * height * (_LAYERED if info.layers > 1 else 1),
         orientation=orientation,
         truncated=truncated or info.truncated,
         profiles=(info.profile,),

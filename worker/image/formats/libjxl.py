@@ -25,6 +25,8 @@ _BT2020 = 9
 _PRIMARIES = {1: 1, 9: _BT2020, 11: 12}
 """Of JPEG XL, in H.273. Its P3 has the white of sRGB unless that is said."""
 _BLACK_CHANNEL = 4
+_MOST_LAYERS = 1000
+"""Beyond the frames that are shown."""
 _EXTRA_CHANNEL_INFO_BYTES = 512
 """More than any version's `JxlExtraChannelInfo`."""
 
@@ -95,18 +97,21 @@ class _FrameHeader(ctypes.Structure):
 class Information:
     """What a codestream says of its pictures.
 
-    `seconds` are those of each frame, in the file's own words; `loops` is 0 for ever. `channels` are
-    1 to 4, with alpha at the end of 2 and 4.
+    `seconds` are those of each frame that is shown, as the file says; `loops` is 0 for ever.
+    Frames may have several layers. `channels` are 1 to 4, with alpha at the end of 2 and 4;
+    `further_channels` are not shown.
     """
 
     width: int
     height: int
     channels: int
+    further_channels: int
     animated: bool
     loops: int
     profile: bytes
     seconds: list[float]
-    truncated: bool
+    layers: int = 0
+    truncated: bool = False
 
 
 @functools.cache
@@ -126,10 +131,10 @@ def _library() -> ctypes.CDLL:
         ("Create", (ctypes.c_void_p,)),
         ("Destroy", (ctypes.c_void_p,)),
         ("SubscribeEvents", (ctypes.c_void_p, ctypes.c_int)),
+        ("SetCoalescing", (ctypes.c_void_p, ctypes.c_int)),
         ("SetKeepOrientation", (ctypes.c_void_p, ctypes.c_int)),
         ("SetUnpremultiplyAlpha", (ctypes.c_void_p, ctypes.c_int)),
         ("SetInput", (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t)),
-        ("CloseInput", (ctypes.c_void_p,)),
         ("ProcessInput", (ctypes.c_void_p,)),
         ("FlushImage", (ctypes.c_void_p,)),
         ("GetBasicInfo", (ctypes.c_void_p, ctypes.c_void_p)),
@@ -151,7 +156,7 @@ def _library() -> ctypes.CDLL:
 
 
 @contextmanager
-def _decoder(data: bytes, events: int) -> Iterator[tuple[Any, int]]:
+def _decoder(data: bytes, events: int, *, compose: bool) -> Iterator[tuple[Any, int]]:
     """The library, and a decoder that has all of the codestream."""
     library = _library()
     decoder = library.JxlDecoderCreate(None)
@@ -159,10 +164,10 @@ def _decoder(data: bytes, events: int) -> Iterator[tuple[Any, int]]:
         raise MemoryError
     try:
         library.JxlDecoderSubscribeEvents(decoder, events)
+        library.JxlDecoderSetCoalescing(decoder, int(compose))
         library.JxlDecoderSetKeepOrientation(decoder, 1)
         library.JxlDecoderSetUnpremultiplyAlpha(decoder, 1)
         library.JxlDecoderSetInput(decoder, data, len(data))
-        library.JxlDecoderCloseInput(decoder)
         yield library, decoder
     finally:
         library.JxlDecoderDestroy(decoder)
@@ -170,37 +175,53 @@ def _decoder(data: bytes, events: int) -> Iterator[tuple[Any, int]]:
 
 def information(codestream: bytes, most_frames: int) -> Information:
     """Read the headers, of at most `most_frames` frames. No pixel is decoded. Raises Malformed."""
-    found: Information | None = None
+    events = _BASIC_INFO | _COLOR_ENCODING | _FRAME
     basic = _BasicInfo()
-    with _decoder(codestream, _BASIC_INFO | _COLOR_ENCODING | _FRAME) as (library, decoder):
+    found: Information | None = None
+    with _decoder(codestream, events, compose=False) as (library, decoder):
         while True:
             status = library.JxlDecoderProcessInput(decoder)
             if status == _BASIC_INFO:
                 library.JxlDecoderGetBasicInfo(decoder, ctypes.byref(basic))
                 _refuse_black(library, decoder, basic.extra_channels)
             elif status == _COLOR_ENCODING:
-                found = Information(
-                    basic.width,
-                    basic.height,
-                    basic.color_channels + bool(basic.alpha_bits),
-                    bool(basic.have_animation),
-                    basic.loops,
-                    _profile(library, decoder),
-                    [],
-                    truncated=False,
-                )
+                found = _information(basic, _profile(library, decoder))
             elif status == _FRAME and found is not None:
                 header = _FrameHeader()
                 library.JxlDecoderGetFrameHeader(decoder, ctypes.byref(header))
-                ticks = basic.ticks_numerator / max(1, basic.ticks_denominator)
-                found.seconds.append(header.duration / ticks if ticks else 0.0)
+                _add_layer(found, header, basic)
                 if len(found.seconds) >= most_frames:
                     return found
-            elif found is not None and found.seconds:
+            elif found is not None and found.layers:
                 found.truncated = status != _SUCCESS
+                found.seconds = found.seconds or [0.0]
                 return found
             else:
                 raise Malformed("no frame")
+
+
+def _information(basic: _BasicInfo, profile: bytes) -> Information:
+    has_alpha = bool(basic.alpha_bits)
+    return Information(
+        basic.width,
+        basic.height,
+        basic.color_channels + has_alpha,
+        basic.extra_channels - has_alpha,
+        bool(basic.have_animation),
+        basic.loops,
+        profile,
+        [],
+    )
+
+
+def _add_layer(found: Information, header: _FrameHeader, basic: _BasicInfo) -> None:
+    """A layer without a duration is shown together with the next one. Raises Malformed."""
+    found.layers += 1
+    if header.duration or header.is_last:
+        ticks = basic.ticks_numerator / max(1, basic.ticks_denominator)
+        found.seconds.append(header.duration / ticks if ticks else 0.0)
+    if found.layers - len(found.seconds) > _MOST_LAYERS:
+        raise Malformed("too many layers")
 
 
 def _refuse_black(library: Any, decoder: int, channels: int) -> None:
@@ -280,7 +301,7 @@ def _frames(codestream: bytes, info: Information, channels: int) -> Iterator[Pix
     layout = _PixelFormat(channels, _UINT8, 0, 0)
     size = info.width * info.height * channels
     pixels: bytearray | None = None
-    with _decoder(codestream, _FULL_IMAGE) as (library, decoder):
+    with _decoder(codestream, _FULL_IMAGE, compose=True) as (library, decoder):
         while True:
             status = library.JxlDecoderProcessInput(decoder)
             if status == _IMAGE_BUFFER:

@@ -1,8 +1,12 @@
-"""AVIF, read without a decoder; see `container.py`.
+"""AVIF and HEIC, read without a decoder; see `container.py`.
 
 A file may hold a picture, a sequence, or both, and viewers choose: Chromium shows the sequence
 where the major brand is `avis`, the picture where it is `avif`, and otherwise the sequence if there
-is one. What other viewers may show follows as further frames, if it is something else.
+is one. A picture may have alternatives of another codec. What other viewers may show follows as
+further frames, if it is something else.
+
+Chromium shows no HEVC. Such pictures follow HEIF's rules, as phones and desktops apply them. Of
+sequences only those of AV1 are read.
 """
 
 import hashlib
@@ -11,11 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from pi_heif import HeifImageFile
 from PIL.AvifImagePlugin import AvifImageFile
+from PIL.ImageFile import ImageFile
 
-from worker.image.formats import av1
+from worker.image.formats import av1, hevc
 from worker.image.formats.boxes import Box, Parts, boxes
-from worker.image.formats.code_points import is_grey, profiles_of
+from worker.image.formats.code_points import UNSPECIFIED, is_grey, profiles_of
 from worker.image.formats.container import Box as Crop
 from worker.image.formats.container import (
     Frame,
@@ -24,9 +30,19 @@ from worker.image.formats.container import (
     opened,
     plain,
 )
-from worker.image.formats.file_types import AV1, file_brands
+from worker.image.formats.file_types import file_brands
 from worker.image.formats.geometry import fitted, geometry
-from worker.image.formats.items import Item, Meta, Picture, pictures, read_meta, still
+from worker.image.formats.items import (
+    AV1,
+    HEVC,
+    Item,
+    Meta,
+    Picture,
+    needed,
+    pictures,
+    read_meta,
+    still,
+)
 from worker.image.formats.tracks import (
     alpha_track,
     color_track,
@@ -45,6 +61,21 @@ _SHORTEST_SECONDS, _INSTEAD_SECONDS = 0.0101, 0.1
 
 
 @dataclass(frozen=True, slots=True)
+class _Codec:
+    """How pictures of a codec are decoded, and whether their properties are applied in order."""
+
+    reader: type[ImageFile]
+    brand: bytes
+    in_order: bool
+
+
+_CODECS = {
+    AV1: _Codec(AvifImageFile, b"avif", in_order=False),
+    HEVC: _Codec(HeifImageFile, b"heic", in_order=True),
+}
+
+
+@dataclass(frozen=True, slots=True)
 class _Shown:
     """A picture or a sequence of the file.
 
@@ -53,6 +84,7 @@ class _Shown:
     ICC profile of grey is applied.
     """
 
+    reader: type[ImageFile]
     file: Callable[[], bytes]
     size: tuple[int, int]
     seconds: Sequence[float]
@@ -69,7 +101,7 @@ class _Shown:
 type _Reader = Callable[[], list[_Shown]]
 
 
-def avif(data: bytes, most_frames: int) -> Header:
+def heif(data: bytes, most_frames: int) -> Header:
     """The picture or the sequence that Chromium shows, and what else is shown. Raises Malformed."""
     parts = Parts()
     first, *further = _chosen(data, file_brands(data), most_frames, parts)
@@ -136,29 +168,32 @@ def _chosen(data: bytes, brands: Sequence[bytes], most_frames: int, parts: Parts
 def _stills(data: bytes, at: Box, parts: Parts) -> list[_Shown]:
     """What a `meta` box shows."""
     meta = read_meta(data, at, parts)
-    return [_still(data, meta, one) for one in pictures(meta, data, AV1)]
+    return [_still(data, meta, one) for one in pictures(meta, data)]
 
 
 def _still(data: bytes, meta: Meta, picture: Picture) -> _Shown:
     item = picture.item
-    tiles = [meta.item(number) for number in item.sources] or [item]
-    alpha = meta.alphas.get(item.number)
-    coded = [*tiles, alpha] if alpha else tiles
-    extents = [extent for tile in coded for extent in tile.extents]
-    crop, orientation = geometry(picture.transforms, picture.size, in_order=False)
+    tiles = [meta.item(number) for number in dict.fromkeys(item.sources)] or [item]
+    coded = [one for one in needed(meta, picture) if one.kind in _CODECS]
+    codec = _CODECS[picture.codec]
+    crop, orientation = geometry(picture.transforms, picture.size, in_order=codec.in_order)
     properties = [*item.properties, *tiles[0].properties]
-    area, colors = _coded(data, extents)
+    if picture.codec == AV1:
+        area, colors = av1.measure(one.span(data) for one in coded)
+    else:
+        area, colors = hevc.measure(data, coded), (UNSPECIFIED, UNSPECIFIED)
     return _Shown(
-        partial(still, data, meta, picture, b"avif"),
+        codec.reader,
+        partial(still, data, meta, picture, codec.brand),
         picture.size,
         [0.0],
         crop,
         orientation,
         profiles_of(properties, colors),
-        area,
+        _held(picture.size, area, is_grid=len(tiles) > 1),
         coded=(_digests(data, coded), crop, orientation),
         is_grey=is_grey(properties),
-        truncated=any(start + length > len(data) for start, length in extents),
+        truncated=any(sum(extent) > len(data) for one in coded for extent in one.extents),
     )
 
 
@@ -166,7 +201,7 @@ def _digests(data: bytes, items: Sequence[Item]) -> tuple[object, ...]:
     """What tells pictures apart: digests of the coded bytes, or where the tiles lie."""
     if any(len(one.extents) > 1 for one in items) or len(items) > _COLOR_AND_ALPHA:
         return tuple(extent for one in items for extent in one.extents)
-    return tuple(hashlib.sha256(one.bytes(data)).digest() for one in items)
+    return tuple(hashlib.sha256(one.payload(data)).digest() for one in items)
 
 
 def _track(data: bytes, at: Box, parts: Parts, most_frames: int) -> list[_Shown]:
@@ -179,8 +214,8 @@ def _track(data: bytes, at: Box, parts: Parts, most_frames: int) -> list[_Shown]
         truncated = True
         color = replace(color, count=alpha.count, samples=color.samples[: alpha.count])
     crop, orientation = geometry(color.properties, color.size, in_order=False)
-    extents = [*color.samples, *(alpha.samples if alpha else ())]
-    area, colors = _coded(data, extents)
+    samples = [*color.samples, *(alpha.samples if alpha else ())]
+    area, colors = av1.measure((data, at, length) for at, length in samples)
     seconds = [_INSTEAD_SECONDS if one < _SHORTEST_SECONDS else one for one in durations(color)]
     if color.rounds is not None and color.count > 1 and seconds:
         seconds[-1] = math.inf
@@ -188,13 +223,14 @@ def _track(data: bytes, at: Box, parts: Parts, most_frames: int) -> list[_Shown]
     digests = tuple(hashlib.sha256(data[a : a + n]).digest() for a, n in firsts)
     return [
         _Shown(
+            AvifImageFile,
             partial(sequence, data, color, alpha),
             color.size,
             seconds if color.count > 1 else [0.0],
             crop,
             orientation,
             profiles_of(color.properties, colors),
-            area,
+            _held(color.size, area),
             coded=(digests, crop, orientation),
             is_grey=is_grey(color.properties),
             truncated=truncated,
@@ -203,22 +239,25 @@ def _track(data: bytes, at: Box, parts: Parts, most_frames: int) -> list[_Shown]
     ]
 
 
-def _coded(data: bytes, extents: Sequence[tuple[int, int]]) -> tuple[int, tuple[int, int]]:
-    """The most pixels of a coded picture, and the first one's primaries and transfer."""
-    area, colors = 0, (av1.UNSPECIFIED, av1.UNSPECIFIED)
-    for one in av1.sequences(data, extents):
-        if not area:
-            colors = one.primaries, one.transfer
-        area = max(area, one.width * one.height)
-    return area, colors
+def _held(size: tuple[int, int], coded: int, *, is_grid: bool = False) -> int:
+    """The most pixels that are held of a picture, whose coded ones or tiles have `coded`.
+
+    A picture of another size than the file says is scaled, and both are held.
+    """
+    shown = size[0] * size[1]
+    if coded == shown or (is_grid and coded < shown):
+        return shown
+    return shown + coded
 
 
 def _frames(one: _Shown, target: int | None) -> Iterator[Frame]:
-    image = opened(AvifImageFile, one.file(), one.size, target)
+    image = opened(one.reader, one.file(), one.size, target)
     for number, seconds in enumerate(one.seconds):
         if number:
             image.seek(number)
         image.load()
+        if image.size != one.size:
+            raise Malformed("of two sizes")
         picture = plain(image).copy()
         if one.is_grey:
             picture = picture.convert("LA" if picture.mode == "RGBA" else "L")
