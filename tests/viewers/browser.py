@@ -128,7 +128,8 @@ class Browser:
             files: Read as needed, a batch at a time.
             frames: The largest number of frames of each file that `ImageDecoder` decodes.
             square: Paint everything at this width and height, smoothed.
-            largest: Otherwise the largest side in pixels; the aspect ratio is kept.
+            largest: Otherwise the side of the largest square in pixels; a wider picture may have as
+                many pixels. The aspect ratio is kept.
 
         Raises:
             BrowserError: Chromium cannot be started.

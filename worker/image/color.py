@@ -12,6 +12,7 @@ from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
+from numpy.random import default_rng  # not by np.random: a confined process imports nothing
 from PIL import Image, ImageChops, ImageCms
 
 from worker.image.icc import CMY, CMYK, GREY, Curves, Matrix, Profile, Refused, parse
@@ -204,7 +205,7 @@ def _is_near(image: Image.Image, shown: Image.Image, profile: Profile) -> bool:
     seed = 0
     for strip in _strips(image):
         seed = zlib.crc32(image.crop(strip).tobytes(), seed)
-    places = np.random.default_rng(seed).integers(0, image.size, (_SAMPLE, 2)).tolist()
+    places = default_rng(seed).integers(0, image.size, (_SAMPLE, 2)).tolist()
     stored, found = (
         np.array([one.getpixel((x, y)) for x, y in places], float) for one in (image, shown)
     )

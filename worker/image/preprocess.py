@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -9,12 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from worker.events import Background
 from worker.image.decode import Encoded, Reserve, hold_to_memory, read_header
 from worker.image.renditions import POOL, TURNED_SIDES, Choice, on, picture, share_of_time, shown
 from worker.records import (
     DecodedImage,
     ImageInfo,
     Look,
+    Looks,
     Pixels,
     Prepared,
     Preprocessing,
@@ -113,11 +116,10 @@ def prepare(
             truncated |= frame.truncated
             usual = True
             for one in shown(frame, encoded.header):
-                squares = [_resized(one.image, preprocessing, box) for box in parts.values()]
                 for background in one.backgrounds:
                     rendition = Rendition(number, one.colors, background, one.crop)
-                    looks_of = np.stack([np.asarray(on(square, background)) for square in squares])
-                    choice.add(rendition, looks_of, frame.seconds, usual=usual)
+                    seen = _looks(one.image, background, preprocessing, parts.values())
+                    choice.add(rendition, seen, frame.seconds, usual=usual)
                     usual = False
             del frame, one  # before the next one comes, as the reservation has it
         chosen, left_out = choice.chosen()
@@ -130,6 +132,16 @@ def prepare(
     )
     looks = tuple(Look(one.rendition, view) for one in chosen for view in parts)
     return Prepared(info, looks, np.concatenate([one.looks for one in chosen]))
+
+
+def _looks(
+    image: Image.Image, background: Background, preprocessing: Preprocessing, boxes: Iterable[Box]
+) -> Looks:
+    """A picture on a background, in all boxes. A picture that is not opaque is in mode RGBA."""
+    if background == "none":  # before the resize, which drops colours that cannot be seen
+        image = on(image, background)
+    squares = (_resized(image, preprocessing, box) for box in boxes)
+    return np.stack([np.asarray(on(square, background)) for square in squares])
 
 
 def _info(data: bytes, encoded: Encoded, *, truncated: bool) -> ImageInfo:

@@ -29,6 +29,8 @@ _FLAT = 1.0
 """Grey levels squared: variance below which a picture shows nothing, as in SSIM's constants."""
 SIDE = 64
 """Pixels of the thumbnails that are compared."""
+_LASTING_SECONDS = 1e6
+"""Stands for a frame that stays at the end of an animation."""
 POOL = 4
 """How many times as many distinct renditions are kept for the choice as are described."""
 
@@ -218,20 +220,21 @@ class Choice:
     def chosen(self) -> tuple[list[Candidate], int]:
         """Those that are described, the usual rendition of the first frame first; how many are not.
 
-        In turns the one that is shown longest, and the one that is least like those before it.
+        In turns the one that is shown longest and differs, and the one that differs most from those
+        before it.
         """
         first, *rest = self._kept
         chosen = [first]
-        longest = any(one.seconds for one in rest)
+        away = np.full(len(rest), np.inf)
+        by_time = any(one.seconds for one in rest)
         while rest and len(chosen) < self._most:
-            if longest:
-                index = max(range(len(rest)), key=lambda n: rest[n].seconds)
-            else:
-                small = np.stack([one.thumbnail for one in rest])
-                away = np.stack([difference(one.thumbnail, small) for one in chosen])
-                index = int(away.min(axis=0).argmax())
+            small = np.stack([one.thumbnail for one in rest])
+            away = np.minimum(away, difference(chosen[-1].thumbnail, small))
+            seconds = np.array([min(one.seconds, _LASTING_SECONDS) for one in rest])
+            index = int((seconds * away if by_time else away).argmax())
             chosen.append(rest.pop(index))
-            longest = not longest and any(one.seconds for one in rest)
+            away = np.delete(away, index)
+            by_time = not by_time and bool(seconds.any())
         return chosen, self._left_out + len(rest)
 
 
