@@ -23,10 +23,10 @@ from worker.records import Looks, Pixels, Rendition
 LEVELS = 16.0
 """Grey levels, mean of the absolute difference, from which two pictures are noticeably different.
 Honest Display P3 and Adobe RGB profiles move photographs by at most 11."""
-CORRELATION = 0.9
-"""And below this correlation of their pixels."""
+LIKENESS = 0.9
+"""Or below this likeness of contrast and structure."""
 _FLAT = 1.0
-"""Grey levels squared: variance below which a picture shows nothing, as in SSIM's constants."""
+"""Grey levels squared: pictures of less variance are equally flat."""
 SIDE = 64
 """Pixels of the thumbnails that are compared."""
 _LASTING_SECONDS = 1e6
@@ -127,16 +127,15 @@ def difference(one: Thumbnail, others: npt.NDArray[np.float32]) -> npt.NDArray[n
     """How different pictures look: below 1 is not noticeable. `others` is [n, SIDE * SIDE * 3].
 
     The larger one of two measures, each over its own bound: the mean difference in levels, and
-    what the correlation (SSIM's structure term) lacks to 1.
+    what the likeness lacks to 1. The likeness is the contrast and structure term of SSIM (Wang et
+    al. 2004), of the whole picture: 2 cov(a, b) / (var(a) + var(b)).
     """
     levels = np.abs(others - one).mean(axis=1)
     a, b = _centred(one[None])[0], _centred(others)
     covariance = b @ a / len(a)
-    deviation = np.sqrt((a @ a / len(a)) * np.einsum("ij,ij->i", b, b) / len(a))
-    correlation = (covariance + _FLAT) / (deviation + _FLAT)
-    found: npt.NDArray[np.float32] = np.maximum(
-        levels / LEVELS, (1 - correlation) / (1 - CORRELATION)
-    )
+    variance = (a @ a + np.einsum("ij,ij->i", b, b)) / len(a)
+    likeness = (2 * covariance + _FLAT) / (variance + _FLAT)
+    found: npt.NDArray[np.float32] = np.maximum(levels / LEVELS, (1 - likeness) / (1 - LIKENESS))
     return found
 
 
