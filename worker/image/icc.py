@@ -24,6 +24,7 @@ from worker.image.profiles import (
     TAG_BYTES,
     curve,
     is_known_nclx,
+    light_of_srgb,
     matrix_profile,
     profile_of_nclx,
     srgb_level,
@@ -43,6 +44,8 @@ _XYZ, _LAB = b"XYZ ", b"Lab "
 _TABLES = (b"A2B0", b"A2B1")
 _BACKWARDS = (b"B2A0", b"B2A1")
 _FIXED = 65536
+_ONE_NUMBER = b"\0\0\0\1"
+"""Points of a curve that is a power."""
 _XYZ_OF_TABLE = 65535 / 32768
 _CURVE_TABLE = range(2, 4097)
 """Points of a curve in a tag of kind `mft2`."""
@@ -100,12 +103,27 @@ class Curves:
         return np.stack([one(levels[:, n]) for n, one in enumerate(self.each)], axis=1)
 
 
-type Stage = Curves | Table | Matrix
+@dataclass(frozen=True, slots=True)
+class Gamut:
+    """XYZ to XYZ, cut to the colours of `rows`' primaries and rounded to 8 bits.
+
+    Chromium stores what a table gives in the profile's own primaries, where it names some.
+    """
+
+    rows: Floats
+
+    def __call__(self, xyz: Floats) -> Floats:
+        """[pixels, 3] to [pixels, 3]."""
+        cut: Floats = _stored(xyz @ np.linalg.inv(self.rows).T) @ self.rows.T
+        return cut
+
+
+type Stage = Curves | Table | Matrix | Gamut | Callable[[Floats], Floats]
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What a profile does to device colours, stage by stage, up to XYZ or Lab under D50.
+    """What a profile does to device colours, stage by stage, up to XYZ under D50.
 
     `space` is the colour space that it names, `inputs` the channels that the first stage takes.
     """
@@ -113,7 +131,6 @@ class Profile:
     space: bytes
     inputs: int
     stages: Sequence[Stage]
-    is_lab: bool = False
 
     @property
     def is_matrix(self) -> bool:
@@ -131,8 +148,7 @@ class Profile:
         levels = _fitted(levels, self.inputs, fourth=0 if self.space == CMY else 1)
         for stage in self.stages:
             levels = stage(levels)
-        xyz = _xyz_of_lab(levels) if self.is_lab else levels
-        return srgb_level(np.clip(xyz @ _TO_SRGB, 0, 1))
+        return srgb_level(np.clip(levels @ _TO_SRGB, 0, 1))
 
 
 def _fitted(levels: Floats, inputs: int, *, fourth: int) -> Floats:
@@ -235,12 +251,22 @@ class _Parser:
                 return None
             white = Matrix(self._illuminant[:, None], np.zeros(3))
             return Profile(self._space, 1, (Curves([curve]), white))
-        curves = [_curve(self._tag(name))[0] for name in CURVES if name in self._places]
-        columns = [_xyz(self._tag(name)) for name in COLUMNS if name in self._places]
-        if len(curves) < len(CURVES) or len(columns) < len(COLUMNS):
+        curves, rows = self._three(CURVES), self._primaries()
+        if curves is None or rows is None:
             return None
-        stages = (Curves(curves), Matrix(np.array(columns).T, np.zeros(3)))
-        return Profile(self._space, 3, stages)
+        each = [_curve(tag)[0] for tag in curves]
+        if len(set(curves)) > 1 or (curves[0][8:12] > _ONE_NUMBER and curves[0][:4] == b"curv"):
+            each = [_rounded(one) for one in each]
+        return Profile(self._space, 3, (Curves(each), Matrix(rows, np.zeros(3))))
+
+    def _three(self, names: Sequence[bytes]) -> list[bytes] | None:
+        """Three tags; None unless all are there."""
+        return [self._tag(name) for name in names] if self._places.keys() >= {*names} else None
+
+    def _primaries(self) -> Floats | None:
+        """Rows X, Y and Z by columns red, green and blue."""
+        columns = self._three(COLUMNS)
+        return None if columns is None else np.array([_xyz(tag) for tag in columns]).T
 
     def _table(self) -> Profile | None:
         name = next((name for name in _TABLES if name in self._places), None)
@@ -252,7 +278,10 @@ class _Parser:
             if self._strict:
                 raise
             return None
-        return Profile(self._space, inputs, stages, is_lab=self._pcs == _LAB)
+        rows = self._primaries()
+        lab = (_xyz_of_lab,) if self._pcs == _LAB else ()
+        gamut = () if rows is None or not np.linalg.det(rows) else (Gamut(rows),)
+        return Profile(self._space, inputs, (*stages, *lab, *gamut))
 
     def _check_backwards(self) -> None:
         """Chromium reads a table from XYZ to the device, too, and wants it sound."""
@@ -295,6 +324,17 @@ def _curve(tag: bytes) -> tuple[Curve, int]:
     if min(g, a, c, d) < 0 or np.float32(a) * np.float32(d) + np.float32(b) < 0:
         raise Refused
     return _power(g, a, b, c, d, e, f), 12 + 4 * count
+
+
+def _rounded(curve: Curve) -> Curve:
+    """A curve as Chromium applies tables, and three that differ: cut, and rounded to 8 bits."""
+    return lambda levels: _stored(curve(levels))
+
+
+def _stored(light: Floats) -> Floats:
+    """Light from 0 to 1 that went through sRGB levels of 8 bits."""
+    levels = np.round(255 * srgb_level(np.clip(light, 0, 1))) / 255
+    return light_of_srgb(levels)
 
 
 def _power(g: float, a: float, b: float, c: float, d: float, e: float, f: float) -> Curve:
