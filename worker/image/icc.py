@@ -286,7 +286,21 @@ class _Parser:
     def _check_backwards(self) -> None:
         """Chromium reads a table from XYZ to the device, too, and wants it sound."""
         name = next((name for name in _BACKWARDS if name in self._places), None)
-        if name is not None and self._tag(name)[:4] not in (b"mft1", b"mft2", b"mBA "):
+        if name is None:
+            return
+        tag = self._tag(name)
+        inputs, outputs, grid = tag[8:11]
+        if inputs != 3 or outputs not in (3, 4):  # noqa: PLR2004 - from XYZ or Lab
+            raise Refused
+        if tag[:4] == b"mBA ":
+            (at,) = struct.unpack_from(">I", tag, 12)
+            if not at:
+                raise Refused
+            _curves_at(tag, at, inputs)
+            return
+        width, at, entries, exits = _mft(tag)
+        numbers = inputs * entries + outputs * (grid**inputs + exits)
+        if grid < 2 or at + width * numbers > len(tag):  # noqa: PLR2004 - a table
             raise Refused
 
 
@@ -369,12 +383,7 @@ def _stages(tag: bytes, *, is_xyz: bool) -> tuple[Sequence[Stage], int]:
     inputs, outputs, grid = tag[8:11]
     if outputs != 3 or inputs not in range(1, 5) or grid < 2:  # noqa: PLR2004 - XYZ or Lab
         raise Refused
-    width, at, entries, exits = 1, 48, 256, 256
-    if kind == b"mft2":
-        entries, exits = struct.unpack_from(">HH", tag, 48)
-        width, at = 2, 52
-        if entries not in _CURVE_TABLE or exits not in _CURVE_TABLE:
-            raise Refused
+    width, at, entries, exits = _mft(tag)
     numbers = np.frombuffer(tag, f">u{width}", _mft_numbers(inputs, grid, entries, exits), at)
     levels = numbers / (256**width - 1)
     curves = levels[: inputs * entries].reshape(inputs, entries)
@@ -386,6 +395,18 @@ def _stages(tag: bytes, *, is_xyz: bool) -> tuple[Sequence[Stage], int]:
         Curves([_sampled(one) for one in after]),
     )
     return stages, inputs
+
+
+def _mft(tag: bytes) -> tuple[int, int, int, int]:
+    """Bytes a number, where the numbers begin, and points of the curves before and behind."""
+    if tag[:4] == b"mft1":
+        return 1, 48, 256, 256
+    if tag[:4] != b"mft2":
+        raise Refused
+    entries, exits = struct.unpack_from(">HH", tag, 48)
+    if entries not in _CURVE_TABLE or exits not in _CURVE_TABLE:
+        raise Refused
+    return 2, 52, entries, exits
 
 
 def _mft_numbers(inputs: int, grid: int, entries: int, exits: int) -> int:
