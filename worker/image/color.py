@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, ImageCms
 
-from worker.image.icc import CMY, CMYK, GREY, Curves, Matrix, Profile, Refused, parse
+from worker.image.icc import Refused, parse
 from worker.image.profiles import (
     SRGB_COLUMNS,
     matrix_profile,
@@ -25,6 +25,7 @@ from worker.image.profiles import (
     srgb_level,
     table_profile,
 )
+from worker.image.stages import CMY, CMYK, GREY, Curves, Matrix, Profile
 
 __all__ = [
     "in_order",

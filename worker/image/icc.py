@@ -2,18 +2,15 @@
 
 A profile is a program from a stranger. It is parsed here into curves, tables and a matrix, and
 checked as Chromium's colour engine (skcms) checks it: a profile that fails one check is ignored as
-a whole. `Profile.srgb` computes what Chromium shows, exactly but slowly; `color.py` is quick.
+a whole. `stages.py` does the arithmetic, exactly but slowly; `color.py` is quick.
 
 Only `kTRC`, the three `TRC` and `XYZ` tags and `A2B0` or `A2B1` count. lcms would prefer `D2B0`.
 """
 
 import struct
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from worker.image.profiles import (
     COLUMNS,
@@ -24,18 +21,23 @@ from worker.image.profiles import (
     TAG_BYTES,
     curve,
     is_known_nclx,
-    light_of_srgb,
     matrix_profile,
     profile_of_nclx,
-    srgb_level,
+)
+from worker.image.stages import (
+    GREY,
+    Curve,
+    Curves,
+    Floats,
+    Gamut,
+    Matrix,
+    Profile,
+    Stage,
+    Table,
+    stored,
+    xyz_of_lab,
 )
 
-type Floats = npt.NDArray[np.float64]
-type Curve = Callable[[Floats], Floats]
-"""From levels to levels, 0 to 1, whatever the shape."""
-
-GREY, CMYK, CMY = b"GRAY", b"CMYK", b"cmyk"
-"""Colour spaces of profiles; the last one is our own, see `color.without_black`."""
 _D50 = np.array([0.9642, 1.0, 0.8249])
 _ILLUMINANT_TOLERANCE = 0.01
 _MOST_VERSION = 4
@@ -49,119 +51,10 @@ _ONE_NUMBER = b"\0\0\0\1"
 _XYZ_OF_TABLE = 65535 / 32768
 _CURVE_TABLE = range(2, 4097)
 """Points of a curve in a tag of kind `mft2`."""
-_TO_SRGB = np.linalg.inv(SRGB_COLUMNS)
-_STEP = 16384
-"""Pixels that are computed together, for the sake of memory."""
 
 
 class Refused(Exception):
     """A profile that Chromium does not apply."""
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """An evenly spaced table of colours, [points, ..., points, 3], the first channel first."""
-
-    points: Floats
-
-    def __call__(self, levels: Floats) -> Floats:
-        """Interpolate between the 2^n points around each of the levels [pixels, n]."""
-        shape = self.points.shape[:-1]
-        flat = self.points.reshape(-1, 3)
-        at = np.clip(levels, 0, 1) * (np.array(shape) - 1)
-        low = np.minimum(at.astype(np.int64), np.array(shape) - 2)
-        share = at - low
-        strides = np.cumprod((1, *shape[:0:-1]))[::-1]
-        found = np.zeros((len(levels), 3))
-        for corner in product((0, 1), repeat=len(shape)):
-            weight = np.prod(np.where(corner, share, 1 - share), axis=1)
-            found += weight[:, None] * flat[(low + corner) @ strides]
-        return found
-
-
-@dataclass(frozen=True, slots=True)
-class Matrix:
-    """Three channels to three: rows by columns, and what is added."""
-
-    rows: Floats
-    added: Floats
-
-    def __call__(self, levels: Floats) -> Floats:
-        """[pixels, 3] to [pixels, 3]."""
-        shown: Floats = levels @ self.rows.T + self.added
-        return shown
-
-
-@dataclass(frozen=True, slots=True)
-class Curves:
-    """One curve a channel."""
-
-    each: Sequence[Curve]
-
-    def __call__(self, levels: Floats) -> Floats:
-        """[pixels, n] to [pixels, n]."""
-        return np.stack([one(levels[:, n]) for n, one in enumerate(self.each)], axis=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Gamut:
-    """XYZ to XYZ, cut to the colours of `rows`' primaries and rounded to 8 bits.
-
-    Chromium stores what a table gives in the profile's own primaries, where it names some.
-    """
-
-    rows: Floats
-
-    def __call__(self, xyz: Floats) -> Floats:
-        """[pixels, 3] to [pixels, 3]."""
-        cut: Floats = _stored(xyz @ np.linalg.inv(self.rows).T) @ self.rows.T
-        return cut
-
-
-type Stage = Curves | Table | Matrix | Gamut | Callable[[Floats], Floats]
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """What a profile does to device colours, stage by stage, up to XYZ under D50.
-
-    `space` is the colour space that it names, `inputs` the channels that the first stage takes.
-    """
-
-    space: bytes
-    inputs: int
-    stages: Sequence[Stage]
-
-    @property
-    def is_matrix(self) -> bool:
-        """Whether it is three curves and a matrix."""
-        return self.inputs == 3 and [type(stage) for stage in self.stages] == [Curves, Matrix]  # noqa: PLR2004 - RGB
-
-    def srgb(self, levels: Floats) -> Floats:
-        """Device colours [pixels, channels] to sRGB's [pixels, 3], all from 0 to 1."""
-        shown = np.empty((len(levels), 3))
-        for start in range(0, len(levels), _STEP):
-            shown[start : start + _STEP] = self._srgb(levels[start : start + _STEP])
-        return shown
-
-    def _srgb(self, levels: Floats) -> Floats:
-        levels = _fitted(levels, self.inputs, fourth=0 if self.space == CMY else 1)
-        for stage in self.stages:
-            levels = stage(levels)
-        return srgb_level(np.clip(levels @ _TO_SRGB, 0, 1))
-
-
-def _fitted(levels: Floats, inputs: int, *, fourth: int) -> Floats:
-    """As many channels as a profile takes, as Chromium makes them of others.
-
-    Grey is red, green and blue at once; a fourth channel is alpha, taken for opaque here, or black
-    ink, of which there is none; of too many channels the first ones count.
-    """
-    if levels.shape[1] == 1 and inputs > 1:
-        levels = np.repeat(levels, 3, axis=1)
-    if levels.shape[1] < inputs:
-        levels = np.concatenate([levels, np.full((len(levels), 1), fourth)], axis=1)
-    return levels[:, :inputs]
 
 
 def parse(icc: bytes, *, strict: bool = True) -> Profile:
@@ -279,7 +172,7 @@ class _Parser:
                 raise
             return None
         rows = self._primaries()
-        lab = (_xyz_of_lab,) if self._pcs == _LAB else ()
+        lab = (xyz_of_lab,) if self._pcs == _LAB else ()
         gamut = () if rows is None or not np.linalg.det(rows) else (Gamut(rows),)
         return Profile(self._space, inputs, (*stages, *lab, *gamut))
 
@@ -342,13 +235,7 @@ def _curve(tag: bytes) -> tuple[Curve, int]:
 
 def _rounded(curve: Curve) -> Curve:
     """A curve as Chromium applies tables, and three that differ: cut, and rounded to 8 bits."""
-    return lambda levels: _stored(curve(levels))
-
-
-def _stored(light: Floats) -> Floats:
-    """Light from 0 to 1 that went through sRGB levels of 8 bits."""
-    levels = np.round(255 * srgb_level(np.clip(light, 0, 1))) / 255
-    return light_of_srgb(levels)
+    return lambda levels: stored(curve(levels))
 
 
 def _power(g: float, a: float, b: float, c: float, d: float, e: float, f: float) -> Curve:
@@ -453,14 +340,3 @@ def _table_at(tag: bytes, at: int, inputs: int) -> Table:
         count *= points
     numbers = np.frombuffer(tag, f">u{width}", count, at + 20)
     return Table((numbers / (256**width - 1)).reshape(*shape, 3))
-
-
-def _xyz_of_lab(levels: Floats) -> Floats:
-    lightness = levels[:, 0] * 100
-    a, b = levels[:, 1] * 255 - 128, levels[:, 2] * 255 - 128
-    y = (lightness + 16) / 116
-    each = np.stack([y + a / 500, y, y - b / 200], axis=1)
-    cubes = each**3
-    light = np.where(cubes > 216 / 24389, cubes, (each - 16 / 116) / 7.787)
-    xyz: Floats = light * _D50
-    return xyz
