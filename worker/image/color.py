@@ -15,7 +15,7 @@ import numpy.typing as npt
 from numpy.random import default_rng  # not by np.random: a confined process imports nothing
 from PIL import Image, ImageChops, ImageCms
 
-from worker.image.icc import CMY, CMYK, GREY, Curves, Matrix, Profile, Refused, parse
+from worker.image.icc import Refused, parse
 from worker.image.profiles import (
     SRGB_COLUMNS,
     matrix_profile,
@@ -26,6 +26,7 @@ from worker.image.profiles import (
     srgb_level,
     table_profile,
 )
+from worker.image.stages import CMY, CMYK, GREY, Curves, Matrix, Profile
 
 __all__ = [
     "in_order",
@@ -47,6 +48,8 @@ _SRGB_GAMMA = 2.2
 """Many profiles of sRGB have this power instead of the curve."""
 _FINE = 0.1
 """Light, by which a curve may leave the straight line between two neighbouring 8-bit levels."""
+_LEAST_BRIGHT, _MOST_BRIGHT = 0.25, 2.0
+"""Light of a curve's brightest level, and numbers of a matrix, with which lcms is exact."""
 _KEPT = 4
 """Profiles; a camera's or an editor's profile comes again and again."""
 _LEVELS = np.arange(256) / 255
@@ -187,7 +190,7 @@ def _converted(image: Image.Image, icc: bytes, profile: Profile) -> Image.Image:
     except (ImageCms.PyCMSError, OSError, ValueError):
         return _exactly(image, profile)
     assert shown is not None  # noqa: S101 - only a transform in place returns nothing
-    if profile.is_matrix or _is_near(image, shown, profile):
+    if _as_matrix(profile) or _is_near(image, shown, profile):
         return shown
     del shown  # its memory is needed
     return _exactly(image, profile)
@@ -254,17 +257,29 @@ def _transform(icc: bytes, mode: str) -> ImageCms.ImageCmsTransform:
 
 def _rebuilt(profile: Profile, channels: int) -> bytes:
     """A profile of the simplest form; see the top of this file."""
-    curves, matrix = profile.stages[0], profile.stages[-1]
-    if channels == 3 and profile.is_matrix and isinstance(curves, Curves):  # noqa: PLR2004 - RGB
-        assert isinstance(matrix, Matrix)  # noqa: S101 - as `is_matrix` says
-        light = [curve(_LEVELS) for curve in curves.each]
-        if min(one.min() for one in light) >= 0:
-            brightest = [max(1.0, one.max()) for one in light]
-            columns = matrix.rows.T * np.array(brightest)[:, None]
-            scaled = (one / top for one, top in zip(light, brightest, strict=True))
-            return matrix_profile(columns, *map(sampled_curve, scaled))
+    if channels == 3 and (matrix := _as_matrix(profile)):  # noqa: PLR2004 - RGB
+        return matrix
     side = np.linspace(0, 1, _GRID[channels])
     stored = np.stack(np.meshgrid(*[side] * channels, indexing="ij"), axis=-1)
     shown = profile.srgb(stored.reshape(-1, channels)).reshape(*stored.shape[:-1], 3)
     table = np.round(shown * 65535).astype(np.uint16)
     return table_profile(_RGB if channels == 3 else CMYK, table)  # noqa: PLR2004 - RGB
+
+
+def _as_matrix(profile: Profile) -> bytes:
+    """A profile of a matrix and curves of 256 points, empty where lcms would not be exact with it.
+
+    lcms computes with 14 bits behind the point: too few for dark curves and a bright matrix.
+    """
+    curves, matrix = profile.stages[0], profile.stages[-1]
+    if not (profile.is_matrix and isinstance(curves, Curves) and isinstance(matrix, Matrix)):
+        return b""
+    light = [curve(_LEVELS) for curve in curves.each]
+    brightest = np.array([one.max() for one in light])
+    scale = np.maximum(1, brightest)
+    columns = matrix.rows.T * scale[:, None]
+    is_dark = brightest.min() < _LEAST_BRIGHT or min(one.min() for one in light) < 0
+    if is_dark or np.abs(columns).max() > _MOST_BRIGHT:
+        return b""
+    scaled = (one / most for one, most in zip(light, scale, strict=True))
+    return matrix_profile(columns, *map(sampled_curve, scaled))

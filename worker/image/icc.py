@@ -2,18 +2,15 @@
 
 A profile is a program from a stranger. It is parsed here into curves, tables and a matrix, and
 checked as Chromium's colour engine (skcms) checks it: a profile that fails one check is ignored as
-a whole. `Profile.srgb` computes what Chromium shows, exactly but slowly; `color.py` is quick.
+a whole. `stages.py` does the arithmetic, exactly but slowly; `color.py` is quick.
 
 Only `kTRC`, the three `TRC` and `XYZ` tags and `A2B0` or `A2B1` count. lcms would prefer `D2B0`.
 """
 
 import struct
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from worker.image.profiles import (
     COLUMNS,
@@ -26,15 +23,21 @@ from worker.image.profiles import (
     is_known_nclx,
     matrix_profile,
     profile_of_nclx,
-    srgb_level,
+)
+from worker.image.stages import (
+    GREY,
+    Curve,
+    Curves,
+    Floats,
+    Gamut,
+    Matrix,
+    Profile,
+    Stage,
+    Table,
+    stored,
+    xyz_of_lab,
 )
 
-type Floats = npt.NDArray[np.float64]
-type Curve = Callable[[Floats], Floats]
-"""From levels to levels, 0 to 1, whatever the shape."""
-
-GREY, CMYK, CMY = b"GRAY", b"CMYK", b"cmyk"
-"""Colour spaces of profiles; the last one is our own, see `color.without_black`."""
 _D50 = np.array([0.9642, 1.0, 0.8249])
 _ILLUMINANT_TOLERANCE = 0.01
 _MOST_VERSION = 4
@@ -43,109 +46,15 @@ _XYZ, _LAB = b"XYZ ", b"Lab "
 _TABLES = (b"A2B0", b"A2B1")
 _BACKWARDS = (b"B2A0", b"B2A1")
 _FIXED = 65536
+_ONE_NUMBER = b"\0\0\0\1"
+"""Points of a curve that is a power."""
 _XYZ_OF_TABLE = 65535 / 32768
 _CURVE_TABLE = range(2, 4097)
 """Points of a curve in a tag of kind `mft2`."""
-_TO_SRGB = np.linalg.inv(SRGB_COLUMNS)
-_STEP = 16384
-"""Pixels that are computed together, for the sake of memory."""
 
 
 class Refused(Exception):
     """A profile that Chromium does not apply."""
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """An evenly spaced table of colours, [points, ..., points, 3], the first channel first."""
-
-    points: Floats
-
-    def __call__(self, levels: Floats) -> Floats:
-        """Interpolate between the 2^n points around each of the levels [pixels, n]."""
-        shape = self.points.shape[:-1]
-        flat = self.points.reshape(-1, 3)
-        at = np.clip(levels, 0, 1) * (np.array(shape) - 1)
-        low = np.minimum(at.astype(np.int64), np.array(shape) - 2)
-        share = at - low
-        strides = np.cumprod((1, *shape[:0:-1]))[::-1]
-        found = np.zeros((len(levels), 3))
-        for corner in product((0, 1), repeat=len(shape)):
-            weight = np.prod(np.where(corner, share, 1 - share), axis=1)
-            found += weight[:, None] * flat[(low + corner) @ strides]
-        return found
-
-
-@dataclass(frozen=True, slots=True)
-class Matrix:
-    """Three channels to three: rows by columns, and what is added."""
-
-    rows: Floats
-    added: Floats
-
-    def __call__(self, levels: Floats) -> Floats:
-        """[pixels, 3] to [pixels, 3]."""
-        shown: Floats = levels @ self.rows.T + self.added
-        return shown
-
-
-@dataclass(frozen=True, slots=True)
-class Curves:
-    """One curve a channel."""
-
-    each: Sequence[Curve]
-
-    def __call__(self, levels: Floats) -> Floats:
-        """[pixels, n] to [pixels, n]."""
-        return np.stack([one(levels[:, n]) for n, one in enumerate(self.each)], axis=1)
-
-
-type Stage = Curves | Table | Matrix
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """What a profile does to device colours, stage by stage, up to XYZ or Lab under D50.
-
-    `space` is the colour space that it names, `inputs` the channels that the first stage takes.
-    """
-
-    space: bytes
-    inputs: int
-    stages: Sequence[Stage]
-    is_lab: bool = False
-
-    @property
-    def is_matrix(self) -> bool:
-        """Whether it is three curves and a matrix."""
-        return self.inputs == 3 and [type(stage) for stage in self.stages] == [Curves, Matrix]  # noqa: PLR2004 - RGB
-
-    def srgb(self, levels: Floats) -> Floats:
-        """Device colours [pixels, channels] to sRGB's [pixels, 3], all from 0 to 1."""
-        shown = np.empty((len(levels), 3))
-        for start in range(0, len(levels), _STEP):
-            shown[start : start + _STEP] = self._srgb(levels[start : start + _STEP])
-        return shown
-
-    def _srgb(self, levels: Floats) -> Floats:
-        levels = _fitted(levels, self.inputs, fourth=0 if self.space == CMY else 1)
-        for stage in self.stages:
-            levels = stage(levels)
-        xyz = _xyz_of_lab(levels) if self.is_lab else levels
-        return srgb_level(np.clip(xyz @ _TO_SRGB, 0, 1))
-
-
-def _fitted(levels: Floats, inputs: int, *, fourth: int) -> Floats:
-    """As many channels as a profile takes, as Chromium makes them of others.
-
-    Grey is red, green and blue at once; a fourth channel is alpha, taken for opaque here, or black
-    ink, of which there is none; of too many channels the first ones count.
-    """
-    if levels.shape[1] == 1 and inputs > 1:
-        levels = np.repeat(levels, 3, axis=1)
-    if levels.shape[1] < inputs:
-        levels = np.concatenate([levels, np.full((len(levels), 1), fourth)], axis=1)
-    return levels[:, :inputs]
 
 
 def parse(icc: bytes, *, strict: bool = True) -> Profile:
@@ -235,12 +144,22 @@ class _Parser:
                 return None
             white = Matrix(self._illuminant[:, None], np.zeros(3))
             return Profile(self._space, 1, (Curves([curve]), white))
-        curves = [_curve(self._tag(name))[0] for name in CURVES if name in self._places]
-        columns = [_xyz(self._tag(name)) for name in COLUMNS if name in self._places]
-        if len(curves) < len(CURVES) or len(columns) < len(COLUMNS):
+        curves, rows = self._three(CURVES), self._primaries()
+        if curves is None or rows is None:
             return None
-        stages = (Curves(curves), Matrix(np.array(columns).T, np.zeros(3)))
-        return Profile(self._space, 3, stages)
+        each = [_curve(tag)[0] for tag in curves]
+        if len(set(curves)) > 1 or (curves[0][8:12] > _ONE_NUMBER and curves[0][:4] == b"curv"):
+            each = [_rounded(one) for one in each]
+        return Profile(self._space, 3, (Curves(each), Matrix(rows, np.zeros(3))))
+
+    def _three(self, names: Sequence[bytes]) -> list[bytes] | None:
+        """Three tags; None unless all are there."""
+        return [self._tag(name) for name in names] if self._places.keys() >= {*names} else None
+
+    def _primaries(self) -> Floats | None:
+        """Rows X, Y and Z by columns red, green and blue."""
+        columns = self._three(COLUMNS)
+        return None if columns is None else np.array([_xyz(tag) for tag in columns]).T
 
     def _table(self) -> Profile | None:
         name = next((name for name in _TABLES if name in self._places), None)
@@ -252,12 +171,29 @@ class _Parser:
             if self._strict:
                 raise
             return None
-        return Profile(self._space, inputs, stages, is_lab=self._pcs == _LAB)
+        rows = self._primaries()
+        lab = (xyz_of_lab,) if self._pcs == _LAB else ()
+        gamut = () if rows is None or not np.linalg.det(rows) else (Gamut(rows),)
+        return Profile(self._space, inputs, (*stages, *lab, *gamut))
 
     def _check_backwards(self) -> None:
         """Chromium reads a table from XYZ to the device, too, and wants it sound."""
         name = next((name for name in _BACKWARDS if name in self._places), None)
-        if name is not None and self._tag(name)[:4] not in (b"mft1", b"mft2", b"mBA "):
+        if name is None:
+            return
+        tag = self._tag(name)
+        inputs, outputs, grid = tag[8:11]
+        if inputs != 3 or outputs not in (3, 4):  # noqa: PLR2004 - from XYZ or Lab
+            raise Refused
+        if tag[:4] == b"mBA ":
+            (at,) = struct.unpack_from(">I", tag, 12)
+            if not at:
+                raise Refused
+            _curves_at(tag, at, inputs)
+            return
+        width, at, entries, exits = _mft(tag)
+        numbers = inputs * entries + outputs * (grid**inputs + exits)
+        if grid < 2 or at + width * numbers > len(tag):  # noqa: PLR2004 - a table
             raise Refused
 
 
@@ -297,6 +233,11 @@ def _curve(tag: bytes) -> tuple[Curve, int]:
     return _power(g, a, b, c, d, e, f), 12 + 4 * count
 
 
+def _rounded(curve: Curve) -> Curve:
+    """A curve as Chromium applies tables, and three that differ: cut, and rounded to 8 bits."""
+    return lambda levels: stored(curve(levels))
+
+
 def _power(g: float, a: float, b: float, c: float, d: float, e: float, f: float) -> Curve:
     """(ax + b)^g + e, and cx + f where x is below d; below 0 the same, turned around.
 
@@ -329,12 +270,7 @@ def _stages(tag: bytes, *, is_xyz: bool) -> tuple[Sequence[Stage], int]:
     inputs, outputs, grid = tag[8:11]
     if outputs != 3 or inputs not in range(1, 5) or grid < 2:  # noqa: PLR2004 - XYZ or Lab
         raise Refused
-    width, at, entries, exits = 1, 48, 256, 256
-    if kind == b"mft2":
-        entries, exits = struct.unpack_from(">HH", tag, 48)
-        width, at = 2, 52
-        if entries not in _CURVE_TABLE or exits not in _CURVE_TABLE:
-            raise Refused
+    width, at, entries, exits = _mft(tag)
     numbers = np.frombuffer(tag, f">u{width}", _mft_numbers(inputs, grid, entries, exits), at)
     levels = numbers / (256**width - 1)
     curves = levels[: inputs * entries].reshape(inputs, entries)
@@ -346,6 +282,18 @@ def _stages(tag: bytes, *, is_xyz: bool) -> tuple[Sequence[Stage], int]:
         Curves([_sampled(one) for one in after]),
     )
     return stages, inputs
+
+
+def _mft(tag: bytes) -> tuple[int, int, int, int]:
+    """Bytes a number, where the numbers begin, and points of the curves before and behind."""
+    if tag[:4] == b"mft1":
+        return 1, 48, 256, 256
+    if tag[:4] != b"mft2":
+        raise Refused
+    entries, exits = struct.unpack_from(">HH", tag, 48)
+    if entries not in _CURVE_TABLE or exits not in _CURVE_TABLE:
+        raise Refused
+    return 2, 52, entries, exits
 
 
 def _mft_numbers(inputs: int, grid: int, entries: int, exits: int) -> int:
@@ -392,14 +340,3 @@ def _table_at(tag: bytes, at: int, inputs: int) -> Table:
         count *= points
     numbers = np.frombuffer(tag, f">u{width}", count, at + 20)
     return Table((numbers / (256**width - 1)).reshape(*shape, 3))
-
-
-def _xyz_of_lab(levels: Floats) -> Floats:
-    lightness = levels[:, 0] * 100
-    a, b = levels[:, 1] * 255 - 128, levels[:, 2] * 255 - 128
-    y = (lightness + 16) / 116
-    each = np.stack([y + a / 500, y, y - b / 200], axis=1)
-    cubes = each**3
-    light = np.where(cubes > 216 / 24389, cubes, (each - 16 / 116) / 7.787)
-    xyz: Floats = light * _D50
-    return xyz

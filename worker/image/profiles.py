@@ -224,6 +224,14 @@ def srgb_level(light: Floats) -> Floats:
     return level
 
 
+def light_of_srgb(levels: Floats) -> Floats:
+    """Light from 0 to 1 of the sRGB signal, 0 to 1."""
+    power, factor, summand, slope, end = SRGB_CURVE
+    bright = (factor * np.maximum(levels, 0) + summand) ** power
+    light: Floats = np.where(levels <= end, levels * slope, bright)
+    return light
+
+
 def _xyz(row: Floats) -> bytes:
     return b"XYZ " + bytes(4) + _fixed(*row)
 

@@ -121,6 +121,22 @@ def test_curves_survive_what_lcms_optimises(curve: bytes) -> None:
     assert np.abs(shown - meant(all_levels(), icc)).max() <= 2
 
 
+@pytest.mark.parametrize(
+    "tags",
+    [
+        profiles.tags_of([(-32768, 0.2, 0.1), *profiles.SRGB[1:]], profiles.curve(None)),
+        profiles.tags_of([(0.5, 14_000, 0.1), *profiles.SRGB[1:]], profiles.curve(None)),
+        profiles.tags_of(
+            (200 * np.array(profiles.DISPLAY_P3)).tolist(),
+            profiles.parametric(3, 2.2, 200 ** (-1 / 2.2), 0.0, 0.0, 0.0),
+        ),
+    ],
+)
+def test_numbers_that_lcms_cannot_hold(tags: dict[bytes, bytes]) -> None:
+    icc = profiles.profile(b"RGB ", tags)
+    assert difference(to_srgb(all_levels(), icc), meant(all_levels(), icc)) < 1
+
+
 def test_a_table_is_quick_where_that_is_near_enough_and_exact_where_not() -> None:
     light = np.where(
         profiles.grid(3, 9) <= 0.04045,

@@ -88,6 +88,9 @@ def test_a_tag_that_nobody_needs_must_lie_inside(field: str, value: int, strict)
         (P3 | {b"rTRC": b"curv" + bytes(4) + struct.pack(">IHH", 9, 0, 65535)}, False),
         (P3 | {b"rXYZ": b"xxxx" + bytes(20)}, False),
         (P3 | {b"B2A0": b"xxxx" + bytes(20)}, False),
+        (P3 | {b"B2A0": table(LAB)}, True),
+        (P3 | {b"B2A0": table(LAB)[:-2]}, False),
+        (P3 | {b"B2A1": b"mBA " + bytes(40)}, False),
         (P3 | {b"A2B0": b"xxxx" + bytes(20)}, False),
         (P3 | {b"A2B2": b"xxxx" + bytes(20)}, True),
         (P3 | {b"cicp": b"xxxx" + bytes(8)}, False),
@@ -146,9 +149,36 @@ def test_what_lcms_would_prefer_counts_for_nothing() -> None:
 def test_a_table_is_preferred_to_a_matrix_and_the_first_table_to_the_second() -> None:
     first, second = table(LAB), table(LAB[::-1])
     alone = shown({b"A2B0": first}, pcs=b"Lab ")
-    assert np.array_equal(shown(P3 | {b"A2B0": first, b"A2B1": second}, pcs=b"Lab "), alone)
+    both = shown(P3 | {b"A2B0": first, b"A2B1": second}, pcs=b"Lab ")
+    assert np.abs(both - alone).max() < 1
     assert np.array_equal(shown({b"A2B1": first}, pcs=b"Lab "), alone)
     assert np.abs(alone - shown(P3)).mean() > 20
+
+
+def test_a_table_is_cut_to_the_primaries_beside_it() -> None:
+    """Chromium stores what the table gives in the profile's own primaries, of 8 bits."""
+    red = np.array([[1.0, 0.0, 0.0]])
+    colors = {b"A2B0": table(np.clip(grid(3, 2) @ np.array(profiles.SRGB), 0, 1))}
+    grey = tags_of([(0.3214, 0.3333, 0.275)] * 3, curve(None))
+    small = (np.array(profiles.SRGB) / 2 + np.array(profiles.SRGB).sum(0) / 6).tolist()
+    assert np.abs(parse(profile(b"RGB ", colors)).srgb(red) - red).max() < 0.01
+    assert (
+        np.abs(parse(profile(b"RGB ", colors | grey)).srgb(red) - red).max() < 0.01
+    )  # no primaries
+    cut = parse(profile(b"RGB ", colors | tags_of(small, curve(None)))).srgb(red)[0]
+    assert cut[0] < 0.9
+    assert cut[1] > 0.4
+
+
+def test_curves_that_differ_are_cut_to_light_from_0_to_1() -> None:
+    bright = parametric(3, 1.0, 2.0, 0.0, 0.0, 0.0)
+    half = (np.array(profiles.SRGB) / 2).tolist()
+    same = parse(profile(b"RGB ", tags_of(half, bright))).srgb(np.ones((1, 3)))
+    differ = parse(profile(b"RGB ", tags_of(half, bright, bright, curve(1.0)))).srgb(
+        np.ones((1, 3))
+    )
+    assert same.min() > 0.99
+    assert differ[0, 0] < 0.74
 
 
 def test_lightness_of_a_table() -> None:

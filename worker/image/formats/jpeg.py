@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import default_rng  # not by np.random: a confined process imports nothing
 from PIL import Image
+from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
 from worker.image.color import in_order, without_black
@@ -150,16 +151,20 @@ class _Walk:
         """Keep the scans: one, or all up to what does not belong between them."""
         following: _Segment | None = scan
         end: int | None = None
+        ends = list[int]()
         while following is not None:
             end = self._end_of_scan(following.end)
             self._kept += self._data[following.start : end]
+            ends.append(len(self._kept))
             following = self._next_scan(end) if several and end is not None else None
             self.scans += following is not None
         if end is not None or several:
             self._kept += _END_OF_JPEG
-        whole = b"".join((self._data[:2], *self._kinds.values(), self._kept))
+        first = b"".join((self._data[:2], *self._kinds.values()))
+        whole = first + self._kept
+        ends = [len(first) + one for one in ends]
         assert self.size is not None  # noqa: S101 - the caller's condition
-        return _File(whole, self.size, is_cut=end is None, several=several)
+        return _File(whole, self.size, tuple(ends), is_cut=end is None, several=several)
 
     def _next_scan(self, at: int) -> _Segment | None:
         for segment in self._segments(at):
@@ -210,10 +215,14 @@ class _Walk:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """What the decoder gets. `is_cut`: the data end within a scan."""
+    """What the decoder gets.
+
+    `ends` are where the scans end. `is_cut`: the data end within a scan.
+    """
 
     data: bytes
     size: tuple[int, int]
+    ends: tuple[int, ...]
     is_cut: bool
     several: bool
 
@@ -228,16 +237,36 @@ class _File:
             else:
                 yield Frame(plain(image))
                 return
-        image = opened(JpegImageFile, self.data, self.size, target)
-        row = _sentinel(image)
-        image.im = row.resize(image.size).im
-        load(image)
-        rows = _rows_before(image, row)
+        image, rows = self._rows(self.data, target)
+        if not rows and self.several:
+            image, rows = self._fewer_scans(target)
         if self.several:
             rows = _rows_with_data(image, rows)
         if not rows:
             raise Malformed("it ends before there is a picture")
         yield Frame(_cut(plain(image), rows), truncated=True)
+
+    def _rows(self, data: bytes, target: int | None) -> tuple[ImageFile, int]:
+        """Decode what there is, and count the rows that are."""
+        image = opened(JpegImageFile, data, self.size, target)
+        row = _sentinel(image)
+        image.im = row.resize(image.size).im
+        load(image)
+        return image, _rows_before(image, row)
+
+    def _fewer_scans(self, target: int | None) -> tuple[ImageFile, int]:
+        """Decode the scans before the damaged one: the decoder gives nothing of all of them."""
+        least, most = 1, len(self.ends)
+        found = self._rows(self.data[: self.ends[0]] + _END_OF_JPEG, target)
+        while least + 1 < most and found[1]:
+            middle = (least + most) // 2
+            tried = self._rows(self.data[: self.ends[middle - 1]] + _END_OF_JPEG, target)
+            if tried[1]:
+                least, found = middle, tried
+            else:
+                most = middle
+            del tried
+        return found
 
 
 def _sentinel(image: Image.Image) -> Image.Image:

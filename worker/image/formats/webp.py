@@ -37,12 +37,12 @@ def webp(data: bytes, most_frames: int) -> Header:
     """Walk the chunks, up to one frame more than `most_frames`. Raises Malformed.
 
     Chromium ignores EXIF's orientation in a WebP, the profile of an animation, and a profile that
-    the first chunk does not announce. It shows nothing of a still picture that ends early.
+    the first chunk does not announce. It shows nothing of a still picture that is not whole.
     """
     parts = _Parts(data, most_frames)
     if parts.flags & _MOVES:
         return _animation(parts)
-    if parts.image is None or parts.is_cut:
+    if parts.image is None:
         raise Malformed("no whole picture")
     file = _file(_still(parts))
     profiles = in_order(parts.profile or b"", 3) if parts.flags & _HAS_PROFILE else ()
@@ -52,7 +52,7 @@ def webp(data: bytes, most_frames: int) -> Header:
         image.load()
         yield Frame(plain(image))
 
-    return Header(*parts.size, decoded, profiles=profiles)
+    return Header(*parts.size, decoded, truncated=parts.is_cut, profiles=profiles)
 
 
 def _still(parts: "_Parts") -> bytes:

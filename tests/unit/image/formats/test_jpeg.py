@@ -259,6 +259,17 @@ def test_what_lies_between_scans_changes_nothing(what: bytes) -> None:
     assert jpeg(between_scans(what), 1).scans == jpeg(PROGRESSIVE, 1).scans
 
 
+@pytest.mark.parametrize(
+    "what", [segment(0xC4, b"\x44"), segment(0xDA, b"\1\1\0\5\2\0"), segment(0xC4, b"\0" * 9)]
+)
+def test_scans_before_a_damaged_one_are_shown(what: bytes) -> None:
+    """The whole picture is there, less sharp."""
+    last = PROGRESSIVE.rindex(b"\xff\xda")
+    data = inserted(PROGRESSIVE.rindex(b"\xff\xc4", 0, last), what, PROGRESSIVE)
+    assert decode(data, LIMITS).info.truncated
+    assert np.abs(shown(data) - shown(PROGRESSIVE)).mean() < 10
+
+
 def test_an_end_between_scans_leaves_a_blurred_picture() -> None:
     data = between_scans(b"\xff\xd9")
     assert 0.5 < np.abs(shown(data) - shown(PROGRESSIVE)).mean() < 40

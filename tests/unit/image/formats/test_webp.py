@@ -114,7 +114,6 @@ def test_what_is_not_the_picture_changes_nothing(data: bytes) -> None:
     [
         riff(head(), LOSSY)[:-40],
         riff(LOSSY)[:300],
-        b"RIFF" + struct.pack("<I", 10**6) + riff(LOSSY)[8:],
         b"RIFF" + struct.pack("<I", 100) + riff(LOSSY)[8:],
         b"RIFF" + bytes(4) + riff(LOSSY)[8:],
         riff(part(b"ICCP", ICC), LOSSY),
@@ -131,6 +130,12 @@ def test_what_is_not_the_picture_changes_nothing(data: bytes) -> None:
 def test_what_no_browser_shows_is_refused(data: bytes) -> None:
     with pytest.raises(DecodeError):
         decode(data, LIMITS)
+
+
+def test_a_whole_picture_in_a_file_that_should_be_longer_is_shown() -> None:
+    data = b"RIFF" + struct.pack("<I", 10**6) + riff(LOSSY, part(b"XXXX", b"ab"))[8:]
+    assert np.array_equal(shown(data), PLAIN)
+    assert decode(data, LIMITS).info.truncated
 
 
 def alpha_of(data: bytes) -> np.ndarray:
