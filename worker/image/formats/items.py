@@ -25,6 +25,8 @@ _KEPT_PROPERTIES = {b"ispe", b"pixi", b"av1C", b"hvcC", b"auxC", b"a1op", b"lsel
 _ESSENTIAL = {b"av1C", b"hvcC", b"a1op", b"lsel"}
 _TRANSFORMS = {b"clap", b"irot", b"imir"}
 _FROM_FILE, _FROM_IDAT = 0, 1
+_MOST_ITEMS, _MOST_PROPERTIES = 0xFFFF, 0x7FFF
+"""As many can be numbered."""
 _MOST_DEPTH = 4
 """Derived pictures of derived pictures."""
 
@@ -319,9 +321,12 @@ def is_alpha(auxiliary: bytes | None) -> bool:
 
 
 def still(data: bytes, meta: Meta, picture: Picture, brand: bytes) -> bytes:
-    """Write a file of this picture alone; the coded bytes are all of `data`. Raises Malformed."""
+    """Write a file of this picture alone; the coded bytes are all of `data`. Raises Malformed.
+
+    Bytes that lie scattered are put together behind it.
+    """
     parts = list(needed(meta, picture))
-    _check_extents(parts, len(data))
+    spans, joined = _spans(data, parts)
     numbers = {item.number: index for index, item in enumerate(parts, 1)}
     properties = dict[Property, int]()
     associations, infos, references = list[bytes](), list[bytes](), list[bytes]()
@@ -337,6 +342,8 @@ def still(data: bytes, meta: Meta, picture: Picture, brand: bytes) -> bytes:
         ]
         infos.append(full_box(b"infe", number, b"\0\0", item.kind, b"\0", version=2))
         references += _references(item, numbers)
+    if len(properties) > _MOST_PROPERTIES:
+        raise Malformed("too many properties")
     container = box(b"ipco", *(box(*one) for one in properties))
     associated = full_box(b"ipma", struct.pack(">I", len(parts)), *associations, flags=1)
     head = box(b"ftyp", brand, bytes(4), brand, b"mif1", b"miaf")
@@ -346,14 +353,14 @@ def still(data: bytes, meta: Meta, picture: Picture, brand: bytes) -> bytes:
             b"meta",
             full_box(b"hdlr", bytes(4), b"pict", bytes(13)),
             full_box(b"pitm", b"\0\1"),
-            _locations(parts, base),
+            _locations(spans, base),
             full_box(b"iinf", struct.pack(">H", len(parts)), *infos),
             box(b"iprp", container, associated),
             full_box(b"iref", *references) if references else b"",
         )
 
     start = len(whole(0)) + 8
-    return whole(start) + struct.pack(">I4s", 0, b"mdat") + data
+    return b"".join((whole(start), struct.pack(">I4s", 0, b"mdat"), data, joined))
 
 
 def _is_kept(one: Property) -> bool:
@@ -373,13 +380,23 @@ def needed(meta: Meta, picture: Picture) -> Iterator[Item]:
                     yield one
 
 
-def _check_extents(items: Sequence[Item], size: int) -> None:
-    """A decoder puts the extents of an item together: they must not be more than the file."""
-    if len(items) > 0xFFFF:  # noqa: PLR2004 - item numbers have 16 bits
+def _spans(data: bytes, items: Sequence[Item]) -> tuple[list[tuple[int, int]], bytes]:
+    """Where the bytes of each item will lie, and what comes behind `data`. Raises Malformed."""
+    if len(items) > _MOST_ITEMS:
         raise Malformed("too many items")
-    scattered = sum(length for one in items if len(one.extents) > 1 for _, length in one.extents)
-    if scattered > size or any(not one.extents for one in items):
-        raise Malformed("a picture that is not there")
+    spans, joined, size = list[tuple[int, int]](), list[bytes](), 0
+    for item in items:
+        if not item.extents:
+            raise Malformed("a picture that is not there")
+        if len(item.extents) == 1:
+            spans.append(item.extents[0])
+            continue
+        joined.append(item.payload(data))
+        spans.append((len(data) + size, len(joined[-1])))
+        size += len(joined[-1])
+        if size > len(data):
+            raise Malformed("pictures larger than the file")
+    return spans, b"".join(joined)
 
 
 def _references(item: Item, numbers: dict[int, int]) -> Iterator[bytes]:
@@ -394,9 +411,9 @@ def _references(item: Item, numbers: dict[int, int]) -> Iterator[bytes]:
             yield box(name, struct.pack(form, numbers[item.number], len(known), *known))
 
 
-def _locations(items: Sequence[Item], base: int) -> bytes:
-    entries = list[bytes]()
-    for number, item in enumerate(items, 1):
-        entries.append(struct.pack(">HHH", number, 0, len(item.extents)))
-        entries += [struct.pack(">QQ", base + at, length) for at, length in item.extents]
-    return full_box(b"iloc", struct.pack(">HH", 0x8800, len(items)), *entries)
+def _locations(spans: Sequence[tuple[int, int]], base: int) -> bytes:
+    entries = [
+        struct.pack(">HHHQQ", number, 0, 1, base + at, length)
+        for number, (at, length) in enumerate(spans, 1)
+    ]
+    return full_box(b"iloc", struct.pack(">HH", 0x8800, len(spans)), *entries)
