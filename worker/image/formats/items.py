@@ -22,9 +22,12 @@ _ALPHA_TYPES = (
 )
 _KEPT_PROPERTIES = {b"ispe", b"pixi", b"av1C", b"hvcC", b"auxC", b"a1op", b"lsel", b"a1lx"}
 """For the decoder. What crops, turns and colours the picture is applied afterwards."""
+_CONFIGURATIONS = (b"av1C", b"hvcC")
 _ESSENTIAL = {b"av1C", b"hvcC", b"a1op", b"lsel"}
 _TRANSFORMS = {b"clap", b"irot", b"imir"}
 _FROM_FILE, _FROM_IDAT = 0, 1
+_UNKNOWN_MATRIX, _UNSPECIFIED_MATRIX = b"\0\x12", b"\0\2"
+"""From the former on no matrix is defined."""
 _MOST_ITEMS, _MOST_PROPERTIES = 0xFFFF, 0x7FFF
 """As many can be numbered."""
 _MOST_DEPTH = 4
@@ -124,9 +127,15 @@ def read_meta(data: bytes, meta: Box, parts: Parts) -> Meta:
             read(data, inner[name], found, parts)
     for number in sorted(found.items):  # of several alpha channels the one of the lowest number
         item = found.items[number]
-        if item.alpha_of and is_alpha(item.property(b"auxC")):
+        if item.alpha_of and _is_picture(item) and is_alpha(item.property(b"auxC")):
             found.alphas.setdefault(item.alpha_of, item)
     return found
+
+
+def _is_picture(item: Item) -> bool:
+    """Whether an item can be decoded; a viewer passes over an alpha channel that cannot."""
+    has_codec = any(one.name in _CONFIGURATIONS for one in item.properties)
+    return bool(item.extents) and (item.kind == _GRID or (item.kind in (AV1, HEVC) and has_codec))
 
 
 def _item(meta: Meta, number: int) -> Item:
@@ -174,7 +183,7 @@ def _read_locations(
         shift = 0
         if source == _FROM_IDAT and idat is not None:
             shift = idat.at
-        elif source != _FROM_FILE:
+        elif source not in (_FROM_FILE, _FROM_IDAT):
             base = len(data)  # nothing is there
         known = bool(item.extents)
         for _ in range(count):
@@ -332,7 +341,7 @@ def still(data: bytes, meta: Meta, picture: Picture, brand: bytes) -> bytes:
     associations, infos, references = list[bytes](), list[bytes](), list[bytes]()
     for item in parts:
         first = {one.name: one for one in reversed(item.properties) if _is_kept(one)}
-        kept = list(first.values())
+        kept = [decodable(one) for one in first.values()]
         indexes = [properties.setdefault(one, len(properties) + 1) for one in kept]
         number = struct.pack(">H", numbers[item.number])
         associations += [number, bytes([len(kept)])]
@@ -365,6 +374,13 @@ def still(data: bytes, meta: Meta, picture: Picture, brand: bytes) -> bytes:
 
 def _is_kept(one: Property) -> bool:
     return one.name in _KEPT_PROPERTIES or (one.name == b"colr" and one.body[:4] == b"nclx")
+
+
+def decodable(one: Property) -> Property:
+    """Code points without a matrix that no decoder knows: Chromium takes BT.601 for it."""
+    if one.name != b"colr" or len(one.body) < 11 or one.body[8:10] < _UNKNOWN_MATRIX:  # noqa: PLR2004
+        return one
+    return Property(one.name, one.body[:8] + _UNSPECIFIED_MATRIX + one.body[10:])
 
 
 def needed(meta: Meta, picture: Picture) -> Iterator[Item]:
