@@ -12,7 +12,7 @@ from tests.fixtures.bomb_meter import PREPROCESSING
 from tests.fixtures.bombs import CORPUS
 from tests.fixtures.container_bombs import encode, noise
 from worker.errors import DecodeError
-from worker.image.decode import decode
+from worker.image.preprocess import decode
 from worker.image.sandbox import COPIES, Sandbox
 from worker.settings import Decode, Limits
 from worker.telemetry import metrics
@@ -67,7 +67,7 @@ def test_orientation_is_read_where_a_full_reader_would_read_it():
     """Whatever the order of bytes and tags; and junk turns nothing."""
     from PIL import Image  # noqa: PLC0415
 
-    from worker.image.headers import exif_orientation  # noqa: PLC0415
+    from worker.image.formats.container import exif_orientation  # noqa: PLC0415
 
     for orientation in range(1, 9):
         exif = Image.Exif()
