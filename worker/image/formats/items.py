@@ -22,9 +22,14 @@ _ALPHA_TYPES = (
 )
 _KEPT_PROPERTIES = {b"ispe", b"pixi", b"av1C", b"hvcC", b"auxC", b"a1op", b"lsel", b"a1lx"}
 """For the decoder. What crops, turns and colours the picture is applied afterwards."""
+_CONFIGURATIONS = (b"av1C", b"hvcC")
 _ESSENTIAL = {b"av1C", b"hvcC", b"a1op", b"lsel"}
 _TRANSFORMS = {b"clap", b"irot", b"imir"}
 _FROM_FILE, _FROM_IDAT = 0, 1
+_UNKNOWN_MATRIX, _UNSPECIFIED_MATRIX = b"\0\x12", b"\0\2"
+"""From the former on no matrix is defined."""
+_MOST_ITEMS, _MOST_PROPERTIES = 0xFFFF, 0x7FFF
+"""As many can be numbered."""
 _MOST_DEPTH = 4
 """Derived pictures of derived pictures."""
 
@@ -122,9 +127,15 @@ def read_meta(data: bytes, meta: Box, parts: Parts) -> Meta:
             read(data, inner[name], found, parts)
     for number in sorted(found.items):  # of several alpha channels the one of the lowest number
         item = found.items[number]
-        if item.alpha_of and is_alpha(item.property(b"auxC")):
+        if item.alpha_of and _is_picture(item) and is_alpha(item.property(b"auxC")):
             found.alphas.setdefault(item.alpha_of, item)
     return found
+
+
+def _is_picture(item: Item) -> bool:
+    """Whether an item can be decoded; a viewer passes over an alpha channel that cannot."""
+    has_codec = any(one.name in _CONFIGURATIONS for one in item.properties)
+    return bool(item.extents) and (item.kind == _GRID or (item.kind in (AV1, HEVC) and has_codec))
 
 
 def _item(meta: Meta, number: int) -> Item:
@@ -172,7 +183,7 @@ def _read_locations(
         shift = 0
         if source == _FROM_IDAT and idat is not None:
             shift = idat.at
-        elif source != _FROM_FILE:
+        elif source not in (_FROM_FILE, _FROM_IDAT):
             base = len(data)  # nothing is there
         known = bool(item.extents)
         for _ in range(count):
@@ -319,15 +330,18 @@ def is_alpha(auxiliary: bytes | None) -> bool:
 
 
 def still(data: bytes, meta: Meta, picture: Picture, brand: bytes) -> bytes:
-    """Write a file of this picture alone; the coded bytes are all of `data`. Raises Malformed."""
+    """Write a file of this picture alone; the coded bytes are all of `data`. Raises Malformed.
+
+    Bytes that lie scattered are put together behind it.
+    """
     parts = list(needed(meta, picture))
-    _check_extents(parts, len(data))
+    spans, joined = _spans(data, parts)
     numbers = {item.number: index for index, item in enumerate(parts, 1)}
     properties = dict[Property, int]()
     associations, infos, references = list[bytes](), list[bytes](), list[bytes]()
     for item in parts:
         first = {one.name: one for one in reversed(item.properties) if _is_kept(one)}
-        kept = list(first.values())
+        kept = [decodable(one) for one in first.values()]
         indexes = [properties.setdefault(one, len(properties) + 1) for one in kept]
         number = struct.pack(">H", numbers[item.number])
         associations += [number, bytes([len(kept)])]
@@ -337,6 +351,8 @@ def still(data: bytes, meta: Meta, picture: Picture, brand: bytes) -> bytes:
         ]
         infos.append(full_box(b"infe", number, b"\0\0", item.kind, b"\0", version=2))
         references += _references(item, numbers)
+    if len(properties) > _MOST_PROPERTIES:
+        raise Malformed("too many properties")
     container = box(b"ipco", *(box(*one) for one in properties))
     associated = full_box(b"ipma", struct.pack(">I", len(parts)), *associations, flags=1)
     head = box(b"ftyp", brand, bytes(4), brand, b"mif1", b"miaf")
@@ -346,18 +362,25 @@ def still(data: bytes, meta: Meta, picture: Picture, brand: bytes) -> bytes:
             b"meta",
             full_box(b"hdlr", bytes(4), b"pict", bytes(13)),
             full_box(b"pitm", b"\0\1"),
-            _locations(parts, base),
+            _locations(spans, base),
             full_box(b"iinf", struct.pack(">H", len(parts)), *infos),
             box(b"iprp", container, associated),
             full_box(b"iref", *references) if references else b"",
         )
 
     start = len(whole(0)) + 8
-    return whole(start) + struct.pack(">I4s", 0, b"mdat") + data
+    return b"".join((whole(start), struct.pack(">I4s", 0, b"mdat"), data, joined))
 
 
 def _is_kept(one: Property) -> bool:
     return one.name in _KEPT_PROPERTIES or (one.name == b"colr" and one.body[:4] == b"nclx")
+
+
+def decodable(one: Property) -> Property:
+    """Code points without a matrix that no decoder knows: Chromium takes BT.601 for it."""
+    if one.name != b"colr" or len(one.body) < 11 or one.body[8:10] < _UNKNOWN_MATRIX:  # noqa: PLR2004
+        return one
+    return Property(one.name, one.body[:8] + _UNSPECIFIED_MATRIX + one.body[10:])
 
 
 def needed(meta: Meta, picture: Picture) -> Iterator[Item]:
@@ -373,13 +396,23 @@ def needed(meta: Meta, picture: Picture) -> Iterator[Item]:
                     yield one
 
 
-def _check_extents(items: Sequence[Item], size: int) -> None:
-    """A decoder puts the extents of an item together: they must not be more than the file."""
-    if len(items) > 0xFFFF:  # noqa: PLR2004 - item numbers have 16 bits
+def _spans(data: bytes, items: Sequence[Item]) -> tuple[list[tuple[int, int]], bytes]:
+    """Where the bytes of each item will lie, and what comes behind `data`. Raises Malformed."""
+    if len(items) > _MOST_ITEMS:
         raise Malformed("too many items")
-    scattered = sum(length for one in items if len(one.extents) > 1 for _, length in one.extents)
-    if scattered > size or any(not one.extents for one in items):
-        raise Malformed("a picture that is not there")
+    spans, joined, size = list[tuple[int, int]](), list[bytes](), 0
+    for item in items:
+        if not item.extents:
+            raise Malformed("a picture that is not there")
+        if len(item.extents) == 1:
+            spans.append(item.extents[0])
+            continue
+        joined.append(item.payload(data))
+        spans.append((len(data) + size, len(joined[-1])))
+        size += len(joined[-1])
+        if size > len(data):
+            raise Malformed("pictures larger than the file")
+    return spans, b"".join(joined)
 
 
 def _references(item: Item, numbers: dict[int, int]) -> Iterator[bytes]:
@@ -394,9 +427,9 @@ def _references(item: Item, numbers: dict[int, int]) -> Iterator[bytes]:
             yield box(name, struct.pack(form, numbers[item.number], len(known), *known))
 
 
-def _locations(items: Sequence[Item], base: int) -> bytes:
-    entries = list[bytes]()
-    for number, item in enumerate(items, 1):
-        entries.append(struct.pack(">HHH", number, 0, len(item.extents)))
-        entries += [struct.pack(">QQ", base + at, length) for at, length in item.extents]
-    return full_box(b"iloc", struct.pack(">HH", 0x8800, len(items)), *entries)
+def _locations(spans: Sequence[tuple[int, int]], base: int) -> bytes:
+    entries = [
+        struct.pack(">HHHQQ", number, 0, 1, base + at, length)
+        for number, (at, length) in enumerate(spans, 1)
+    ]
+    return full_box(b"iloc", struct.pack(">HH", 0x8800, len(spans)), *entries)

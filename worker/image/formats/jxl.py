@@ -8,6 +8,7 @@ from fractions import Fraction
 
 from PIL import Image
 
+from worker.image.color import is_foreign
 from worker.image.formats import libjxl
 from worker.image.formats.bits import Bits
 from worker.image.formats.boxes import Parts, boxes
@@ -66,7 +67,7 @@ def jxl(data: bytes, most_frames: int) -> Header:
         area=width * height * (_LAYERED if info.layers > 1 else 1),
         orientation=orientation,
         truncated=truncated or info.truncated,
-        profiles=(info.profile,),
+        profiles=(info.profile,) if is_foreign(info.profile) else (),
     )
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from worker.image.formats.container import MOST_PROFILE_BYTES, Malformed
-from worker.image.profiles import HLG, PQ, profile_of_cicp
+from worker.image.profiles import HLG, PQ, SRGB_TRANSFER, profile_of_cicp
 
 _PATTERNS = ("imagecodecs.libs/libjxl-*.so*", "imagecodecs/.dylibs/libjxl.*.dylib")
 _SUCCESS, _ERROR, _IMAGE_BUFFER = 0, 1, 5
 _BASIC_INFO, _COLOR_ENCODING, _FRAME, _FULL_IMAGE = 0x40, 0x100, 0x400, 0x1000
 _UINT8 = 2
 _TARGET_DATA = 1
+_GREY, _D65, _SRGB_PRIMARIES = 1, 1, 1
 _BT2020 = 9
 _PRIMARIES = {1: 1, 9: _BT2020, 11: 12}
 """Of JPEG XL, in H.273. Its P3 has the white of sRGB unless that is said."""
@@ -234,7 +235,7 @@ def _refuse_black(library: Any, decoder: int, channels: int) -> None:
 
 
 def _profile(library: Any, decoder: int) -> bytes:
-    """Of the pixels that are decoded; none where it is too large.
+    """Of the pixels that are decoded; none for sRGB, and where it is too large.
 
     libjxl's profiles of PQ and HLG map to other tones than Chromium does.
     """
@@ -242,6 +243,10 @@ def _profile(library: Any, decoder: int) -> bytes:
     encoded = library.JxlDecoderGetColorAsEncodedProfile(
         decoder, _TARGET_DATA, ctypes.byref(colors)
     )
+    is_grey = colors.color_space == _GREY
+    is_srgb = colors.white_point == _D65 and colors.primaries == _SRGB_PRIMARIES
+    if not encoded and colors.transfer == SRGB_TRANSFER and (is_grey or is_srgb):
+        return b""
     if not encoded and colors.transfer in (PQ, HLG):
         return profile_of_cicp(_PRIMARIES.get(colors.primaries, _BT2020), colors.transfer)
     size = ctypes.c_size_t()
@@ -320,6 +325,8 @@ def _frames(codestream: bytes, info: Information, channels: int) -> Iterator[Pix
             elif status == _ERROR and pixels is not None:
                 raise _DamagedError(pixels)
             elif pixels is not None and not library.JxlDecoderFlushImage(decoder):
+                if pixels.count(0) == size:  # before its first part: Chromium shows nothing
+                    raise Malformed("cut")
                 yield Pixels(pixels, channels, whole=False)
                 return
             else:

@@ -10,7 +10,7 @@ from itertools import islice
 
 from worker.image.formats.boxes import Box, Cursor, Parts, box, boxes, find, full_box
 from worker.image.formats.container import Malformed
-from worker.image.formats.items import Property, is_alpha
+from worker.image.formats.items import Property, decodable, is_alpha
 
 MOST_FRAMES = 100_000
 """Of a file. More are not counted."""
@@ -288,7 +288,8 @@ def _sample_table(track: Track, base: int) -> bytes:
     width, height = track.size
     count = len(track.samples)
     kept = [one for one in track.properties if one.name in _KEPT_PROPERTIES]
-    kept += [one for one in track.properties if one.name == b"colr" and one.body[:4] == b"nclx"][:1]
+    colors = [one for one in track.properties if one.name == b"colr" and one.body[:4] == b"nclx"]
+    kept += map(decodable, colors[:1])
     if track.alpha_of:
         kept.append(Property(b"auxi", bytes(4) + b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha\0"))
     entry = struct.pack(">6xH16xHHIIIH32xHh", 1, width, height, 72 << 16, 72 << 16, 0, 1, 24, -1)
