@@ -25,10 +25,14 @@ LEVELS = 16.0
 Honest Display P3 and Adobe RGB profiles move photographs by at most 11."""
 LIKENESS = 0.9
 """Or below this likeness of contrast and structure."""
+DETAIL = 3.0
+"""Or by this difference in levels, on average, of the standard deviation within a cell. Honest
+profiles move it by at most 2.5. A profile that jumps up and down between neighbouring levels
+changes nothing but such detail."""
 _FLAT = 1.0
 """Grey levels squared: pictures of less variance are equally flat."""
 SIDE = 64
-"""Pixels of the thumbnails that are compared."""
+"""Cells a side of a picture that are compared."""
 _LASTING_SECONDS = 1e6
 """Stands for a frame that stays at the end of an animation."""
 POOL = 4
@@ -47,7 +51,7 @@ TURNED_SIDES = range(5, 9)
 """EXIF orientations that swap width and height."""
 
 type Thumbnail = npt.NDArray[np.float32]
-"""Levels of a small picture, shape [SIDE * SIDE * 3]."""
+"""Mean and standard deviation of the levels in each cell, shape [2, 3 * SIDE * SIDE]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,31 +122,45 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def thumbnail(square: Pixels) -> Thumbnail:
-    """A picture at the size that is compared; `square` is uint8 [side, side, 3]."""
-    small = Image.fromarray(square).resize((SIDE, SIDE), Image.Resampling.BOX)
-    return np.asarray(small, np.float32).reshape(-1)
+    """What of a picture is compared; `square` is uint8 [side, side, 3]."""
+    means, deviations = [], []
+    for channel in Image.fromarray(square).split():
+        levels = np.asarray(channel, np.float32)
+        mean = _cells(levels)
+        means.append(mean)
+        deviations.append(np.sqrt(np.maximum(_cells(levels**2) - mean**2, 0)))
+    return np.stack([np.concatenate(means), np.concatenate(deviations)])
+
+
+def _cells(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The mean of each cell."""
+    small = Image.fromarray(values).resize((SIDE, SIDE), Image.Resampling.BOX)
+    return np.asarray(small).reshape(-1)
 
 
 def difference(one: Thumbnail, others: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """How different pictures look: below 1 is not noticeable. `others` is [n, SIDE * SIDE * 3].
+    """How different pictures look: below 1 is not noticeable. `others` is [n, 2, 3 * SIDE * SIDE].
 
-    The larger one of two measures, each over its own bound: the mean difference in levels, and
-    what the likeness lacks to 1. The likeness is the contrast and structure term of SSIM (Wang et
-    al. 2004), of the whole picture: 2 cov(a, b) / (var(a) + var(b)).
+    The largest one of three measures, each over its own bound: the mean difference in levels, the
+    mean difference in the detail of each cell, and what the likeness lacks to 1. The likeness is
+    the contrast and structure term of SSIM (Wang et al. 2004), of the whole picture:
+    2 cov(a, b) / (var(a) + var(b)).
     """
-    levels = np.abs(others - one).mean(axis=1)
-    a, b = _centred(one[None])[0], _centred(others)
+    levels, detail = np.abs(others - one).mean(axis=2).T
+    a, b = _centred(one[None, 0])[0], _centred(others[:, 0])
     covariance = b @ a / len(a)
     variance = (a @ a + np.einsum("ij,ij->i", b, b)) / len(a)
     likeness = (2 * covariance + _FLAT) / (variance + _FLAT)
-    found: npt.NDArray[np.float32] = np.maximum(levels / LEVELS, (1 - likeness) / (1 - LIKENESS))
+    found: npt.NDArray[np.float32] = np.maximum.reduce(
+        [levels / LEVELS, detail / DETAIL, (1 - likeness) / (1 - LIKENESS)]
+    )
     return found
 
 
-def _centred(thumbnails: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Without the mean of each channel."""
-    channels = thumbnails.reshape(len(thumbnails), -1, 3)
-    return (channels - channels.mean(axis=1, keepdims=True)).reshape(len(thumbnails), -1)
+def _centred(means: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Without the mean of each channel; shape [n, 3 * SIDE * SIDE]."""
+    channels = means.reshape(len(means), 3, -1)
+    return (channels - channels.mean(axis=2, keepdims=True)).reshape(len(means), -1)
 
 
 @dataclass

@@ -14,8 +14,8 @@ from io import BytesIO
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
-MOST_PROFILE_BYTES = 4 * 1024 * 1024
-"""Of a colour profile. A larger one is none."""
+MOST_PROFILE_BYTES = 16 * 1024 * 1024
+"""Of a colour profile. The picture under a larger one is not known."""
 _ORIENTATION, _SHORT = 0x0112, 3
 _EXIF = b"Exif\0\0"
 
@@ -117,8 +117,10 @@ def plain(image: Image.Image) -> Image.Image:
 
 
 def bounded(icc: bytes) -> bytes:
-    """A profile of a bearable size, or none."""
-    return icc if len(icc) <= MOST_PROFILE_BYTES else b""
+    """The profile. Raises Malformed if it is too large."""
+    if len(icc) > MOST_PROFILE_BYTES:
+        raise Malformed("a colour profile of more than 16 MiB")
+    return icc
 
 
 def exif_orientation(exif: bytes) -> int:

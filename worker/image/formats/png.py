@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import NamedTuple
 
+from PIL import Image
+
+from worker.image.color import in_order, is_finer_than_8_bits
 from worker.image.formats.compose import Canvas, Disposal, shown_seconds
 from worker.image.formats.container import (
     MOST_PROFILE_BYTES,
@@ -54,7 +57,9 @@ _NUMBERS = range(1, 2**31)
 _KEYWORD = range(1, 81)
 """Bytes of the name of an `iCCP`. The specification has at most 79, Chromium 80."""
 _ICC_SIGNATURE = slice(36, 40)
+_DEEP = 16
 _INTENTS = 4
+_HELD_BACK = 32 * 1024
 _WORTH_A_VIEW = 1024
 _UNIT = 100_000
 """Of gamma and chromaticities."""
@@ -112,12 +117,14 @@ def png(data: bytes, most_frames: int) -> Header:
     orientation = exif_orientation(exif) if exif[:2] in (b"II", b"MM") else 1
     if animation is None:
         ended = _is_ended(data, image.next)
+        interrupted = any(name == b"IDAT" for name, _, _ in _chunks(data, image.next))
         return Header(
             *image.size,
-            lambda _target: _still(image),
+            lambda _target: _still(image, interrupted=interrupted),
+            frames=1 + interrupted,
             orientation=orientation,
             truncated=not (image.intact and ended) or b"acTL" in chunks,
-            profiles=_profiles(chunks),
+            profiles=_profiles(chunks, image.layout),
         )
     return Header(
         *image.size,
@@ -125,16 +132,27 @@ def png(data: bytes, most_frames: int) -> Header:
         len(animation.frames),
         orientation=orientation,
         truncated=not animation.whole,
-        profiles=_profiles(chunks),
+        profiles=_profiles(chunks, image.layout),
     )
 
 
-def _still(image: _Image) -> Iterator[Frame]:
-    """The one frame. Raises Malformed where there is not one row."""
+def _still(image: _Image, *, interrupted: bool) -> Iterator[Frame]:
+    """The one frame. Raises Malformed where there is not one row.
+
+    Where another chunk interrupts the pixels, viewers show the rows before it. Chromium holds the
+    last 32 KiB of them back, so what is left comes as a second frame.
+    """
     picture, is_whole = decode(image.layout, image.size, b"".join(image.pixels))
     if picture is None:
         raise Malformed("no pixels")
     yield Frame(picture, truncated=not is_whole)
+    if interrupted and not is_whole and not image.layout.interlaced:
+        box = picture.getbbox() or (0, 0, 0, 0)
+        shown = box[3] - -(-_HELD_BACK // image.layout.row_bytes(picture.width))
+        if shown > 0:
+            left = Image.new(picture.mode, picture.size)
+            left.paste(picture.crop((0, 0, picture.width, shown)))
+            yield Frame(left, truncated=True)
 
 
 def _moving(image: _Image, animation: _Animation) -> Iterator[Frame]:
@@ -315,10 +333,11 @@ def _control(contents: bytes, sequence: int, size: tuple[int, int]) -> _Control 
     )
 
 
-def _profiles(chunks: dict[bytes, bytes]) -> tuple[bytes, ...]:
+def _profiles(chunks: dict[bytes, bytes], layout: Layout) -> tuple[bytes, ...]:
     """Return the colour profiles in order of precedence: `cICP`, `iCCP`, `sRGB`, `gAMA`.
 
-    Chromium applies the first. A viewer that does not support it applies the next.
+    Chromium applies the first. A viewer that does not support it applies the next. Raises Malformed
+    where 16-bit pixels look other than their high bytes, which is all that is decoded.
     """
     found = list[bytes]()
     if b"cICP" in chunks:
@@ -327,13 +346,18 @@ def _profiles(chunks: dict[bytes, bytes]) -> tuple[bytes, ...]:
         if profile or (primaries, transfer, full_range) == (1, SRGB_TRANSFER, 1):
             found.append(profile)
     icc = _icc(chunks.get(b"iCCP", b""))
-    if icc:
-        found.append(icc)
+    channels = 1 if layout.color in (GREY, GREY_ALPHA) else 3
+    applied, *ignored = in_order(icc, channels, any_space=True)
+    if applied:
+        found.append(applied)
     if b"sRGB" not in chunks and b"gAMA" in chunks:
         gamma = int.from_bytes(chunks[b"gAMA"]) / _UNIT
         points = struct.unpack(">8I", chunks[b"cHRM"]) if b"cHRM" in chunks else None
         found.append(profile_of_gamma(gamma, points and [number / _UNIT for number in points]))
-    return tuple(found[:2]) or (b"",)
+    profiles = tuple([*(found or [b""]), *ignored][:2])
+    if layout.depth == _DEEP and any(map(is_finer_than_8_bits, profiles)):
+        raise Malformed("a colour profile of low bits")
+    return profiles
 
 
 def _icc(contents: bytes) -> bytes:
