@@ -12,6 +12,9 @@ from tests.viewers.screening import Descriptors, Screener
 
 LEAST = 0.97
 """The lowest cosine at which two pictures count as the same."""
+NEAR = 2.0
+"""Grey levels, mean difference: nearer pictures are the same. The descriptors of two nearly flat
+pictures may be far apart."""
 SEEN = 0.75
 """The lowest cosine at which a viewer's picture counts as the known one."""
 
@@ -93,9 +96,18 @@ def _measured(
     if screened.squares is not None:
         count = len(screened.squares)
         found = screener.describe(screened.squares)
-        cosines = tuple(float((found @ one).max()) for one in wanted)
+        cosines = tuple(
+            1.0 if _is_near(square, screened.squares) else float((found @ one).max())
+            for one, square in zip(wanted, squares, strict=True)
+        )
     likeness = tuple(float(one @ known) for one in wanted)
     return Outcome(case, screened.reason, cosines, likeness, count, painted is not None)
+
+
+def _is_near(square: Pixels, squares: Pixels) -> bool:
+    """Whether one of the worker's squares [n, side, side, 3] is the same picture by its levels."""
+    away = np.abs(squares.astype(np.int16) - square)
+    return bool((away.mean(axis=(1, 2, 3)) < NEAR).any())
 
 
 def _drawn(draw: Draw, screener: Screener) -> Pixels:

@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 
 from worker.events import Background
+from worker.image.choice import POOL, Choice, share_of_time
 from worker.image.decode import Encoded, Reserve, hold_to_memory, read_header
-from worker.image.renditions import POOL, TURNED_SIDES, Choice, on, picture, share_of_time, shown
+from worker.image.renditions import TURNED_SIDES, on, picture, shown
 from worker.records import (
     DecodedImage,
     ImageInfo,

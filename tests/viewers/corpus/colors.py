@@ -252,8 +252,8 @@ CASES = (
     ),
     _c(
         "HEIC",
-        "profile of scrambled levels",
-        lambda p: heic_profile(writers.heic()(icc.scrambled(p)), icc.unscrambling()),
+        "negative, profile that turns it back",
+        lambda p: heic_profile(writers.heic()(icc.negative(p)), icc.negating()),
         control=plainly,
     ),
     _c("PNG", "sRGB profile with a constant D2B0 table", plain("PNG", in_png, D2B0)),
