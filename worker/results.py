@@ -84,9 +84,12 @@ class Results:
         outcome: Outcome = "match" if decision.enforced else "no_match"
         _count_matches(decision)
         self._sightings.note(screened.info.sha256, (one.hit for one in decision.enforced))
-        if len({look.rendition for look in screened.looks}) == 1:  # as of calibrations' images
+        described = {look.rendition for look in screened.looks}
+        if len(described) == 1:  # as of calibrations' images
             self._drift.note(screened.info.sha256, upload.tenant, decision, compared.applied)
         metrics.UPLOADS.labels(outcome).inc()
+        metrics.RENDITIONS.observe(len(described))
+        metrics.RENDITIONS_LEFT_OUT.inc(bool(screened.info.renditions_left_out))
         enforced = _matches(screened, decision.enforced, flooded) | {"suppressed": suppressed}
         shadow = _matches(screened, decision.shadow, flooded) | {"suppressed": suppressed}
         events: list[Outgoing] = []

@@ -73,6 +73,12 @@ HOSTS_OPEN = Gauge("copysieve_fetch_hosts_open", "Hosts that are sent nothing bu
 OUTAGE = Gauge("copysieve_fetch_outage", "1 while hosts that many uploads need are away")
 PARKED = Gauge("copysieve_fetch_parked_uploads", "Uploads that wait for the end of an outage")
 DECODES = Counter("copysieve_decodes_total", "Decoded pictures", ["format"])
+RENDITIONS = Histogram(
+    "copysieve_renditions", "Renditions described of an upload", buckets=(1, 2, 3, 4, 6, 8, 16)
+)
+RENDITIONS_LEFT_OUT = Counter(
+    "copysieve_renditions_left_out_total", "Uploads of which not all renditions were described"
+)
 LARGE_WAITING = Gauge("copysieve_decode_large_waiting", "Large pictures that wait to be decoded")
 DECODERS_REPLACED = Counter(
     "copysieve_decoders_replaced_total", "Sandboxed decoders that were killed", ["reason"]
