@@ -263,6 +263,4 @@ def share_of_time(seconds: Sequence[float], frames: Iterable[int]) -> float | No
     finite = sum(one for one in seconds if one != np.inf)
     lasting = [finite or 1.0 if one == np.inf else one for one in seconds]
     total = sum(lasting)
-    if not total:
-        return None
-    return min(1.0, sum(lasting[number] for number in frames) / total)  # rounding may exceed 1
+    return sum(lasting[number] for number in frames) / total if total else None
