@@ -23,8 +23,10 @@ PREPROCESSING = Preprocessing("fuzz", 96, "bilinear")
 LIMITS = Limits(image_pixels=20_000_000, image_frames=100, animation_pixels=40_000_000)
 WORKERS = 2
 DEADLINE_SECONDS = 20.0
-MOST_BYTES = 900 * 1024 * 1024
-"""Resident, of a decoder: what 20 megapixels of the greediest format take, and itself."""
+OWN_BYTES = 256 * 1024 * 1024
+"""Resident, of a decoder without a picture, with what its allocators keep."""
+MOST_BYTES = LIMITS.in_flight_decoded_bytes // 2 + OWN_BYTES
+"""Resident, of a decoder: what the largest picture may take, and itself."""
 _REASONS = {
     UnscreenedReason.UNSUPPORTED_FORMAT,
     UnscreenedReason.UNDECODABLE,

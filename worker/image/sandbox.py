@@ -36,13 +36,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from worker.errors import DecodeError, StartupError, UnscreenedReason
-from worker.events import Background, Colors, Crop
+from worker.image.answers import ALIVE_ANSWER, FIRST, LAST, READY, Picture, accepted
 from worker.image.decode import Cost, Reserve, judge, kind_of
 from worker.image.preprocess import boxes, shape_of_looks
 from worker.image.sandbox_child import ALIVE, ANSWER_BYTES, GO, REQUEST, SKIP
@@ -69,52 +69,6 @@ _ENVIRONMENT = {
 }
 
 logger = log.get(__name__)
-
-
-class _Answer(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-
-class _Ready(_Answer):
-    address_space: Annotated[int, Field(gt=0, lt=1 << 40)]
-    confined: bool
-
-
-class _Alive(_Answer):
-    alive: Literal[True]
-
-
-class _Cost(_Answer):
-    nbytes: Annotated[int, Field(ge=0, lt=1 << 40)]
-    pixels: Annotated[int, Field(ge=0, lt=1 << 50)]
-
-
-class _Picture(_Answer):
-    width: Annotated[int, Field(gt=0, lt=1 << 32)]
-    height: Annotated[int, Field(gt=0, lt=1 << 32)]
-    frames: Annotated[int, Field(gt=0, lt=1 << 32)]
-    truncated: bool
-    frames_decoded: Annotated[int, Field(gt=0, lt=1 << 32)]
-    renditions_left_out: Annotated[int, Field(ge=0, lt=1 << 32)]
-    playing_time_described: Annotated[float, Field(ge=0, le=1)] | None
-    renditions: Annotated[
-        tuple[tuple[Annotated[int, Field(ge=0)], Colors, Background, Crop], ...],
-        Field(min_length=1),
-    ]
-    """Those whose pixels there are."""
-
-
-class _Refusal(_Answer):
-    reason: Literal[
-        "undecodable", "unsupported_format", "too_many_pixels", "bad_aspect_ratio", "too_large"
-    ]
-    detail: Annotated[str, Field(pattern=r"^[A-Za-z0-9 (),.-]{1,120}$")]
-
-
-_READY: TypeAdapter[_Ready] = TypeAdapter(_Ready)
-_ALIVE: TypeAdapter[_Alive] = TypeAdapter(_Alive)
-_FIRST: TypeAdapter[_Cost | _Refusal] = TypeAdapter(_Cost | _Refusal)
-_LAST: TypeAdapter[_Picture | _Refusal] = TypeAdapter(_Picture | _Refusal)
 
 
 class _Broken(Exception):
@@ -231,7 +185,7 @@ class Sandbox:
                 return child
             self._replace(child, "crashed")  # while it was idle: no picture's fault
 
-    def _judge(self, picture: _Picture) -> None:
+    def _judge(self, picture: Picture) -> None:
         """An honest child would not have let it pass."""
         try:
             judge(picture.width, picture.height, self._limits)
@@ -305,7 +259,7 @@ class _Child:
         """Wait for the end of its start. Raises _Broken if it does not get there."""
         if self._ready:
             return
-        ready = self._answer(_READY)
+        ready = self._answer(READY)
         self._idle_bytes, self.confined, self._ready = ready.address_space, ready.confined, True
         for what in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE):
             self._limit(what, 0)
@@ -321,7 +275,7 @@ class _Child:
         self._ends = time.monotonic() + ALIVE_SECONDS
         try:
             self._send(REQUEST.pack(ALIVE))
-            self._answer(_ALIVE)
+            self._answer(ALIVE_ANSWER)
         except _Broken:
             return False
         return True
@@ -335,7 +289,7 @@ class _Child:
             return f"the decoder died of {known.get(-code, f'signal {-code}')}"
         return f"the decoder ended with exit code {code}"
 
-    def prepare(self, data: bytes, reserve: Reserve, seconds: float) -> tuple[_Picture, Looks]:
+    def prepare(self, data: bytes, reserve: Reserve, seconds: float) -> tuple[Picture, Looks]:
         """Raises DecodeError if it refuses the picture, _Broken if it has to go.
 
         Whatever else `reserve` raises leaves the child as it was.
@@ -345,7 +299,7 @@ class _Child:
         self._ends = time.monotonic() + seconds
         self._send(REQUEST.pack(len(data)))
         self._send(data)
-        cost = _decoded(self._answer(_FIRST))
+        cost = accepted(self._answer(FIRST))
         if cost.nbytes > self._most - copies:
             raise _Broken("lied")
         waiting = time.monotonic()
@@ -358,7 +312,7 @@ class _Child:
             self._ends += time.monotonic() - waiting  # that was not the child's time
             self._bound_memory(copies + cost.nbytes)
             self._send(GO)
-            picture = _decoded(self._answer(_LAST))
+            picture = accepted(self._answer(LAST))
             self.pictures += 1
             count = len(picture.renditions) * self._views
             pixels = np.frombuffer(self._shared, np.uint8).reshape(self._shape)
@@ -408,12 +362,6 @@ class _Child:
             raise _Broken("timeout") from None
         except OSError:
             raise _Broken("crashed") from None
-
-
-def _decoded[T](answer: T | _Refusal) -> T:
-    if isinstance(answer, _Refusal):
-        raise DecodeError(UnscreenedReason(answer.reason), answer.detail)
-    return answer
 
 
 def _sealed_memory(nbytes: int) -> int:

@@ -22,11 +22,12 @@ from tests.fixtures.container_bombs import noise
 from tests.fixtures.hostile_decoder import ACTS, LIES, SIGNATURE
 from tests.fixtures.profiles import DISPLAY_P3, rgb
 from worker.errors import DecodeError, StartupError, UnscreenedReason
+from worker.image.answers import Picture, Refusal
 from worker.image.budget import ByteBudget
 from worker.image.decoder import Decoder
 from worker.image.formats import HEIC_SAMPLE
 from worker.image.preprocess import prepare
-from worker.image.sandbox import SLACK_BYTES, Sandbox, _Child, _Picture, _Refusal
+from worker.image.sandbox import SLACK_BYTES, Sandbox, _Child
 from worker.image.sandbox_child import ANSWER_BYTES
 from worker.records import Preprocessing
 from worker.settings import Decode, Limits, Views
@@ -390,15 +391,15 @@ def test_in_threads_mode_what_is_risky_goes_to_the_children(monkeypatch):
 
 def test_the_longest_honest_answers_fit():
     """And one character more would not pass for honest."""
-    reasons = get_args(_Refusal.model_fields["reason"].annotation)
+    reasons = get_args(Refusal.model_fields["reason"].annotation)
     (longest,) = sorted(reasons, key=len)[-1:]
     detail = "x" * 120
-    _Refusal(reason=longest, detail=detail)
+    Refusal(reason=longest, detail=detail)
     with pytest.raises(ValidationError):
-        _Refusal(reason=longest, detail=detail + "x")
+        Refusal(reason=longest, detail=detail + "x")
     assert len(json.dumps({"reason": longest, "detail": detail})) <= ANSWER_BYTES
     most = 2**32 - 1
-    picture = _Picture(
+    picture = Picture(
         width=most,
         height=most,
         frames=most,

@@ -2,7 +2,8 @@
 
 from worker.image.formats.boxes import Box, Parts, boxes
 from worker.image.formats.container import Malformed
-from worker.image.formats.items import AV1, HEVC, codec_of, read_meta
+from worker.image.formats.items import AV1, HEVC, codec_of
+from worker.image.formats.meta import read_meta
 
 AVIF_BRANDS = {b"avif", b"avis"}
 HEIC_BRANDS = {

@@ -40,9 +40,9 @@ from worker.image.formats.items import (
     Picture,
     needed,
     pictures,
-    read_meta,
     still,
 )
+from worker.image.formats.meta import read_meta
 from worker.image.formats.tracks import (
     alpha_track,
     color_track,

@@ -356,13 +356,17 @@ def test_rows_before_the_damage_are_shown(kind):
         "checksum": chunk(b"IDAT", stored[:cut], sound=False) + chunk(b"IDAT", stored[cut:]),
         "end": chunk(b"IDAT", zlib.compress(plain_rows[: at + 300])),
     }[kind]
-    _, [frame] = read(png(values, pixels=damaged))
-    count = 72 if kind == "code" else 40
-    shown = pixels(frame)
-    assert frame.truncated
-    assert np.array_equal(shown[:count, :, :3], values[:count])
-    assert (shown[:count, :, 3] == 255).all()
-    assert not shown[count:].any()
+    header, frames = read(png(values, pixels=damaged))
+    counts = [72 if kind == "code" else 40]
+    if kind == "chunk":  # Chromium holds back the last 32 KiB, which are 37 rows
+        counts.append(3)
+    assert (header.frames, len(frames)) == (len(counts), len(counts))
+    for frame, count in zip(frames, counts, strict=True):
+        shown = pixels(frame)
+        assert frame.truncated
+        assert np.array_equal(shown[:count, :, :3], values[:count])
+        assert (shown[:count, :, 3] == 255).all()
+        assert not shown[count:].any()
 
 
 def test_a_last_row_that_looks_like_none_is_one():
