@@ -90,11 +90,11 @@ def animations(
     for one in report.differences[:MOST_ROWS]:
         rows.add_row(str(one.number), one.format, _cell(one.frame), _cell(one.levels), one.what)
     compared = ", ".join(f"{number:,} {name}" for name, number in report.compared.items())
+    differ = f"{len(report.differences)} differ, otherwise at most {report.worst_levels:.2f} levels"
     console().print(rows)
     console().print(
         f"seed {seed}: {compared}; {report.frames:,} frames, {report.not_shown} files not shown by"
-        f" Chromium, {report.other_durations} frames of another duration,"
-        f" {len(report.differences)} differ, otherwise at most {report.worst_levels:.2f} levels",
+        f" Chromium, {differ}",
         highlight=False,
     )
     if report.differences:

@@ -2,18 +2,18 @@
 
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from tests.viewers.animation_files import Animation, draw
-from tests.viewers.browser import Browser, File, Shown
+from tests.viewers.browser import Browser, File, Frame, Frames, Painted, Shown
 from worker.errors import DecodeError
 from worker.image import decode
 from worker.settings import Limits
@@ -22,6 +22,9 @@ MOST_LEVELS = 2.0
 """The largest mean difference of a frame, in grey levels."""
 MOST_FRAMES = 64
 _CHUNK = 256
+_ANY_ASPECT_RATIO = 1e6
+_SHORTEST, _SHORT_AS = 0.0101, 0.1
+"""Seconds: Chromium shows frames of up to the first for as long as the second."""
 _WHITE, _BLACK = 255.0, 0.0
 
 type Decoded = Iterable[tuple[int, float, Image.Image]]
@@ -53,7 +56,6 @@ class Report:
     frames: int = 0
     worst_levels: float = 0.0
     not_shown: int = 0
-    other_durations: int = 0
     differences: list[Difference] = field(default_factory=list)
 
     def as_json(self) -> dict[str, object]:
@@ -63,19 +65,11 @@ class Report:
         return values | {"compared": dict(self.compared), "differences": differences}
 
 
-class _Frame(Protocol):
-    """What this comparison uses of the worker's frames."""
-
-    image: Image.Image
-    seconds: float
-    number: int
-
-
 def worker_frames(data: bytes) -> Decoded:
-    """All frames as the worker composes them. Raises DecodeError."""
-    frames = cast("Callable[[bytes, Limits], Iterable[_Frame]]", decode.frames)
-    for frame in frames(data, Limits()):
-        yield frame.number, frame.seconds, frame.image
+    """All frames as the worker composes them, of any aspect ratio. Raises DecodeError."""
+    limits = Limits(image_aspect_ratio=_ANY_ASPECT_RATIO)
+    for number, frame in enumerate(decode.read_header(data, limits).decode()):
+        yield number, frame.seconds, frame.image
 
 
 def run(
@@ -117,45 +111,59 @@ def _keep(out: Path | None, animation: Animation, difference: Difference) -> Non
 def _compare(
     animation: Animation, shown: Shown, source: Source, report: Report
 ) -> Difference | None:
-    shown_frames = shown.animation
-    pictures = (
-        {one.number: one for one in shown_frames.frames if one.painted} if shown_frames else {}
-    )
-    if shown_frames is None or not pictures:
+    frames = shown.animation
+    if frames is None or not any(one.painted for one in frames.frames):
         report.not_shown += 1
         return None
     report.compared[animation.format] += 1
+    found = _difference(animation.data, frames, source, report)
+    if found is None:
+        return None
+    return Difference(report.seed, animation.number, animation.format, *found)
 
-    def differs(what: str, frame: int | None = None, levels: float | None = None) -> Difference:
-        return Difference(report.seed, animation.number, animation.format, frame, levels, what)
 
+def _difference(
+    data: bytes, shown: Frames, source: Source, report: Report
+) -> tuple[int | None, float | None, str] | None:
+    """Frame, levels and kind of the first difference, or of the worst one of the pictures."""
+    by_number = {one.number: one for one in shown.frames}
     worst, at, seen = 0.0, 0, 0
     try:
-        for number, seconds, image in source(animation.data):
+        for number, seconds, image in source(data):
             seen += 1
-            if number not in pictures:
+            other = by_number.get(number)
+            if other is None or other.painted is None:
                 continue
-            frame = pictures[number]
-            painted = frame.painted
-            assert painted is not None
-            if image.size != painted.white.shape[1::-1]:
-                return differs(f"{image.size}, Chromium {painted.white.shape[1::-1]}", number)
+            if image.size != other.painted.white.shape[1::-1]:
+                return number, None, f"{image.size}, Chromium {other.painted.white.shape[1::-1]}"
+            expected = _seconds(shown, other)
+            if not math.isclose(seconds, expected, abs_tol=1e-3):
+                return number, None, f"shown for {seconds} s, Chromium {expected} s"
             report.frames += 1
-            report.other_durations += abs(seconds - frame.seconds) > 1e-3
-            levels = max(
-                _mean_difference(composed(image, page), pixels)
-                for page, pixels in ((_WHITE, painted.white), (_BLACK, painted.black))
-            )
-            if levels > worst:
-                worst, at = levels, number
+            worst, at = max((worst, at), (_levels(image, other.painted), number))
     except DecodeError as error:
-        return differs(f"{error.reason}, though Chromium shows it")
-    if seen != shown_frames.count:
-        return differs(f"{seen} frames, Chromium {shown_frames.count}")
-    report.worst_levels = max(report.worst_levels, worst)
+        return None, None, f"{error.reason}, though Chromium shows it"
+    if seen != shown.count:
+        return None, None, f"{seen} frames, Chromium {shown.count}"
     if worst >= MOST_LEVELS:
-        return differs("another picture", at, round(worst, 2))
+        return at, round(worst, 2), "another picture"
+    report.worst_levels = max(report.worst_levels, worst)
     return None
+
+
+def _levels(image: Image.Image, painted: Painted) -> float:
+    """The mean difference in grey levels: the larger one of those on white and on black."""
+    pages = (_WHITE, painted.white), (_BLACK, painted.black)
+    return max(_mean_difference(composed(image, page), pixels) for page, pixels in pages)
+
+
+def _seconds(shown: Frames, frame: Frame) -> float:
+    """How long Chromium shows a frame: the last one of an animation that ends stays."""
+    if shown.count == 1:
+        return 0.0
+    if frame.number == shown.count - 1 and shown.repetitions >= 0:
+        return math.inf
+    return _SHORT_AS if frame.seconds < _SHORTEST else frame.seconds
 
 
 def composed(image: Image.Image, page: float) -> npt.NDArray[np.float64]:

@@ -10,9 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from tests.viewers.browser import Browser, File, Pixels, Shown
+from tests.viewers.browser import Browser, File, Painted, Pixels, Shown
 from tests.viewers.corpus.case import known_picture
 from tests.viewers.corpus.mutated import BASES, Base
 from tests.viewers.mutators import mutate
@@ -27,11 +26,8 @@ _LEAST_SHARE = 0.2
 """Of the playing time: frames that are shown for less are not what a viewer sees."""
 _SHORTEST, _SHORT_AS = 0.0101, 0.1
 """Seconds: Chromium shows frames of up to the first for as long as the second."""
-_SAME, _UNRELATED = 0.98, 0.2
-"""Correlations of coarse luminance. Above the first two pictures are the same, and up to the second
-they have nothing in common: neither needs to be described."""
-_CONTRAST = (0.7, 1.4)
-_BLOCK = 8
+_SAME_LEVELS = 2.0
+"""Mean difference, in grey levels, below which two pictures are the same."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +123,7 @@ class _Judge:
     def __init__(self, screener: Screener, report: Report) -> None:
         self._screener = screener
         self._report = report
-        self._square = screener.square(np.asarray(known_picture()))
-        (self._known,) = screener.describe([self._square])
+        (self._known,) = screener.describe([screener.square(np.asarray(known_picture()))])
 
     def judge(self, mutated: Mutated, shown: Shown) -> Finding | None:
         name = mutated.base.format
@@ -144,7 +139,9 @@ class _Judge:
         if screened.squares is None:
             self._report.count(name, f"unscreened: {screened.reason}")
             return None
-        found = self._best(list(screened.squares), pictures)
+        described = list(screened.squares)
+        is_same = any(is_equal(one, other) for one in described for other in pictures)
+        found = likeness if is_same else self._best(described)
         if found >= MISSED:
             self._report.count(name, "found")
             return None
@@ -159,59 +156,45 @@ class _Judge:
             round(found, 3),
         )
 
-    def _best(self, squares: list[Pixels], equal_to: list[Pixels] | None = None) -> float:
-        """The highest cosine to the known picture; 1 and -1 where that is plain to see.
-
-        `equal_to` are further pictures that count as the known one.
-        """
-        alike = (self._square, *(equal_to or ()))
-        if any(is_equal(one, other) for one in squares for other in alike):
-            return 1.0
-        unclear = [one for one in squares if abs(_correlation(one, self._square)) > _UNRELATED]
-        if not unclear:
+    def _best(self, squares: list[Pixels]) -> float:
+        """The highest cosine to the known picture; -1 where there is no picture."""
+        if not squares:
             return -1.0
-        return float((self._screener.describe(unclear) @ self._known).max())
+        return float((self._screener.describe(squares) @ self._known).max())
 
 
 def is_equal(one: Pixels, other: Pixels) -> bool:
-    """Whether two pictures are the same, but for their colours and a little contrast."""
-    first, second = _luminance(one), _luminance(other)
-    alike = np.std(first) / max(float(np.std(second)), 1e-6)
-    return _correlation(one, other) > _SAME and bool(_CONTRAST[0] < alike < _CONTRAST[1])
-
-
-def _luminance(square: Pixels) -> npt.NDArray[np.float64]:
-    """Grey levels of blocks of eight by eight pixels, less their mean."""
-    side = len(square) // _BLOCK * _BLOCK
-    blocks = square[:side, :side].reshape(side // _BLOCK, _BLOCK, side // _BLOCK, _BLOCK, 3)
-    levels = blocks.mean((1, 3, 4))
-    return np.asarray(levels - levels.mean())
-
-
-def _correlation(one: Pixels, other: Pixels) -> float:
-    first, second = _luminance(one), _luminance(other)
-    scale = float(np.linalg.norm(first) * np.linalg.norm(second))
-    return float((first * second).sum()) / scale if scale else 0.0
+    """Whether two pictures of one size are the same, pixel by pixel."""
+    difference = np.abs(one.astype(np.int16) - other)
+    return float(difference.mean()) < _SAME_LEVELS
 
 
 def seen(shown: Shown) -> list[Pixels]:
-    """What a viewer sees on white and on black: the still, or frames that last."""
-    paintings = []
-    shown_frames = shown.animation
-    if shown_frames is not None and shown_frames.count > 1 and shown_frames.frames:
-        times = [
-            _SHORT_AS if one.seconds < _SHORTEST else one.seconds for one in shown_frames.frames
-        ]
-        whole = sum(times) * shown_frames.count / len(times)
-        paintings = [
+    """What a viewer sees on white and on black: the still, or frames that last.
+
+    An animation's still counts where it is not the first frame, as in an AVIF that has both.
+    """
+    paintings = [shown.picture]
+    animation = shown.animation
+    if animation is not None and animation.count > 1 and animation.frames:
+        first = animation.frames[0].painted
+        if _is_painted_the_same(shown.picture, first):
+            paintings = []
+        times = [_SHORT_AS if one.seconds < _SHORTEST else one.seconds for one in animation.frames]
+        whole = sum(times) * animation.count / len(times)
+        paintings += [
             one.painted
-            for one, time in zip(shown_frames.frames, times, strict=True)
+            for one, time in zip(animation.frames, times, strict=True)
             if time >= _LEAST_SHARE * whole
         ]
-    else:
-        paintings = [shown.picture]
     pixels = []
     for painted in paintings:
         if painted is not None and not painted.is_empty:
             pixels += [painted.white] if painted.is_opaque else [painted.white, painted.black]
     return pixels
+
+
+def _is_painted_the_same(one: Painted | None, other: Painted | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return is_equal(one.white, other.white) and is_equal(one.black, other.black)

@@ -16,6 +16,12 @@ type Change = Callable[[random.Random, Parts], Parts]
 
 _FIELD_BYTES = 40
 """At the beginning of a part: what a format keeps its fields in."""
+_SMALL_BYTES = 4096
+"""A part of at most so many may be changed anywhere: profiles, tables, boxes of boxes."""
+_FIRST_PARTS = {"JPEG": 0, "GIF": 0, "BMP": 2, "ICO": 2, "JPEG XL": 2}
+"""Parts that a file cannot do without at its beginning; 1 in formats not named here."""
+_TRANSFORMS = (b"clap", b"irot", b"imir")
+"""Properties that have to be essential."""
 
 
 def _pick(chance: random.Random, parts: Sequence[bytes]) -> int:
@@ -31,8 +37,12 @@ def _pick(chance: random.Random, parts: Sequence[bytes]) -> int:
 
 
 def add(chance: random.Random, file: Parts) -> Parts:
+    """A part more; seldom before those that a format has to begin with."""
     parts = list(file.parts)
-    parts.insert(chance.randint(0, len(parts)), ADDED[file.format](chance))
+    first = min(_FIRST_PARTS.get(file.format, 1), len(parts))
+    if chance.random() < 0.1:
+        first = 0
+    parts.insert(chance.randint(first, len(parts)), ADDED[file.format](chance))
     return replace(file, parts=tuple(parts))
 
 
@@ -73,7 +83,9 @@ def field(chance: random.Random, file: Parts) -> Parts:
     if not changed:
         return file
     start = 8 if file.format in ("PNG", "APNG") and len(changed) > 12 else 0
-    place = min(len(changed) - 1, start + chance.randrange(_FIELD_BYTES))
+    anywhere = len(changed) <= _SMALL_BYTES and chance.random() < 0.5
+    reach = len(changed) if anywhere else _FIELD_BYTES
+    place = min(len(changed) - 1, start + chance.randrange(reach))
     changed[place] = chance.choice((*NUMBERS, changed[place] ^ 1 << chance.randrange(8)))
     parts[at] = bytes(changed)
     if start and chance.random() < 0.9:
@@ -132,9 +144,11 @@ def properties(chance: random.Random, file: Parts) -> Parts:
     entries = heif.associations[1]
     match chance.randrange(6):
         case 0 | 1 | 2:
-            heif.add(
-                heif_property(chance), essential=chance.random() < 0.5, first=chance.random() < 0.5
-            )
+            added = heif_property(chance)
+            is_essential = added[4:8] in _TRANSFORMS
+            if chance.random() < 0.1:
+                is_essential = not is_essential
+            heif.add(added, essential=is_essential, first=chance.random() < 0.5)
         case 3:
             chance.shuffle(entries)
         case 4:

@@ -12,16 +12,21 @@ needs_browser = pytest.mark.skipif(not Browser.is_available(), reason="chromium 
 
 
 def webp_by_pillow(data: bytes) -> animations.Decoded:
-    """libwebp composes the frames of a WebP; other formats are left out."""
+    """libwebp composes the frames of a WebP; how long they are shown is left to the worker."""
     with Image.open(io.BytesIO(data)) as image:
-        for number in range(getattr(image, "n_frames", 1)):
+        for number, seconds, _ in animations.worker_frames(data):
             image.seek(number)
-            yield number, image.info.get("duration", 0) / 1000, image.convert("RGBA")
+            yield number, seconds, image.convert("RGBA")
 
 
 def inverted(data: bytes) -> animations.Decoded:
     for number, seconds, image in webp_by_pillow(data):
         yield number, seconds, Image.fromarray(255 - np.asarray(image.convert("RGB")))
+
+
+def slower(data: bytes) -> animations.Decoded:
+    for number, seconds, image in webp_by_pillow(data):
+        yield number, seconds + 1, image
 
 
 def test_a_seed_draws_the_same_files():
@@ -51,6 +56,9 @@ def test_equal_frames_are_no_difference_and_others_are(monkeypatch, tmp_path):
     assert same.compared == {"WebP": 12}
     other = animations.run(2, len(files), tmp_path, source=inverted)
     assert {one.number for one in other.differences} == {one.number for one in files}
+    late = animations.run(2, len(files), source=slower)
+    assert len(late.differences) == 12
+    assert all(one.what.startswith("shown for") for one in late.differences)
     assert len(list(tmp_path.glob("*.webp"))) == 12
 
 

@@ -56,6 +56,8 @@ _NEEDED = ((b"avif", b"meta"), (b"avis", b"moov"))
 _MOST_READ = 4
 """`meta` and `moov` boxes. Chromium shows one of them, other viewers may show another one."""
 _COLOR_AND_ALPHA = 2
+_MOST_PROFILES = 2
+"""In a `Header`."""
 _SHORTEST_SECONDS, _INSTEAD_SECONDS = 0.0101, 0.1
 """Blink shows a frame for 100 ms where the file says 10 ms or less."""
 
@@ -104,7 +106,9 @@ type _Reader = Callable[[], list[_Shown]]
 def heif(data: bytes, most_frames: int) -> Header:
     """The picture or the sequence that Chromium shows, and what else is shown. Raises Malformed."""
     parts = Parts()
-    first, *further = _chosen(data, file_brands(data), most_frames, parts)
+    found = _found(data, file_brands(data), most_frames, parts)
+    first, *others = found
+    further = [one for one in others if _is_new(one, first)]
     width, height = first.size
 
     def decoded(target: int | None) -> Iterator[Frame]:
@@ -123,7 +127,7 @@ def heif(data: bytes, most_frames: int) -> Header:
         orientation=first.orientation,
         crop=first.crop,
         truncated=first.truncated,
-        profiles=first.profiles,
+        profiles=_profiles(found),
     )
 
 
@@ -150,7 +154,7 @@ def _reads(data: bytes, brands: Sequence[bytes], most_frames: int, parts: Parts)
     return [*first, *late][:_MOST_READ]
 
 
-def _chosen(data: bytes, brands: Sequence[bytes], most_frames: int, parts: Parts) -> list[_Shown]:
+def _found(data: bytes, brands: Sequence[bytes], most_frames: int, parts: Parts) -> list[_Shown]:
     """All that viewers may show, Chromium's first. Raises Malformed where there is none."""
     found = list[_Shown]()
     failure: Malformed | None = None
@@ -161,8 +165,21 @@ def _chosen(data: bytes, brands: Sequence[bytes], most_frames: int, parts: Parts
             failure = failure or error
     if not found:
         raise failure or Malformed("no picture")
-    first, *further = found
-    return [first, *(one for one in further if one.coded != first.coded)]
+    return found
+
+
+def _is_new(one: _Shown, first: _Shown) -> bool:
+    """Whether it shows something else. A sequence goes on with other pictures than its first."""
+    return one.coded != first.coded or one.count > first.count
+
+
+def _profiles(found: Sequence[_Shown]) -> tuple[bytes, ...]:
+    """The first one's, and then those of the others, for they may hold the same pictures."""
+    first = found[0].profiles
+    others = [profile for one in found[1:] for profile in one.profiles if profile not in first]
+    if not others:
+        return first
+    return (*(first or (b"",)), *others)[:_MOST_PROFILES]
 
 
 def _stills(data: bytes, at: Box, parts: Parts) -> list[_Shown]:

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import NamedTuple
 
-from PIL import Image
-
 from worker.image.color import in_order, is_finer_than_8_bits
 from worker.image.formats.compose import Canvas, Disposal, shown_seconds
 from worker.image.formats.container import (
@@ -59,7 +57,6 @@ _KEYWORD = range(1, 81)
 _ICC_SIGNATURE = slice(36, 40)
 _DEEP = 16
 _INTENTS = 4
-_HELD_BACK = 32 * 1024
 _WORTH_A_VIEW = 1024
 _UNIT = 100_000
 """Of gamma and chromaticities."""
@@ -86,7 +83,7 @@ class _Image:
     """What stands before the pixels, and the pixels of the one image that every PNG has.
 
     `chunks` are the ancillary ones that count, by name. `next` is where the chunk behind the pixels
-    is. `intact`: neither cut nor of a wrong checksum.
+    is. `intact`: neither cut nor of a wrong checksum. `more`: the file goes on behind the pixels.
     """
 
     size: tuple[int, int]
@@ -96,14 +93,20 @@ class _Image:
     pixels: list[bytes] = field(default_factory=list)
     next: int = 0
     intact: bool = True
+    more: bool = True
 
 
 @dataclass(slots=True)
 class _Animation:
-    """Frames with their pixels. `whole`: as many as promised, with nothing wrong in their order."""
+    """Frames with their pixels.
+
+    `whole`: as many as promised, with nothing wrong in their order. `more`: the file goes on behind
+    the pixels of the last frame.
+    """
 
     frames: list[_Pixels]
     plays: int
+    more: bool
     whole: bool = False
 
 
@@ -117,11 +120,9 @@ def png(data: bytes, most_frames: int) -> Header:
     orientation = exif_orientation(exif) if exif[:2] in (b"II", b"MM") else 1
     if animation is None:
         ended = _is_ended(data, image.next)
-        interrupted = any(name == b"IDAT" for name, _, _ in _chunks(data, image.next))
         return Header(
             *image.size,
-            lambda _target: _still(image, interrupted=interrupted),
-            frames=1 + interrupted,
+            lambda _target: _still(image),
             orientation=orientation,
             truncated=not (image.intact and ended) or b"acTL" in chunks,
             profiles=_profiles(chunks, image.layout),
@@ -136,23 +137,13 @@ def png(data: bytes, most_frames: int) -> Header:
     )
 
 
-def _still(image: _Image, *, interrupted: bool) -> Iterator[Frame]:
-    """The one frame. Raises Malformed where there is not one row.
-
-    Where another chunk interrupts the pixels, viewers show the rows before it. Chromium holds the
-    last 32 KiB of them back, so what is left comes as a second frame.
-    """
-    picture, is_whole = decode(image.layout, image.size, b"".join(image.pixels))
+def _still(image: _Image) -> Iterator[Frame]:
+    """The one frame. Raises Malformed where there is not one row."""
+    pixels = b"".join(image.pixels)
+    picture, is_whole = decode(image.layout, image.size, pixels, more=image.more)
     if picture is None:
         raise Malformed("no pixels")
     yield Frame(picture, truncated=not is_whole)
-    if interrupted and not is_whole and not image.layout.interlaced:
-        box = picture.getbbox() or (0, 0, 0, 0)
-        shown = box[3] - -(-_HELD_BACK // image.layout.row_bytes(picture.width))
-        if shown > 0:
-            left = Image.new(picture.mode, picture.size)
-            left.paste(picture.crop((0, 0, picture.width, shown)))
-            yield Frame(left, truncated=True)
 
 
 def _moving(image: _Image, animation: _Animation) -> Iterator[Frame]:
@@ -162,13 +153,14 @@ def _moving(image: _Image, animation: _Animation) -> Iterator[Frame]:
     for number, (control, pixels) in enumerate(animation.frames):
         left, top, right, bottom = control.box
         size = right - left, bottom - top
-        picture, is_whole = decode(image.layout, size, b"".join(pixels))
+        more = animation.more or number < count - 1
+        picture, is_whole = decode(image.layout, size, b"".join(pixels), more=more)
         if picture is None and count == 1:
             raise Malformed("no pixels")
         shown = canvas.show(
             picture,
             control.box,
-            over=control.over and number > 0,
+            over=control.over and number > 0 and image.layout.has_alpha,
             disposal=control.disposal,
             whole=is_whole,
         )
@@ -243,7 +235,10 @@ def _read_pixels(data: bytes, image: _Image) -> None:
         if end > body:
             image.pixels.append(data[body:end])
         if not _is_sound(data, body, end):
+            image.more = end + 4 <= len(data)
             break
+    else:
+        image.more = False
     image.next = len(data)
     image.intact = False
 
@@ -260,27 +255,28 @@ def _animation(data: bytes, image: _Image, most_frames: int) -> _Animation | Non
         if control is None or control.box != (0, 0, *image.size):
             return None
         sequence += 1
-    animation = _Animation([], plays)
+    animation = _Animation([], plays, image.more)
     if control is not None:
         animation.frames.append((control, image.pixels))
     if image.intact:
         most = min(promised, most_frames + 1)
-        ended = _read_frames(data, image, animation.frames, sequence, most)
+        ended = _read_frames(data, image, animation, sequence, most)
         count = len(animation.frames)
         animation.whole = (ended and count == promised) or count == most < promised
     return animation if animation.frames else None
 
 
 def _read_frames(
-    data: bytes, image: _Image, frames: list[_Pixels], sequence: int, most: int
+    data: bytes, image: _Image, animation: _Animation, sequence: int, most: int
 ) -> bool:
-    """Add at most `most` frames to `frames`; whether they end with IEND, and not with an error.
+    """Add at most `most` frames in all; whether they end with IEND, and not with an error.
 
     `sequence` is the number that the next `fcTL` or `fdAT` must have. As in Chromium, the checksum
     of an `fdAT` does not matter.
     """
     control: _Control | None = None
     pixels: list[bytes] | None = None
+    frames = animation.frames
     for name, body, end in _chunks(data, image.next):
         if name != b"fdAT" and pixels is not None:  # which ends a run
             control = pixels = None
@@ -301,6 +297,7 @@ def _read_frames(
             sequence += 1
         elif not _may_follow(name, data, body, end, image):
             return False
+    animation.more = pixels is None
     return False
 
 

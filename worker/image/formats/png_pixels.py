@@ -55,6 +55,8 @@ _BLOCKS = ((8, 8), (4, 8), (4, 4), (2, 4), (2, 2), (1, 2), (1, 1))
 _FILTERS = 5
 _PIECE = 32_768
 _MOST_STORED = 65_535
+_HELD_BACK = 32_768
+"""Bytes of rows that Chromium does not show where compressed data end too early."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,11 @@ class Layout:
     palette: bytes = b""
     transparency: bytes | None = None
 
+    @property
+    def has_alpha(self) -> bool:
+        """Whether pixels may be transparent."""
+        return self.color in (GREY_ALPHA, RGB_ALPHA) or self.transparency is not None
+
     def row_bytes(self, width: int) -> int:
         """Of a row, with its filter's byte."""
         return 1 + -(-width * _CHANNELS[self.color] * self.depth // 8)
@@ -80,11 +87,17 @@ def is_known(color: int, depth: int) -> bool:
     return (color, depth) in _MODES
 
 
-def decode(layout: Layout, size: tuple[int, int], data: bytes) -> tuple[Image.Image | None, bool]:
+def decode(
+    layout: Layout, size: tuple[int, int], data: bytes, *, more: bool
+) -> tuple[Image.Image | None, bool]:
     """The picture in mode L, LA, RGB or RGBA, and whether all of it is there.
 
     Pixels that could not be decoded are transparent; None where there is not one row. Where an
     interlaced picture is not whole, the pixels of its first passes are larger, as browsers show it.
+
+    `more`: the file goes on behind these data. Where the compressed data end too early
+    nevertheless, Chromium shows nothing of the last 32 KiB of rows, and other viewers do. Those
+    rows are transparent, and keep their colours.
     """
     image, rows = _unpacked(layout, size, data)
     if image is None:
@@ -98,13 +111,24 @@ def decode(layout: Layout, size: tuple[int, int], data: bytes) -> tuple[Image.Im
         image = image.convert("LA")
     if layout.transparency is not None and layout.color in (GREY, RGB):
         image = _with_transparent_color(image, layout, data)
-    return (image, True) if rows is None else (_partial(image, layout, rows), False)
+    if rows is None:
+        return image, True
+    is_whole = rows == [height for _, height in _passes(layout, size)]
+    if not is_whole:
+        image = _partial(image, layout, rows)
+    if more and not layout.interlaced and _ends_early(data):
+        shown = max(0, rows[0] - _HELD_BACK // layout.row_bytes(size[0]))
+        return _hidden(image, (0, shown, size[0], rows[0])), False
+    return image, is_whole
 
 
 def _unpacked(
     layout: Layout, size: tuple[int, int], data: bytes, packing: str | None = None
 ) -> tuple[Image.Image | None, list[int] | None]:
-    """The samples in Pillow's mode; how many rows of each pass there are, None for all."""
+    """The samples in Pillow's mode; how many rows of each pass there are.
+
+    None instead of the rows where nothing is wrong with the data.
+    """
     mode, usual = _MODES[layout.color, layout.depth]
     image = Image.new(mode, size, _BEFORE[mode])
     try:
@@ -130,7 +154,7 @@ def _may_lack_rows(image: Image.Image, layout: Layout) -> bool:
 
 def _salvaged(
     layout: Layout, size: tuple[int, int], data: bytes, packing: str
-) -> tuple[Image.Image | None, list[int] | None]:
+) -> tuple[Image.Image | None, list[int]]:
     """As `_unpacked`, of the rows before the damage."""
     image = Image.new(_MODES[layout.color, layout.depth][0], size)
     passes = _passes(layout, size)
@@ -147,9 +171,7 @@ def _salvaged(
             consumed, _ = decoder.decode(waiting)
             waiting = waiting[consumed:] if consumed >= 0 else b""
     decoder.cleanup()
-    if not any(rows):
-        return None, rows
-    return image, None if rows == [height for _, height in passes] else rows
+    return (image if any(rows) else None), rows
 
 
 def _passes(layout: Layout, size: tuple[int, int]) -> list[tuple[int, int]]:
@@ -182,6 +204,20 @@ def _inflated(data: bytes) -> Iterator[bytes]:
             return
         if stream.eof:
             return
+
+
+def _ends_early(data: bytes) -> bool:
+    """Whether compressed data are sound, and lack their end. Their checksum does not matter."""
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        for at in range(2, len(data), _PIECE):
+            packed = data[at : at + _PIECE]
+            while packed and not stream.eof:
+                stream.decompress(packed, _PIECE)
+                packed = stream.unconsumed_tail
+    except zlib.error:
+        return False
+    return not stream.eof
 
 
 def _byte_by_byte(stream: "zlib._Decompress", packed: bytes) -> Iterator[bytes]:
@@ -271,10 +307,23 @@ def _differs(image: Image.Image, keys: list[int]) -> Image.Image:
     return found
 
 
+def _with_alpha(image: Image.Image) -> Image.Image:
+    return image.convert("LA" if image.mode in ("L", "LA") else "RGBA")
+
+
+def _hidden(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    """With a box that is transparent and keeps its colours."""
+    image = _with_alpha(image)
+    alpha = image.getchannel("A")
+    alpha.paste(0, box)
+    image.putalpha(alpha)
+    return image
+
+
 def _partial(image: Image.Image, layout: Layout, rows: list[int]) -> Image.Image:
     """The picture with transparent pixels where none were decoded."""
     if not layout.interlaced:
-        image = image.convert("LA" if image.mode in ("L", "LA") else "RGBA")
+        image = _with_alpha(image)
         image.paste((0,) * len(image.getbands()), (0, rows[0], *image.size))
         return image
     pixels = np.asarray(image).reshape(image.height, image.width, -1)

@@ -74,7 +74,9 @@ def _animation(parts: "_Parts") -> Header:
     file = _file(b"".join((parts.header, _chunk(_ANIMATION, parts.animation), *parts.frames)))
     seconds = [ms / 1000 if ms > _SHORTEST_MS else _USUAL_MS / 1000 for ms in parts.milliseconds]
     (loops,) = struct.unpack_from("<H", parts.animation, _LOOPS_AT)
-    if loops and len(seconds) <= parts.most_frames:
+    if len(seconds) == 1:
+        seconds = [0.0]
+    elif loops and len(seconds) <= parts.most_frames:
         seconds[-1] = np.inf
 
     last = len(seconds) - 1

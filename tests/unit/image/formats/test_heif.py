@@ -400,6 +400,23 @@ def test_the_major_brand_chooses_the_item_or_the_sequence(brands, first_is_item)
     assert all(is_like(one, two) for one, two in zip(frames, FOUR, strict=False))
 
 
+def test_a_sequence_that_begins_with_the_picture_is_described_as_well():
+    tracks = [movie(CODED[:3], [20, 20, 5000])]
+    item, *frames = pictures(write_movie(tracks, b"avif", b"avis", meta=Meta([CODED[0]])))
+    assert is_like(item, FOUR[0])
+    assert len(frames) == 3
+    assert all(is_like(one, two) for one, two in zip(frames, FOUR, strict=False))
+    assert len(pictures(write_movie(tracks, b"avis", b"avif", meta=Meta([CODED[0]])))) == 3
+
+
+def test_profiles_of_the_picture_and_of_the_sequence_count_for_both():
+    p3 = rgb(DISPLAY_P3)
+    tracks = [movie(CODED[:2], [20, 5000])]
+    meta = Meta([CODED[0].having(icc(p3))])
+    assert heif(write_movie(tracks, b"avif", b"avis", meta=meta), 9).profiles == (p3, b"")
+    assert heif(write_movie(tracks, b"avis", b"avif", meta=meta), 9).profiles == (b"", p3)
+
+
 def test_a_further_picture_of_another_size_and_turn_fits_the_first_one():
     turned = av1(OTHER.resize((60, 40))).having(irot(1))
     tracks = [movie([one.having(irot(3)) for one in CODED], DURATIONS)]

@@ -356,17 +356,45 @@ def test_rows_before_the_damage_are_shown(kind):
         "checksum": chunk(b"IDAT", stored[:cut], sound=False) + chunk(b"IDAT", stored[cut:]),
         "end": chunk(b"IDAT", zlib.compress(plain_rows[: at + 300])),
     }[kind]
-    header, frames = read(png(values, pixels=damaged))
-    counts = [72 if kind == "code" else 40]
-    if kind == "chunk":  # Chromium holds back the last 32 KiB, which are 37 rows
-        counts.append(3)
-    assert (header.frames, len(frames)) == (len(counts), len(counts))
-    for frame, count in zip(frames, counts, strict=True):
-        shown = pixels(frame)
-        assert frame.truncated
-        assert np.array_equal(shown[:count, :, :3], values[:count])
-        assert (shown[:count, :, 3] == 255).all()
-        assert not shown[count:].any()
+    _, [frame] = read(png(values, pixels=damaged))
+    count = 72 if kind == "code" else 40
+    shown = pixels(frame)
+    assert frame.truncated
+    assert np.array_equal(shown[:count, :, :3], values[:count])
+    seen = count - 32_768 // 901 if kind in ("chunk", "checksum") else count
+    assert (shown[:seen, :, 3] == 255).all()
+    assert not shown[seen:, :, 3].any()
+    assert not shown[count:].any()
+
+
+@pytest.mark.parametrize("behind", ["nothing", "IEND", "a checksum", "a wrong checksum"])
+@pytest.mark.parametrize("missing", [2, 10])
+def test_the_last_rows_of_data_that_end_early_are_held_back(behind, missing):
+    values = np.random.default_rng(4).integers(0, 256, (90, 300, 3))
+    packed = zlib.compress(rows(values))[:-missing]  # less than the checksum, or more
+    data = png(values, pixels=chunk(b"IDAT", packed, sound=behind != "a wrong checksum"))
+    end = {"nothing": 16, "IEND": 0}.get(behind, 12)
+    _, [frame] = read(data[: len(data) - end])
+    shown = pixels(frame)
+    assert np.array_equal(shown[:89, :, :3], values[:89])
+    if missing == 2:
+        assert not frame.truncated
+        assert frame.image.mode == "RGB"
+        return
+    held = behind in ("IEND", "a wrong checksum")
+    seen = 89 - 32_768 // 901 if held else 89
+    assert frame.truncated
+    assert (shown[:seen, :, 3] == 255).all()
+    assert not shown[seen:, :, 3].any()
+
+
+def test_of_a_small_picture_all_rows_may_be_held_back():
+    values = np.random.default_rng(4).integers(0, 256, (40, 50, 3))
+    packed = zlib.compress(rows(values))[:-200]
+    _, [frame] = read(png(values, pixels=chunk(b"IDAT", packed)))
+    shown = pixels(frame)
+    assert not shown[..., 3].any()
+    assert np.array_equal(shown[:38, :, :3], values[:38])
 
 
 def test_a_last_row_that_looks_like_none_is_one():
@@ -569,15 +597,36 @@ def test_pixels_in_several_chunks_and_wrong_checksums_of_them():
     assert levels(animation(first(1), fctl(1, SIZE), *parts, frames=2)) == [1, 2]
 
 
-def test_a_damaged_frame_does_not_end_the_animation():
+@pytest.mark.parametrize("blend", [0, 1])  # which is the same where nothing is transparent
+def test_a_damaged_frame_does_not_end_the_animation(blend):
     half = fdat(2, plain(2)[: HEIGHT // 2])
-    data = animation(first(1), fctl(1, SIZE) + half, full(3, 3))
+    data = animation(first(1), fctl(1, SIZE, blend=blend) + half, full(3, 3))
     _, frames = read(data)
     assert [one.truncated for one in frames] == [False, True, False]
     damaged = pixels(frames[1])
     assert (damaged[: HEIGHT // 2] == (2, 2, 2, 255)).all()
     assert not damaged[HEIGHT // 2 :].any()
     assert (pixels(frames[2]) == (3, 3, 3, 255)).all()
+
+
+def test_the_last_rows_of_frames_that_end_early_are_held_back():
+    size = 300, 90
+    values = np.random.default_rng(4).integers(0, 256, (90, 300, 3))
+    cut = zlib.compress(rows(values))[:-10]
+    parts = [
+        SIGNATURE + ihdr(*size) + actl(2),
+        fctl(0, size) + chunk(b"IDAT", cut),
+        fctl(1, size) + chunk(b"fdAT", struct.pack(">I", 2) + cut),
+    ]
+    seen = 89 - 32_768 // 901
+    for end, last in ((b"", 89), (IEND, seen)):
+        _, frames = read(b"".join(parts) + end)
+        for frame, count in zip(frames, (seen, last), strict=True):
+            shown = pixels(frame)
+            assert frame.truncated
+            assert np.array_equal(shown[:89, :, :3], values[:89])
+            assert (shown[:count, :, 3] == 255).all()
+            assert not shown[count:, :, 3].any()
 
 
 def test_frames_are_counted_up_to_one_more_than_the_most():

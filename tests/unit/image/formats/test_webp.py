@@ -195,6 +195,11 @@ def test_the_last_frame_stays_where_the_loops_are_counted() -> None:
     assert frames_of(twice)[-1].seconds == np.inf
 
 
+def test_an_animation_of_one_frame_has_no_playing_time() -> None:
+    for loops in (0, 1):
+        assert [one.seconds for one in frames_of(moving(frame(LOSSY), loops=loops))] == [0.0]
+
+
 def test_what_no_frame_covers_is_transparent_whatever_the_background() -> None:
     for flags in (MOVES, MOVES | ALPHA):
         data = moving(frame(SMALL, at=(10, 20), size=(20, 20)), frame(LOSSY), flags=flags)
