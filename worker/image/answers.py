@@ -1,4 +1,4 @@
-"""What a sandboxed child may answer. The child may be hostile, so each field has type and bounds."""
+"""What a sandboxed child may answer. A child may be hostile: each field has a type and bounds."""
 
 from typing import Annotated, Literal
 
@@ -35,6 +35,7 @@ class Expected(_Answer):
 class Picture(_Answer):
     """The facts of a decoded picture; see `records.ImageInfo`."""
 
+    format: Annotated[str, Field(max_length=8)]
     width: Annotated[int, Field(gt=0, lt=1 << 32)]
     height: Annotated[int, Field(gt=0, lt=1 << 32)]
     frames: Annotated[int, Field(gt=0, lt=1 << 32)]

@@ -2,11 +2,13 @@
 
 Every picture starts in the first lane. When its header says that decoding takes long or much
 memory, it moves to the lane of large pictures, which has fewer threads and half of the memory. So
-a stream of large pictures delays other large pictures, and nothing else.
+a stream of large pictures delays other large pictures. One that has waited for too long in a long
+queue is given up, so that large pictures do not fill all that may be in flight.
 """
 
 import contextlib
 import functools
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +20,13 @@ from worker.image.decode import Cost, Reserve
 from worker.settings import Decode, Limits
 from worker.telemetry import metrics
 
-LARGE_PIXELS = 16_000_000
-"""Pixels to decode, in all frames, from which a picture is large: about half a second."""
-LARGE_SHARE = 1 / 8
+LARGE_PIXELS = 24_000_000
+"""Pixels to decode, in all frames, from which a picture is large: about half a second. Phones take
+pictures of 12 megapixels."""
+LARGE_SHARE = 1 / 4
 """Share of `limits.in_flight_decoded_bytes` from which a picture is large."""
+MOST_WAITING = 64
+"""Large pictures that may wait for as long as it takes."""
 
 
 class _Large(Exception):
@@ -38,6 +43,8 @@ class DecodeLanes:
         self._wait_seconds = decode.large_wait_seconds
         self._large_bytes = LARGE_SHARE * limits.in_flight_decoded_bytes
         self._on_failure = on_failure
+        self._lock = threading.Lock()
+        self._waiting = 0
         half = limits.in_flight_decoded_bytes // 2
         self._memory = ByteBudget(half, metrics.DECODED_BYTES)
         self._large_memory = ByteBudget(half, metrics.DECODED_BYTES)
@@ -71,10 +78,14 @@ class DecodeLanes:
         reserve = self._reserve_large(time.monotonic())
 
         def run() -> None:
-            metrics.LARGE_WAITING.dec()
+            with self._lock:
+                self._waiting -= 1
+            metrics.LARGE_WAITING.set(self._waiting)
             self._run(work, done, reserve)
 
-        metrics.LARGE_WAITING.inc()
+        with self._lock:
+            self._waiting += 1
+        metrics.LARGE_WAITING.set(self._waiting)
         self._submit(self._large, run)
 
     def _run(
@@ -102,7 +113,7 @@ class DecodeLanes:
         def reserve(cost: Cost) -> Iterator[None]:
             """Raises DecodeError."""
             waited = time.monotonic() - since
-            if waited > self._wait_seconds:
+            if waited > self._wait_seconds and self._waiting >= MOST_WAITING:
                 detail = f"waited {waited:.0f} s behind other large pictures"
                 raise DecodeError(UnscreenedReason.DECODE_TIMEOUT, detail)
             with self._large_memory.reserve(cost.nbytes):

@@ -13,7 +13,7 @@ from PIL import Image
 from worker.events import Background
 from worker.image.choice import POOL, Choice, share_of_time
 from worker.image.decode import Encoded, Reserve, hold_to_memory, read_header
-from worker.image.renditions import TURNED_SIDES, on, picture, shown
+from worker.image.renditions import TURNED_SIDES, on, picture, shown, ways_to_show
 from worker.records import (
     DecodedImage,
     ImageInfo,
@@ -27,6 +27,9 @@ from worker.records import (
 
 if TYPE_CHECKING:
     from worker.settings import Limits, Views
+
+KEPT_BYTES = 8 * 1024 * 1024
+"""What comparing renditions takes."""
 
 type Box = tuple[float, float, float, float]
 """Left, top, right, bottom, as fractions of the sides."""
@@ -107,7 +110,8 @@ def prepare(
     target = math.ceil(
         preprocessing.size / min(right - left for left, _, right, _ in parts.values())
     )
-    pool = math.prod(shape_of_looks(preprocessing, views)) * (POOL + 1)
+    kept = min(POOL * views.renditions + 1, encoded.frames * ways_to_show(encoded.header))
+    pool = kept * len(parts) * preprocessing.size**2 * 3 + KEPT_BYTES
     cost = encoded.cost(target, pool)
     hold_to_memory(cost, limits)
     with reserve(cost):
@@ -129,7 +133,9 @@ def prepare(
         _info(data, encoded, truncated=truncated),
         frames_decoded=len(seconds),
         renditions_left_out=left_out,
-        playing_time_described=share_of_time(seconds, set().union(*(c.frames for c in chosen))),
+        playing_time_described=share_of_time(
+            seconds, set().union(*(c.frames for c in chosen)), encoded.header.frames
+        ),
     )
     looks = tuple(Look(one.rendition, view) for one in chosen for view in parts)
     return Prepared(info, looks, np.concatenate([one.looks for one in chosen]))

@@ -25,6 +25,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+BACKGROUNDS: tuple[Background, ...] = ("white", "black", "none")
 TURNED_SIDES = range(5, 9)
 """EXIF orientations that swap width and height."""
 
@@ -43,7 +44,7 @@ class Shown:
     @property
     def backgrounds(self) -> Sequence[Background]:
         """What may lie behind it; none matters where nothing is transparent."""
-        return ("white", "black", "none") if self.image.mode == "RGBA" else ("white",)
+        return BACKGROUNDS if self.image.mode == "RGBA" else BACKGROUNDS[:1]
 
 
 def shown(frame: Frame, header: Header) -> Iterator[Shown]:
@@ -54,6 +55,13 @@ def shown(frame: Frame, header: Header) -> Iterator[Shown]:
     for crop, image in crops:
         for colors, converted in _colors(image, header):
             yield Shown(colors, crop, _upright(_rgb(converted), header.orientation))
+
+
+def ways_to_show(header: Header) -> int:
+    """The most renditions that one frame has."""
+    crops = 1 if header.crop is None else 2
+    colors = 1 + sum(map(is_foreign, header.profiles))
+    return crops * colors * len(BACKGROUNDS)
 
 
 def picture(frame: Frame, header: Header) -> Image.Image:

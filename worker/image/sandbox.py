@@ -21,6 +21,7 @@ unscreened.
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import json
 import math
 import mmap
@@ -43,7 +44,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from worker.errors import DecodeError, StartupError, UnscreenedReason
 from worker.image.answers import ALIVE_ANSWER, FIRST, LAST, READY, Picture, accepted
-from worker.image.decode import Cost, Reserve, judge, kind_of
+from worker.image.decode import Cost, Reserve
+from worker.image.formats import FORMATS
 from worker.image.preprocess import boxes, shape_of_looks
 from worker.image.sandbox_child import ALIVE, ANSWER_BYTES, GO, REQUEST, SKIP
 from worker.records import ImageInfo, Look, Looks, Prepared, Preprocessing, Rendition
@@ -126,7 +128,6 @@ class Sandbox:
         """
         if len(data) > self._limits.image_bytes:
             raise DecodeError(UnscreenedReason.TOO_LARGE, f"{len(data)} bytes encoded")
-        kind = kind_of(data)
         child = self._take()
         try:
             picture, pixels = child.prepare(data, reserve, self._settings.deadline_seconds)
@@ -134,15 +135,12 @@ class Sandbox:
         except _Broken as broken:
             raise self._replace(child, broken.why) from None
         except BaseException:
-            self._idle.put(child)
+            self._give_back(child)
             raise
-        if child.pictures < self._settings.pictures_per_process:
-            self._idle.put(child)
-        else:
-            self._retire(child)
+        self._give_back(child)
         digest = hashlib.sha256(data).hexdigest()
         facts = picture.model_dump(exclude={"renditions"})
-        info = ImageInfo(format=kind, bytes=len(data), sha256=digest, **facts)
+        info = ImageInfo(bytes=len(data), sha256=digest, **facts)
         looks = tuple(
             Look(Rendition(*one), view) for one in picture.renditions for view in boxes(self._views)
         )
@@ -155,9 +153,12 @@ class Sandbox:
 
     def _keep(self) -> None:
         """Start children as they are wanted; at the end collect them all."""
-        while self._wanted.get():
+        for number in itertools.takewhile(lambda _: self._wanted.get(), itertools.count()):
             try:
                 child = _Child(self._program, self._limits, self._preprocessing, self._views)
+                # The first ones have less to do, so that not all have served at once.
+                served = number / self._children if number < self._children else 0
+                child.pictures = int(served * self._settings.pictures_per_process)
             except Exception as error:  # noqa: BLE001 - children die with this thread, and who waits for one would do so for ever
                 why = error.strerror if isinstance(error, OSError) else type(error).__name__
                 self._idle.put(StartupError(f"a decoder did not start: {why}"))
@@ -187,21 +188,22 @@ class Sandbox:
 
     def _judge(self, picture: Picture) -> None:
         """An honest child would not have let it pass."""
-        try:
-            judge(picture.width, picture.height, self._limits)
-        except DecodeError:
-            raise _Broken("lied") from None
         renditions = picture.renditions
         if (
-            picture.frames_decoded > min(picture.frames, self._limits.image_frames)
+            picture.format not in FORMATS
+            or picture.width * picture.height > self._limits.image_pixels
+            or picture.frames_decoded > min(picture.frames, self._limits.image_frames)
             or max(frame for frame, *_ in renditions) >= picture.frames_decoded
             or len(set(renditions)) < len(renditions)
             or len(renditions) > self._views.renditions
         ):
             raise _Broken("lied")
 
-    def _retire(self, child: "_Child") -> None:
-        """End a child that has served its time, and order another."""
+    def _give_back(self, child: "_Child") -> None:
+        """Put a child back, or end one that has served and order another."""
+        if child.pictures < self._settings.pictures_per_process:
+            self._idle.put(child)
+            return
         child.end()
         metrics.DECODERS_REPLACED.labels("served").inc()
         self._wanted.put(True)
@@ -294,6 +296,7 @@ class _Child:
 
         Whatever else `reserve` raises leaves the child as it was.
         """
+        self.pictures += 1
         copies = COPIES * len(data)
         self._bound_memory(copies)
         self._ends = time.monotonic() + seconds
@@ -313,7 +316,6 @@ class _Child:
             self._bound_memory(copies + cost.nbytes)
             self._send(GO)
             picture = accepted(self._answer(LAST))
-            self.pictures += 1
             count = len(picture.renditions) * self._views
             pixels = np.frombuffer(self._shared, np.uint8).reshape(self._shape)
             return picture, pixels[:count].copy()

@@ -44,7 +44,7 @@ ALIVE = 0
 GO, SKIP = b"+", b"-"
 """Whether the picture is to be decoded."""
 _WARNING_BYTES = ctypes.c_size_t(4096)
-OWN_FACTS = ("format", "bytes", "sha256")
+OWN_FACTS = ("bytes", "sha256")
 """What the parent knows better."""
 
 type Prepare = Callable[["bytes", "Limits", Preprocessing, "Views", Reserve], Prepared]

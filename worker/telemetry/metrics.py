@@ -81,7 +81,7 @@ RENDITIONS_LEFT_OUT = Counter(
 )
 LARGE_WAITING = Gauge("copysieve_decode_large_waiting", "Large pictures that wait to be decoded")
 DECODERS_REPLACED = Counter(
-    "copysieve_decoders_replaced_total", "Sandboxed decoders that were killed", ["reason"]
+    "copysieve_decoders_replaced_total", "Sandboxed decoders that were replaced", ["reason"]
 )
 MATCHES = Counter("copysieve_matches_total", "Matches by bank", ["bank", "mode"])
 SUPPRESSED = Counter("copysieve_suppressed_total", "Matches overruled by an allow bank", ["bank"])

@@ -6,12 +6,12 @@ import math
 import numpy as np
 import pytest
 import skimage
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from worker.image.choice import SIDE, Choice, difference, share_of_time, thumbnail
 from worker.records import Pixels, Rendition
 
-SIZE = 128
+SIZE = 320
 NAMES = ("astronaut", "coffee", "chelsea", "rocket")
 
 
@@ -70,7 +70,8 @@ def test_the_first_frame_then_the_longest_then_the_most_different() -> None:
     chosen, left_out = choice.chosen()
     assert [one.rendition.frame for one in chosen] == [0, 2, 1]
     assert left_out == 2
-    share = share_of_time([*marks.values()], set[int]().union(*(one.frames for one in chosen)))
+    described = set[int]().union(*(one.frames for one in chosen))
+    share = share_of_time([*marks.values()], described, len(marks))
     assert share is not None
     assert share > 0.999
 
@@ -78,14 +79,14 @@ def test_the_first_frame_then_the_longest_then_the_most_different() -> None:
 def test_a_frame_that_comes_again_and_again_is_shown_longest() -> None:
     """Shown for the shortest time each, between frames that never come again."""
     random = np.random.default_rng(1)
-    choice = Choice(3)
+    choice = Choice(8)
     for number in range(400):
         looks = random.integers(0, 256, (1, 8, 8, 3), np.uint8).repeat(8, 1).repeat(8, 2)
         choice.add(Rendition(number), square(20) if number % 4 == 3 else looks, 0.1, usual=True)
     chosen, left_out = choice.chosen()
     assert chosen[1].rendition.frame == 3
     assert len(chosen[1].frames) == 100
-    assert left_out == 298
+    assert left_out == 293
 
 
 def test_the_last_frame_of_an_animation_that_ends_is_shown_longest() -> None:
@@ -94,7 +95,7 @@ def test_the_last_frame_of_an_animation_that_ends_is_shown_longest() -> None:
         choice.add(Rendition(number), square(20, mark), seconds, usual=True)
     chosen, _ = choice.chosen()
     assert [one.rendition.frame for one in chosen] == [0, 3]
-    assert share_of_time([1.0, 5.0, 1.0, math.inf], {0, 3}) == pytest.approx(8 / 14)
+    assert share_of_time([1.0, 5.0, 1.0, math.inf], {0, 3}, 4) == pytest.approx(8 / 14)
 
 
 def test_what_a_long_frame_shows_on_black_is_not_crowded_out() -> None:
@@ -124,20 +125,55 @@ def test_the_usual_rendition_of_the_first_frame_always_comes_first() -> None:
     assert left_out == 99
 
 
-def test_of_frames_that_look_alike_the_one_that_is_shown_longest_is_described() -> None:
-    """All but the first one, which is what a still preview shows."""
+def test_a_frame_that_is_shown_longer_is_described_unless_it_is_nearly_the_same() -> None:
     choice = Choice(8)
-    for number, (level, mark, seconds) in enumerate(
-        [(20, 0, 0.1), (24, 0, 9.0), (200, 3, 0.1), (204, 3, 9.0), (208, 3, 0.1)]
-    ):
+    shown = [(20, 0, 0.1), (21, 0, 9.0), (200, 3, 0.1), (209, 3, 9.0), (214, 3, 0.1)]
+    for number, (level, mark, seconds) in enumerate(shown):
         choice.add(Rendition(number), square(level, mark), seconds, usual=True)
     chosen, _ = choice.chosen()
-    assert [one.rendition.frame for one in chosen] == [0, 3]
-    assert chosen[1].looks[0, 0, 0, 0] == 204
+    assert sorted(one.rendition.frame for one in chosen) == [0, 2, 3]
+
+
+def test_a_slow_change_ends_at_what_does_not_look_the_same_any_more() -> None:
+    """Each frame looks like the one before it, and is shown a little longer."""
+    choice = Choice(8)
+    for number in range(40):
+        choice.add(Rendition(number), square(5 * number), 0.1 + 0.01 * number, usual=True)
+    chosen, _ = choice.chosen()
+    thumbnails = np.stack([thumbnail(one.looks[0]) for one in chosen])
+    described = set[int]().union(*(one.frames for one in chosen))
+    for number in described:
+        assert difference(thumbnail(square(5 * number)[0]), thumbnails).min() < 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("sigma", [8, 12])
+def test_a_blurred_copy_does_not_stand_for_the_picture(name: str, sigma: float) -> None:
+    soft = photograph(name).resize((320, 320)).filter(ImageFilter.GaussianBlur(3))
+    assert apart(soft, soft.filter(ImageFilter.GaussianBlur(sigma))) > 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_strong_border_does_not_hide_a_weak_picture(name: str) -> None:
+    levels = np.asarray(photograph(name).convert("L").resize((320, 320)), float)
+    inside = 128 + (levels - levels.mean()) * 16 / levels.std()
+    plain = np.full((320, 320), 128.0)
+    y, x = np.mgrid[:320, :320]
+    border = (np.minimum(x, 319 - x) < 16) | (np.minimum(y, 319 - y) < 16)
+    checks = 255.0 * ((x + y) // 40 % 2)
+    one, other = (
+        Image.fromarray(np.where(border, checks, area).clip(0, 255).astype(np.uint8))
+        for area in (plain, inside)
+    )
+    assert apart(one, other) > 1
+
+
+def test_frames_that_were_not_decoded_are_not_looked_at() -> None:
+    assert share_of_time([0.02, 0.02], {0, 1}, 3) == pytest.approx(2 / 3)
 
 
 def test_a_still_picture_has_no_playing_time() -> None:
-    assert share_of_time([0.0], {0}) is None
-    assert share_of_time([0.0, 0.0], {0, 1}) is None
-    assert share_of_time([math.inf], {0}) == 1
-    assert share_of_time([1.0, 1.0, 2.0], {2}) == 0.5
+    assert share_of_time([0.0], {0}, 1) is None
+    assert share_of_time([0.0, 0.0], {0, 1}, 2) is None
+    assert share_of_time([math.inf], {0}, 1) == 1
+    assert share_of_time([1.0, 1.0, 2.0], {2}, 3) == 0.5

@@ -400,6 +400,7 @@ def test_the_longest_honest_answers_fit():
     assert len(json.dumps({"reason": longest, "detail": detail})) <= ANSWER_BYTES
     most = 2**32 - 1
     picture = Picture(
+        format="JPEG",
         width=most,
         height=most,
         frames=most,

@@ -18,6 +18,8 @@ from worker.image.formats.png import png
 
 MOST_ICONS = 8
 """Icons of one file that are looked at."""
+LEAST_SIDE, LARGE_SIDE = 32, 128
+"""Pixels. A smaller icon beside a large one shows too little of its own to be described."""
 _FILE_HEADER_BYTES = 14
 _PIXELS_AT = 10
 _COLOR_SPACE_AT, _ENDPOINTS_AT, _PROFILE_AT = 56, 60, 112
@@ -92,12 +94,13 @@ def ico(data: bytes, _most_frames: int) -> Header:
     table = data[_DIRECTORY.size : _DIRECTORY.size + count * _ENTRY.size]
     if not count or len(table) < count * _ENTRY.size:
         raise Malformed("wrong number of icons")
-    entries = dict[int, tuple[int, int]]()  # what is told of the icon at each place
+    entries = dict[int, tuple[int, int]]()  # the size that the directory has for each place
     for wide, high, *_, at in _sorted(list(_ENTRY.iter_unpack(table)), kind):
-        entries.setdefault(at, (wide or 256, high or 256))
-        if len(entries) == MOST_ICONS:
-            break
-    found = [_icon(data, at, *size) for at, size in entries.items()]
+        size = wide or 256, high or 256
+        largest = min(next(iter(entries.values()), (0, 0)))
+        if min(size) >= LEAST_SIDE or largest < LARGE_SIDE:
+            entries.setdefault(at, size)
+    found = [_icon(data, at, *size) for at, size in list(entries.items())[:MOST_ICONS]]
     icons = [one for one in found if one is not None]
     if not icons:
         raise Malformed("no icon")
@@ -120,7 +123,7 @@ def ico(data: bytes, _most_frames: int) -> Header:
         first.width,
         first.height,
         decoded,
-        len(icons),
+        max(len(icons), len(entries)),
         area=max(one.width * one.height for one in icons),
         truncated=found[0] is None,
         profiles=png(data[first.at :], 1).profiles if first.bitmap is None else (),
