@@ -1,4 +1,4 @@
-"""What a sandboxed child may answer. The child may be hostile, so each field has type and bounds."""
+"""What a sandboxed child may answer. It may be hostile: every field has a type and bounds."""
 
 from typing import Annotated, Literal
 
