@@ -49,8 +49,13 @@ def attempt(data: bytes) -> DecodedImage | None:
 def test_a_cut_anywhere(data: bytes, at: float) -> None:
     cut = data[: int(len(data) * at)]
     decoded = attempt(cut)
-    if decoded is not None and decoded.info.format == "JPEG":
+    if decoded is None:
+        return
+    if decoded.info.format == "JPEG":
         assert decoded.info.truncated
+    whole = attempt(data)
+    assert whole is not None
+    assert decoded.info.truncated or np.array_equal(decoded.pixels, whole.pixels)
 
 
 @given(SAMPLES, st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=20))

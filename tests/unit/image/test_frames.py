@@ -98,7 +98,7 @@ def test_frames_above_the_limit_are_not_looked_at_and_the_verdict_can_say_so() -
 def test_of_a_cut_animation_what_there_is_is_shown(kind: str) -> None:
     data = animation(kind, 6)
     counts = list[int]()
-    for end in range(len(data) // 3, len(data) - 1, 7):
+    for end in range(12, len(data) - 1, 7):
         try:
             found = prepared(data[:end])
         except DecodeError:
@@ -107,7 +107,8 @@ def test_of_a_cut_animation_what_there_is_is_shown(kind: str) -> None:
         assert found.info.truncated
         counts.append(found.info.frames_decoded)
     assert counts == sorted(counts)
-    assert set(counts) >= {1, 2, 3, 4, 5}
+    # Of a WebP only whole frames are shown, of the others also what there is of the last one.
+    assert set(counts) == set(range(1, 6 if kind == "WEBP" else 7))
     assert not prepared(data).info.truncated
 
 

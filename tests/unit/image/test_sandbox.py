@@ -18,16 +18,20 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from tests.fixtures.conformance import ROWS
+from tests.fixtures.conformance_table import made
 from tests.fixtures.container_bombs import noise
 from tests.fixtures.hostile_decoder import ACTS, LIES, SIGNATURE
 from tests.fixtures.profiles import DISPLAY_P3, rgb
+from tests.fixtures.samples import samples
+from tests.fixtures.writers import photograph
 from worker.errors import DecodeError, StartupError, UnscreenedReason
 from worker.image.answers import Picture, Refusal
 from worker.image.budget import ByteBudget
 from worker.image.decoder import Decoder
 from worker.image.formats import HEIC_SAMPLE
 from worker.image.preprocess import prepare
-from worker.image.sandbox import SLACK_BYTES, Sandbox, _Child
+from worker.image.sandbox import CHILD, SLACK_BYTES, Sandbox, _Child
 from worker.image.sandbox_child import ANSWER_BYTES
 from worker.records import Preprocessing
 from worker.settings import Decode, Limits, Views
@@ -102,6 +106,31 @@ def hostile():
 def others():
     """Children that were there before."""
     return children()
+
+
+@functools.cache
+def every_kind() -> list[tuple[str, bytes]]:
+    """Of each row of the conformance table a small file, and all samples, whole and cut."""
+    small = photograph("astronaut").resize((200, 150))
+    rows = [(f"{row.format}, {row.quirk}", made(row, small)) for row in ROWS]
+    encoded = [(f"sample {number}", data) for number, data in enumerate(samples())]
+    return [*rows, *encoded, *((f"{name}, cut", data[:-40]) for name, data in rows + encoded)]
+
+
+def test_no_kind_of_file_makes_a_confined_child_do_what_it_must_not():
+    """A child that imports, opens or looks for a file after its warm-up is ended by the kernel."""
+    before = {why: replaced(why) for why in ("crashed", "timeout", "lied")}
+    refused = dict[str, UnscreenedReason]()
+    with sandbox(CHILD, seconds=60) as confined:
+        for name, data in every_kind():
+            try:
+                confined.prepare(data, nullcontext)
+            except DecodeError as error:
+                refused[name] = error.reason
+    crashed = [name for name, why in refused.items() if why is UnscreenedReason.DECODER_CRASHED]
+    assert crashed == []
+    assert len(refused) < len(every_kind()) // 2
+    assert {why: replaced(why) for why in before} == before
 
 
 def test_pictures_are_the_same_to_the_bit():

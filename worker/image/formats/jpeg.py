@@ -72,6 +72,8 @@ def jpeg(data: bytes, _most_frames: int) -> Header:
     scan = walk.to_first_scan()
     if walk.size is None:
         raise Malformed("a scan without a frame header")
+    if scan.end >= len(data):  # the decoder would make noise of nothing
+        raise Malformed("it ends before there is a picture")
     components = walk.components
     several = walk.is_progressive or data[scan.body] < components
     file = walk.scans_from(scan, several=several)

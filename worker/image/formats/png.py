@@ -281,7 +281,7 @@ def _read_frames(
         if name != b"fdAT" and pixels is not None:  # which ends a run
             control = pixels = None
         if name == b"IEND":
-            return True
+            return end + 4 <= len(data)
         if name == b"fdAT":
             if control is None or data[body : body + 4] != sequence.to_bytes(4):
                 return False
