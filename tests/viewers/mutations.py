@@ -55,7 +55,12 @@ class Finding:
 
 @dataclass
 class Report:
-    """What a run found; `outcomes` counts for each format."""
+    """What a run found; `outcomes` counts for each format.
+
+    "same": the worker describes all that Chromium shows, pixel by pixel. "found": what it does not
+    describe shows the known picture, and what it describes does as well. "another picture": what it
+    does not describe shows something else.
+    """
 
     seed: int
     outcomes: dict[str, Counter[str]] = field(default_factory=dict)
@@ -96,7 +101,7 @@ def run(
         drawn: Iterator[Mutated] = (draw(seed, number) for number in range(count))
         for chunk in itertools.batched(drawn, _CHUNK):
             files = [File(one.data, one.base.content_type) for one in chunk]
-            shown = browser.show(files, frames=_MOST_FRAMES, square=screener.size)
+            shown = browser.show(files, frames=_MOST_FRAMES)
             for mutated, one in zip(chunk, shown, strict=True):
                 finding = judge.judge(mutated, one)
                 if finding is not None:
@@ -126,24 +131,26 @@ class _Judge:
         (self._known,) = screener.describe([screener.square(np.asarray(known_picture()))])
 
     def judge(self, mutated: Mutated, shown: Shown) -> Finding | None:
+        """Count what became of a file. Where the worker has the same pixels, no model is asked."""
         name = mutated.base.format
         if shown.status in ("crashed", "timed_out"):
             self._report.count(name, f"chromium {shown.status}")
             return None
-        pictures = seen(shown)
-        likeness = self._best(pictures)
-        if likeness < SEEN:
-            self._report.count(name, "not shown" if not pictures else "another picture")
+        pictures = [self._screener.square(one) for one in seen(shown)]
+        if not pictures:
+            self._report.count(name, "not shown")
             return None
         screened = self._screener.screen(mutated.data)
         if screened.squares is None:
             self._report.count(name, f"unscreened: {screened.reason}")
             return None
         described = list(screened.squares)
-        is_same = any(is_equal(one, other) for one in described for other in pictures)
-        found = likeness if is_same else self._best(described)
-        if found >= MISSED:
-            self._report.count(name, "found")
+        further = [one for one in pictures if not any(is_equal(one, two) for two in described)]
+        likeness = self._best(further)
+        found = self._best(described) if likeness >= SEEN else -1.0
+        if likeness < SEEN or found >= MISSED:
+            outcome = "another picture" if likeness < SEEN else "found"
+            self._report.count(name, outcome if further else "same")
             return None
         self._report.count(name, "missed")
         return Finding(
@@ -164,7 +171,9 @@ class _Judge:
 
 
 def is_equal(one: Pixels, other: Pixels) -> bool:
-    """Whether two pictures of one size are the same, pixel by pixel."""
+    """Whether two pictures are the same, pixel by pixel."""
+    if one.shape != other.shape:
+        return False
     difference = np.abs(one.astype(np.int16) - other)
     return float(difference.mean()) < _SAME_LEVELS
 

@@ -64,11 +64,11 @@ def test_gives_all_frames_with_their_times(browser, picture):
     assert all(frame.painted.white.shape == (64, 96, 3) for frame in animation.frames)
 
 
-def test_scales_to_a_square_or_a_largest_side(browser, picture):
+def test_scales_to_a_square_or_to_the_area_of_one(browser, picture):
     file = File(writers.save(picture, "PNG"), "image/png")
     (square,) = browser.show([file], square=32)
-    (small,) = browser.show([file], largest=48)
-    assert (square.picture.white.shape, small.picture.white.shape) == ((32, 32, 3), (32, 48, 3))
+    (small,) = browser.show([file], largest=48)  # of 96 x 64 pixels
+    assert (square.picture.white.shape, small.picture.white.shape) == ((32, 32, 3), (39, 59, 3))
 
 
 def test_paints_as_the_page_itself_is_painted(browser, picture):

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from worker.image.formats.bits import Bits
 from worker.image.formats.container import Malformed
 
-_SEQUENCE_HEADER = 1
+_SEQUENCE_HEADER, _TILES, _FRAME = 1, 4, 6
+_HAS_SIZE = 2
 _HEADER_BYTES = 256
 """As much of a sequence header is read; none is longer."""
 _MOST_UNITS = 200_000
@@ -65,11 +66,43 @@ def sequences(data: bytes, start: int, length: int, units: _Units) -> Iterator[S
         head = data[at]
         at += 2 if head & 4 else 1
         size = end - at
-        if head & 2:
+        if head & _HAS_SIZE:
             size, at = _length(data, at, end)
         if head >> 3 & 15 == _SEQUENCE_HEADER:
             yield _sequence(Bits(data[at : min(at + size, at + _HEADER_BYTES, end)]))
         at += size
+
+
+def padded(coded: bytes, count: int) -> bytes:
+    """The coded picture with so many zero bytes more behind its last tile.
+
+    Damaged tiles may ask for more bytes than there are. Newer decoders refuse those; older ones, as
+    in Chromium, read zeros.
+    """
+    at, found = 0, (0, 0, 0)
+    while at < len(coded):
+        head, start = coded[at], at + (2 if coded[at] & 4 else 1)
+        body, size = start, len(coded) - start
+        if head & _HAS_SIZE:
+            size, body = _length(coded, start, len(coded))
+        at = body + size
+        if head >> 3 & 15 in (_TILES, _FRAME):
+            found = (start if head & _HAS_SIZE else 0), body, min(at, len(coded))
+    start, body, end = found
+    if not end:
+        return coded
+    unit = coded[body:end] + bytes(count)
+    length = _as_length(len(unit)) if start else b""
+    return b"".join((coded[: start or body], length, unit, coded[end:]))
+
+
+def _as_length(number: int) -> bytes:
+    """A number of 7 bits a byte, the lowest first."""
+    found = bytearray()
+    while number > 0x7F:  # noqa: PLR2004
+        found.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes((*found, number))
 
 
 def _length(data: bytes, at: int, end: int) -> tuple[int, int]:

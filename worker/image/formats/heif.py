@@ -49,6 +49,7 @@ from worker.image.formats.tracks import (
     durations,
     read_tracks,
     sequence,
+    sequence_padded,
 )
 
 _NEEDED = ((b"avif", b"meta"), (b"avis", b"moov"))
@@ -81,9 +82,9 @@ _CODECS = {
 class _Shown:
     """A picture or a sequence of the file.
 
-    `file` writes it alone, for the decoder. `seconds` has an entry for each frame that may be
-    decoded, of `count`. What is equal in `coded` looks the same in its first frame. `is_grey`: an
-    ICC profile of grey is applied.
+    `file` writes it alone, for the decoder; `spare` does so where a frame is damaged. `seconds` has
+    an entry for each frame that may be decoded, of `count`. What is equal in `coded` looks the same
+    in its first frame. `is_grey`: an ICC profile of grey is applied.
     """
 
     reader: type[ImageFile]
@@ -98,6 +99,7 @@ class _Shown:
     is_grey: bool = False
     truncated: bool = False
     count: int = 1
+    spare: Callable[[], bytes] | None = None
 
 
 type _Reader = Callable[[], list[_Shown]]
@@ -252,6 +254,7 @@ def _track(data: bytes, at: Box, parts: Parts, most_frames: int) -> list[_Shown]
             is_grey=is_grey(color.properties),
             truncated=truncated,
             count=color.count,
+            spare=partial(sequence_padded, data, color, alpha, area),
         )
     ]
 
@@ -268,14 +271,25 @@ def _held(size: tuple[int, int], coded: int, *, is_grid: bool = False) -> int:
 
 
 def _frames(one: _Shown, target: int | None) -> Iterator[Frame]:
-    image = opened(one.reader, one.file(), one.size, target)
+    image, damaged = opened(one.reader, one.file(), one.size, target), False
     for number, seconds in enumerate(one.seconds):
-        if number:
-            image.seek(number)
-        image.load()
+        try:
+            _load(image, number)
+        except (OSError, RuntimeError):
+            if one.spare is None or damaged:
+                raise
+            damaged = True
+            image = opened(one.reader, one.spare(), one.size, target)
+            _load(image, number)
         if image.size != one.size:
             raise Malformed("of two sizes")
         picture = plain(image).copy()
         if one.is_grey:
             picture = picture.convert("LA" if picture.mode == "RGBA" else "L")
-        yield Frame(picture, seconds)
+        yield Frame(picture, seconds, truncated=damaged)
+
+
+def _load(image: ImageFile, number: int) -> None:
+    if number:
+        image.seek(number)
+    image.load()

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
+from worker.image.formats.av1 import padded
 from worker.image.formats.boxes import Box, Cursor, Parts, box, boxes, find, full_box
 from worker.image.formats.container import Malformed
 from worker.image.formats.items import Property, decodable, is_alpha
@@ -21,6 +22,8 @@ _ENTRY_BYTES = 78
 _KEPT_PROPERTIES = (b"av1C",)
 _ENDLESS_32, _ENDLESS_64 = 2**32 - 1, 2**64 - 1
 _WRITTEN_SCALE = 1000
+_LEAST_PADDING, _MOST_PADDING = 64, 1 << 24
+"""Bytes: of a coded picture, and of all of them."""
 _REPEATED = 1
 _UNITY = struct.pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
 
@@ -255,6 +258,25 @@ def sequence(data: bytes, color: Track, alpha: Track | None) -> bytes:
 
     start = len(whole(0)) + 8
     return whole(start) + struct.pack(">I4s", 0, b"mdat") + data
+
+
+def sequence_padded(data: bytes, color: Track, alpha: Track | None, pixels: int) -> bytes:
+    """As `sequence`, with zero bytes behind each coded picture; see `av1.padded`.
+
+    They are at most as many as the picture has pixels.
+    """
+    count = len(color.samples) * (1 if alpha is None else 2)
+    each = max(_LEAST_PADDING, min(pixels, _MOST_PADDING // count))
+    coded, size = list[bytes](), 0
+    tracks = list[Track]()
+    for track in filter(None, (color, alpha)):
+        samples = list[tuple[int, int]]()
+        for at, length in track.samples[: len(color.samples)]:
+            coded.append(padded(data[at : at + length], each))
+            samples.append((size, len(coded[-1])))
+            size += len(coded[-1])
+        tracks.append(replace(track, samples=samples))
+    return sequence(b"".join(coded), tracks[0], tracks[1] if alpha is not None else None)
 
 
 def _movie_header() -> bytes:

@@ -1,6 +1,7 @@
 """AVIF and HEIC whose boxes say what is shown. What Chromium 156 shows of each was looked at."""
 
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -440,6 +441,13 @@ def test_a_cut_sequence_is_shown_as_far_as_it_goes():
     header = read_header(cut, LIMITS).header
     assert (header.frames, header.truncated) == (2, True)
     assert all(is_like(one, two) for one, two in zip(pictures(cut), FOUR, strict=False))
+
+
+def test_a_damaged_frame_is_shown_as_older_decoders_show_it():
+    damaged = replace(CODED[3], payload=CODED[3].payload[:-4] + b"\x9f\x03\xe1\x55")
+    frames = frames_of(write_movie([movie([*CODED[:3], damaged], DURATIONS)]))
+    assert [one.truncated for one in frames] == [False, False, False, True]
+    assert is_like(np.asarray(frames[3].image), FOUR[3])
 
 
 def test_a_sequence_of_hevc_without_a_picture_is_refused():
