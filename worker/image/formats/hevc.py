@@ -22,14 +22,21 @@ _LENGTH_BYTES_AT = 21
 
 def measure(data: bytes, items: Iterable[Item]) -> int:
     """The most pixels of a coded picture of these items. Raises Malformed."""
-    area = 0
+    area, left = 0, _MOST_UNITS
+    measured = set[tuple[int, int]]()  # tiles may lie on the same bytes
     for item in items:
         configuration = item.property(b"hvcC") or b""
         if len(configuration) <= _LENGTH_BYTES_AT:
             raise Malformed("no configuration of the decoder")
         length_bytes = (configuration[_LENGTH_BYTES_AT] & 3) + 1
-        inline = units(*item.span(data), length_bytes)
+        payload, start, length = item.span(data)
+        is_new = payload is not data or (start, length) not in measured
+        measured.add((start, length))
+        inline = units(payload, start, length, length_bytes) if is_new else iter(())
         for unit in chain(parameter_sets(configuration), inline):
+            left -= 1
+            if left < 0:
+                raise Malformed("too many units")
             area = max(area, pixels(unit))
     return area
 
@@ -52,12 +59,8 @@ def parameter_sets(configuration: bytes) -> Iterator[bytes]:
 
 def units(data: bytes, start: int, length: int, length_bytes: int) -> Iterator[bytes]:
     """Beginnings of the units of coded pictures in a span, each led by its length."""
-    left = _MOST_UNITS
     at, end = start, min(start + length, len(data))
     while at + length_bytes < end:
-        left -= 1
-        if left < 0:
-            raise Malformed("too many units")
         size = int.from_bytes(data[at : at + length_bytes])
         at += length_bytes
         yield data[at : min(at + size, at + _HEADER_BYTES, end)]
