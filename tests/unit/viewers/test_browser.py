@@ -71,6 +71,16 @@ def test_scales_to_a_square_or_to_the_area_of_one(browser, picture):
     assert (square.picture.white.shape, small.picture.white.shape) == ((32, 32, 3), (39, 59, 3))
 
 
+def test_a_strip_wider_than_a_canvas_does_not_spoil_what_follows(browser, picture):
+    strip = File(writers.save(Image.new("RGB", (400_000, 16), "red"), "PNG"), "image/png")
+    file = File(writers.save(picture.convert("CMYK"), "JPEG", quality=95), "image/jpeg")
+    (alone,) = browser.show([file])
+    wide, after = browser.show([strip, file])
+    assert wide.picture.white.shape[1] == 32767
+    assert (wide.picture.white == (255, 0, 0)).all()
+    assert np.array_equal(after.picture.white, alone.picture.white)
+
+
 def test_paints_as_the_page_itself_is_painted(browser, picture):
     file = File(writers.save(writers.in_disc(picture), "PNG"), "image/png")
     (shown,) = browser.show([file])
