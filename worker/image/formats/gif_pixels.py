@@ -107,11 +107,11 @@ def _with_rows_filled(image: Image.Image, decoded: Image.Image) -> Image.Image:
     source = np.arange(image.height)
     for step in _ROWS_FILLED:
         source = np.where(is_whole[source], source, source - source % step)
-    shown = np.array(image)
-    for row in np.flatnonzero(~is_whole):
-        missing = has_pixel[row] == 0
-        shown[row, missing] = shown[source[row], missing]
-    return Image.fromarray(shown)
+    for row in np.flatnonzero(~is_whole).tolist():
+        above = int(source[row])
+        missing = ImageChops.invert(decoded.crop((0, row, image.width, row + 1)))
+        image.paste(image.crop((0, above, image.width, above + 1)), (0, row), missing)
+    return image
 
 
 def _cut_to_size(codes: bytes) -> bytes:
