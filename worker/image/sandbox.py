@@ -128,6 +128,8 @@ class Sandbox:
         """
         if len(data) > self._limits.image_bytes:
             raise DecodeError(UnscreenedReason.TOO_LARGE, f"{len(data)} bytes encoded")
+        if not data:  # a request of this length asks whether a child lives
+            raise DecodeError(UnscreenedReason.UNSUPPORTED_FORMAT, "an empty file")
         child = self._take()
         try:
             picture, pixels = child.prepare(data, reserve, self._settings.deadline_seconds)

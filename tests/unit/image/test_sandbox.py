@@ -250,6 +250,16 @@ def test_a_picture_that_is_put_off_leaves_the_child_as_it_was(others):
         assert children() - others == before
 
 
+def test_an_empty_file_is_no_format_and_harms_no_child(others):
+    with sandbox("worker.image.sandbox_child") as made:
+        before = children() - others
+        with pytest.raises(DecodeError) as caught:
+            made.prepare(b"", nullcontext)
+        assert caught.value.reason is UnscreenedReason.UNSUPPORTED_FORMAT
+        assert made.prepare(files()[0], nullcontext)
+        assert children() - others == before
+
+
 def test_a_child_is_replaced_when_it_has_served(others):
     settings = Decode(workers=1, pictures_per_process=3)
     made = Sandbox(settings, LIMITS, PREPROCESSING)
