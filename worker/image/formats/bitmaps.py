@@ -143,7 +143,7 @@ def _sorted(entries: list[tuple[int, ...]], kind: int) -> list[tuple[int, ...]]:
 
 
 def _icon(data: bytes, at: int, width: int, height: int) -> _Icon | None:
-    """The icon that begins at `at`; its size is told by the directory. None for a damaged one.
+    """The icon that begins at `at`; the directory has its size. None for a damaged one.
 
     Its length is not looked at, as in Chromium.
     """

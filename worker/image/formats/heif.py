@@ -217,7 +217,7 @@ def _still(data: bytes, meta: Meta, picture: Picture) -> _Shown:
 
 
 def _digests(data: bytes, items: Sequence[Item]) -> tuple[object, ...]:
-    """What tells pictures apart: digests of the coded bytes, or where the tiles lie."""
+    """What pictures differ by: digests of the coded bytes, or where the tiles lie."""
     if any(len(one.extents) > 1 for one in items) or len(items) > _COLOR_AND_ALPHA:
         return tuple(extent for one in items for extent in one.extents)
     return tuple(hashlib.sha256(one.payload(data)).digest() for one in items)

@@ -24,7 +24,7 @@ _TARGET_DATA = 1
 _GREY, _D65, _SRGB_PRIMARIES = 1, 1, 1
 _BT2020 = 9
 _PRIMARIES = {1: 1, 9: _BT2020, 11: 12}
-"""Of JPEG XL, in H.273. Its P3 has the white of sRGB unless that is said."""
+"""Of JPEG XL, in H.273. Its P3 has the white of sRGB by default."""
 _BLACK_CHANNEL = 4
 _MOST_LAYERS = 1000
 """Beyond the frames that are shown."""

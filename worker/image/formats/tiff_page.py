@@ -70,7 +70,7 @@ class Blocks:
 class Page:
     """What one directory says of its picture. `bits` are those of each sample.
 
-    `alpha` is what the first sample beyond the colours is said to be.
+    `alpha` is what the first sample beyond the colours is by the file.
     """
 
     directory: Directory
