@@ -8,7 +8,6 @@ are. Prints the mean by kind of file, and for all files without transparency or 
 """
 
 import argparse
-import io
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
@@ -56,6 +55,7 @@ STILL: dict[str, Callable[[Image.Image], bytes]] = {
     "TIFF, Adobe RGB, as scanners write it": writers.in_profile("TIFF", ADOBE, 2.2),
     "TIFF, CMYK": writers.saved("TIFF", "CMYK", compression="tiff_lzw"),
     "ICO": writers.icons,
+    "JPEG XL": writers.saved("JXL", lossless=False, distance=1.5),
 }
 
 
@@ -85,20 +85,11 @@ def as_they_are(folders: list[Path], most: int) -> Iterator[tuple[str, bytes]]:
                 yield f"{image.format}, transparent", file.read_bytes()
 
 
-def jxl(picture: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    picture.save(stream, "JXL", quality=85)
-    return stream.getvalue()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=Path, nargs="*", default=[])
     parser.add_argument("--most", type=int, default=60, help="pictures of each sort")
     options = parser.parse_args()
-    writing = dict(STILL)
-    if "JXL" in Image.SAVE:
-        writing["JPEG XL"] = jxl
     counts: defaultdict[str, list[int]] = defaultdict(list)
     refused = Counter[str]()
     with closing(Decoder(Decode(), Limits(), PREPROCESSING)) as decoder:
@@ -110,7 +101,7 @@ def main() -> None:
                 refused[f"{kind}: {error.reason}"] += 1
 
         for picture in track([*pictures(options.images, options.most)], "photographs"):
-            for kind, write in writing.items():
+            for kind, write in STILL.items():
                 count(kind, write(picture))
         for kind, data in track([*as_they_are(options.images, options.most)], "others"):
             count(kind, data)

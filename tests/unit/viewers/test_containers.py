@@ -79,8 +79,6 @@ def test_chunks_are_put_where_they_are_asked_for(picture):
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_is_split_without_loss(picture, name):
     kinds = {"APNG": "PNG", "WebP": "WEBP", "JPEG XL": "JXL"}
-    import pillow_jxl  # noqa: F401, PLC0415 - registers the writer
-
     image = picture.resize((64, 64))
     options = {"save_all": True, "append_images": [image.rotate(90)]} if name == "GIF" else {}
     data = writers.save(image, kinds.get(name, name), **options)

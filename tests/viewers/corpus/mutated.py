@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import pillow_jxl  # noqa: F401 - registers the writer
 from PIL import Image
 
 from tests.fixtures import writers
