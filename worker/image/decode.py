@@ -88,7 +88,7 @@ class Encoded:
         if self.format == "JPEG" and target is not None:  # as `draft` will choose
             possible = min(header.width, header.height) // (2 * target)
             scale = next((s for s in (8, 4, 2) if possible >= s), 1)
-        a_pixel = FORMATS[self.format].peak_bytes_per_pixel
+        a_pixel = header.bytes_per_pixel or FORMATS[self.format].peak_bytes_per_pixel
         a_pixel += MORE_FRAMES_BYTES if self.frames > 1 else 0
         a_pixel += PROFILE_BYTES * any(map(is_foreign, header.profiles))
         passes = header.width * header.height * header.coefficient_bytes

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from worker.image.formats.bits import Bits
 from worker.image.formats.container import Malformed
+from worker.image.formats.items import UNSPECIFIED, Coded
 
 _SEQUENCE_HEADER, _TILES, _FRAME = 1, 4, 6
 _HAS_SIZE = 2
@@ -15,35 +16,39 @@ _HEADER_BYTES = 256
 """As much of a sequence header is read; none is longer."""
 _MOST_UNITS = 200_000
 """Open bitstream units of a file."""
-_PROFILE_HIGH, _PROFILE_PROFESSIONAL = 1, 2
+_PROFILE_MAIN, _PROFILE_HIGH, _PROFILE_PROFESSIONAL = 0, 1, 2
 _HAS_TIER, _SELECT = 7, 2
-UNSPECIFIED = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """A sequence header: the largest width and height, and colours as in H.273."""
+    """A sequence header: the largest width and height, and colours as in H.273.
+
+    `is_full_color`: the profile allows a colour for each pixel.
+    """
 
     width: int
     height: int
+    is_full_color: bool
     primaries: int = UNSPECIFIED
     transfer: int = UNSPECIFIED
 
 
-def measure(spans: Iterable[tuple[bytes, int, int]]) -> tuple[int, tuple[int, int]]:
-    """The most pixels of a coded picture, and primaries and transfer of the first one.
+def measure(spans: Iterable[tuple[bytes, int, int]]) -> Coded:
+    """Read the sequence headers of coded pictures.
 
     Each span is where coded pictures lie: in which bytes, from where, and how many. Raises
     Malformed.
     """
-    area, colors = 0, (UNSPECIFIED, UNSPECIFIED)
+    area, is_full_color, colors = 0, False, (UNSPECIFIED, UNSPECIFIED)
     units = _Units()
     for span in spans:
         for one in sequences(*span, units):
             if not area:
                 colors = one.primaries, one.transfer
             area = max(area, one.width * one.height)
-    return area, colors
+            is_full_color |= one.is_full_color
+    return Coded(area, is_full_color, colors)
 
 
 @dataclass(slots=True)
@@ -131,7 +136,7 @@ def _sequence(bits: Bits) -> Sequence:
     if not reduced:
         _skip_tools(bits)
     bits.skip(3)
-    return Sequence(width, height, *_colors(bits, profile))
+    return Sequence(width, height, profile != _PROFILE_MAIN, *_colors(bits, profile))
 
 
 def _skip_operating_points(bits: Bits) -> None:

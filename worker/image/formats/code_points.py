@@ -4,10 +4,9 @@ import struct
 from collections.abc import Sequence
 
 from worker.image.formats.container import bounded
-from worker.image.formats.items import Property
+from worker.image.formats.items import UNSPECIFIED, Property
 from worker.image.profiles import profile_of_nclx
 
-UNSPECIFIED = 2
 _BT709 = 1
 _ICC_TYPES = (b"prof", b"rICC")
 _MONOCHROME = 0x10

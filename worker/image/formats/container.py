@@ -48,6 +48,8 @@ class Header:
     `width` and `height` are the canvas as it is stored, before `crop` (None: all of it) and
     `orientation` (EXIF's, 1 to 8). `frames` are those that the file says it has. `area` is the most
     pixels that the decoder holds for one frame, where that is more than the canvas.
+    `bytes_per_pixel` is the most that decoding holds, where that is less than for other files of
+    the format.
     `decode(target)` decodes the frames in order; with a target, the side in pixels that they will
     be resized to, it may decode at a part of the size, never below twice the target. It raises
     anything. `truncated`: the structure shows damage already.
@@ -64,6 +66,7 @@ class Header:
     decode: Callable[[int | None], Iterator[Frame]]
     frames: int = 1
     area: int = 0
+    bytes_per_pixel: int | None = None
     orientation: int = 1
     crop: Box | None = None
     truncated: bool = False

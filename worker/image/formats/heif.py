@@ -21,7 +21,7 @@ from PIL.ImageFile import ImageFile
 
 from worker.image.formats import av1, hevc
 from worker.image.formats.boxes import Box, Parts, boxes
-from worker.image.formats.code_points import UNSPECIFIED, is_grey, profiles_of
+from worker.image.formats.code_points import is_grey, profiles_of
 from worker.image.formats.container import Box as Crop
 from worker.image.formats.container import (
     Frame,
@@ -59,6 +59,8 @@ _MOST_READ = 4
 _COLOR_AND_ALPHA = 2
 _MOST_PROFILES = 2
 """In a `Header`."""
+_LIGHT_BYTES = 16
+"""A pixel, measured for a still picture without alpha whose colours are at half the resolution."""
 _SHORTEST_SECONDS, _INSTEAD_SECONDS = 0.0101, 0.1
 """Blink shows a frame for 100 ms where the file says 10 ms or less."""
 
@@ -84,7 +86,8 @@ class _Shown:
 
     `file` writes it alone, for the decoder; `spare` does so where a frame is damaged. `seconds` has
     an entry for each frame that may be decoded, of `count`. What is equal in `coded` looks the same
-    in its first frame. `is_grey`: an ICC profile of grey is applied.
+    in its first frame. `is_grey`: an ICC profile of grey is applied. `is_light`: no alpha, and
+    colours at half the resolution.
     """
 
     reader: type[ImageFile]
@@ -97,6 +100,7 @@ class _Shown:
     area: int
     coded: object
     is_grey: bool = False
+    is_light: bool = False
     truncated: bool = False
     count: int = 1
     spare: Callable[[], bytes] | None = None
@@ -126,6 +130,7 @@ def heif(data: bytes, most_frames: int) -> Header:
         decoded,
         first.count + sum(other.count for other in further),
         area=max(one.area for one in (first, *further)),
+        bytes_per_pixel=_LIGHT_BYTES if first.is_light and not further else None,
         orientation=first.orientation,
         crop=first.crop,
         truncated=first.truncated,
@@ -198,9 +203,10 @@ def _still(data: bytes, meta: Meta, picture: Picture) -> _Shown:
     crop, orientation = geometry(picture.transforms, picture.size, in_order=codec.in_order)
     properties = [*item.properties, *tiles[0].properties]
     if picture.codec == AV1:
-        area, colors = av1.measure(one.span(data) for one in coded)
+        measured = av1.measure(one.span(data) for one in coded)
     else:
-        area, colors = hevc.measure(data, coded), (UNSPECIFIED, UNSPECIFIED)
+        measured = hevc.measure(data, coded)
+    has_alpha = any(one.number not in (item.number, *item.sources) for one in coded)
     return _Shown(
         codec.reader,
         partial(still, data, meta, picture, codec.brand),
@@ -208,10 +214,11 @@ def _still(data: bytes, meta: Meta, picture: Picture) -> _Shown:
         [0.0],
         crop,
         orientation,
-        profiles_of(properties, colors),
-        _held(picture.size, area, is_grid=len(tiles) > 1),
+        profiles_of(properties, measured.colors),
+        _held(picture.size, measured.pixels, is_grid=len(tiles) > 1),
         coded=(_digests(data, coded), crop, orientation),
         is_grey=is_grey(properties),
+        is_light=not (has_alpha or measured.is_full_color),
         truncated=any(sum(extent) > len(data) for one in coded for extent in one.extents),
     )
 
@@ -234,7 +241,7 @@ def _track(data: bytes, at: Box, parts: Parts, most_frames: int) -> list[_Shown]
         color = replace(color, count=alpha.count, samples=color.samples[: alpha.count])
     crop, orientation = geometry(color.properties, color.size, in_order=False)
     samples = [*color.samples, *(alpha.samples if alpha else ())]
-    area, colors = av1.measure((data, at, length) for at, length in samples)
+    measured = av1.measure((data, at, length) for at, length in samples)
     seconds = [_INSTEAD_SECONDS if one < _SHORTEST_SECONDS else one for one in durations(color)]
     if color.rounds is not None and color.count > 1 and seconds:
         seconds[-1] = math.inf
@@ -248,13 +255,13 @@ def _track(data: bytes, at: Box, parts: Parts, most_frames: int) -> list[_Shown]
             seconds if color.count > 1 else [0.0],
             crop,
             orientation,
-            profiles_of(color.properties, colors),
-            _held(color.size, area),
+            profiles_of(color.properties, measured.colors),
+            _held(color.size, measured.pixels),
             coded=(digests, crop, orientation),
             is_grey=is_grey(color.properties),
             truncated=truncated,
             count=color.count,
-            spare=partial(sequence_padded, data, color, alpha, area),
+            spare=partial(sequence_padded, data, color, alpha, measured.pixels),
         )
     ]
 
@@ -283,7 +290,9 @@ def _frames(one: _Shown, target: int | None) -> Iterator[Frame]:
             _load(image, number)
         if image.size != one.size:
             raise Malformed("of two sizes")
-        picture = plain(image).copy()
+        picture = plain(image)
+        if one.count > 1:  # the next frame is loaded into the same picture
+            picture = picture.copy()
         if one.is_grey:
             picture = picture.convert("LA" if picture.mode == "RGBA" else "L")
         yield Frame(picture, seconds, truncated=damaged)

@@ -8,7 +8,7 @@ from itertools import chain
 
 from worker.image.formats.bits import Bits
 from worker.image.formats.container import Malformed
-from worker.image.formats.items import Item
+from worker.image.formats.items import Coded, Item
 
 _SEQUENCE_PARAMETERS = 33
 _HEADER_BYTES = 512
@@ -20,9 +20,9 @@ _LENGTH_BYTES_AT = 21
 """In a decoder's configuration: bytes of a unit's length, less one, in the low bits."""
 
 
-def measure(data: bytes, items: Iterable[Item]) -> int:
-    """The most pixels of a coded picture of these items. Raises Malformed."""
-    area, left = 0, _MOST_UNITS
+def measure(data: bytes, items: Iterable[Item]) -> Coded:
+    """Read the sequence parameters of the coded pictures of these items. Raises Malformed."""
+    area, is_full_color, left = 0, False, _MOST_UNITS
     measured = set[tuple[int, int]]()  # tiles may lie on the same bytes
     for item in items:
         configuration = item.property(b"hvcC") or b""
@@ -37,8 +37,10 @@ def measure(data: bytes, items: Iterable[Item]) -> int:
             left -= 1
             if left < 0:
                 raise Malformed("too many units")
-            area = max(area, pixels(unit))
-    return area
+            one = _parameters(unit)
+            area = max(area, one.pixels)
+            is_full_color |= one.is_full_color
+    return Coded(area, is_full_color)
 
 
 def parameter_sets(configuration: bytes) -> Iterator[bytes]:
@@ -67,10 +69,10 @@ def units(data: bytes, start: int, length: int, length_bytes: int) -> Iterator[b
         at += size
 
 
-def pixels(unit: bytes) -> int:
-    """Pixels of a coded picture, of a unit that says so; 0 of any other. Raises Malformed."""
+def _parameters(unit: bytes) -> Coded:
+    """What sequence parameters say; no pixels if the unit is another one. Raises Malformed."""
     if not unit or unit[0] >> 1 & 63 != _SEQUENCE_PARAMETERS:
-        return 0
+        return Coded(0, is_full_color=False)
     bits = Bits(unit[:_HEADER_BYTES].replace(b"\0\0\3", b"\0\0"))
     bits.skip(16 + 4)
     layers = bits.take(3)
@@ -81,6 +83,7 @@ def pixels(unit: bytes) -> int:
     for profile, level in present:
         bits.skip(88 * profile + 8 * level)
     bits.exponential()
-    if bits.exponential() == _FULL_COLOR:
+    is_full_color = bits.exponential() == _FULL_COLOR
+    if is_full_color:
         bits.skip(1)
-    return bits.exponential() * bits.exponential()
+    return Coded(bits.exponential() * bits.exponential(), is_full_color)

@@ -28,6 +28,8 @@ _ESSENTIAL = {b"av1C", b"hvcC", b"a1op", b"lsel"}
 _TRANSFORMS = {b"clap", b"irot", b"imir"}
 _UNKNOWN_MATRIX, _UNSPECIFIED_MATRIX = b"\0\x12", b"\0\2"
 """From the former on no matrix is defined."""
+UNSPECIFIED = 2
+"""A code point of H.273."""
 _MOST_ITEMS, _MOST_PROPERTIES = 0xFFFF, 0x7FFF
 """As many can be numbered."""
 _MOST_DEPTH = 4
@@ -39,6 +41,18 @@ class Property(NamedTuple):
 
     name: bytes
     body: bytes
+
+
+class Coded(NamedTuple):
+    """What a codec says of coded pictures.
+
+    `pixels` are the most of one picture, `is_full_color` is whether any has a colour for each pixel
+    (4:4:4), and `colors` are the primaries and transfer of the first one, as in H.273.
+    """
+
+    pixels: int
+    is_full_color: bool
+    colors: tuple[int, int] = UNSPECIFIED, UNSPECIFIED
 
 
 @dataclass(slots=True)
