@@ -13,7 +13,8 @@ from PIL import Image
 from worker.events import Background
 from worker.image.choice import POOL, Choice, share_of_time
 from worker.image.decode import Encoded, Reserve, hold_to_memory, read_header
-from worker.image.renditions import TURNED_SIDES, on, picture, shown, ways_to_show
+from worker.image.formats.orientation import upright_size
+from worker.image.renditions import on, picture, shown, ways_to_show
 from worker.records import (
     DecodedImage,
     ImageInfo,
@@ -157,8 +158,7 @@ def _info(data: bytes, encoded: Encoded, *, truncated: bool) -> ImageInfo:
     if header.crop is not None:
         left, top, right, bottom = header.crop
         width, height = right - left, bottom - top
-    if header.orientation in TURNED_SIDES:
-        width, height = height, width
+    width, height = upright_size((width, height), header.orientation)
     digest = hashlib.sha256(data).hexdigest()
     return ImageInfo(encoded.format, width, height, header.frames, len(data), digest, truncated)
 

@@ -15,19 +15,9 @@ from PIL import Image
 from worker.events import Background, Colors, Crop
 from worker.image.color import is_foreign, to_srgb
 from worker.image.formats.container import Frame, Header
+from worker.image.formats.orientation import upright
 
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 BACKGROUNDS: tuple[Background, ...] = ("white", "black", "none")
-TURNED_SIDES = range(5, 9)
-"""EXIF orientations that swap width and height."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +44,7 @@ def shown(frame: Frame, header: Header) -> Iterator[Shown]:
         crops = [("applied", frame.image.crop(header.crop)), ("ignored", frame.image)]
     for crop, image in crops:
         for colors, converted in _colors(image, header):
-            yield Shown(colors, crop, _upright(_rgb(converted), header.orientation))
+            yield Shown(colors, crop, upright(_rgb(converted), header.orientation))
 
 
 def ways_to_show(header: Header) -> int:
@@ -98,8 +88,3 @@ def _rgb(image: Image.Image) -> Image.Image:
         lowest, _ = image.getchannel("A").getextrema()
         return image.convert("RGB" if lowest == 255 else "RGBA")  # noqa: PLR2004 - opaque
     return image.convert("RGB")
-
-
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    turn = _UPRIGHT.get(orientation)
-    return image if turn is None else image.transpose(turn)

@@ -13,7 +13,7 @@ from tests.fixtures.bomb_meter import PREPROCESSING
 from tests.fixtures.bombs import CORPUS
 from tests.fixtures.container_bombs import encode, noise
 from worker.errors import DecodeError
-from worker.image.formats.container import exif_orientation
+from worker.image.formats.orientation import exif_orientation
 from worker.image.preprocess import decode
 from worker.image.sandbox import COPIES, Sandbox
 from worker.settings import Decode, Limits, Views

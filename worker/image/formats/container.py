@@ -6,7 +6,6 @@ own for everything that a file may hold (comments, profiles, EXIF, frames): thou
 make a small file cost seconds and gigabytes before the first pixel.
 """
 
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -16,8 +15,6 @@ from PIL.ImageFile import ImageFile
 
 MOST_PROFILE_BYTES = 16 * 1024 * 1024
 """Of a colour profile. The picture under a larger one is not known."""
-_ORIENTATION, _SHORT = 0x0112, 3
-_EXIF = b"Exif\0\0"
 
 type Box = tuple[int, int, int, int]
 """Left, top, right, bottom, in pixels."""
@@ -124,25 +121,3 @@ def bounded(icc: bytes) -> bytes:
     if len(icc) > MOST_PROFILE_BYTES:
         raise Malformed("a colour profile of more than 16 MiB")
     return icc
-
-
-def exif_orientation(exif: bytes) -> int:
-    """How to turn the picture, 1 to 8. Damaged metadata turn nothing, as in a browser.
-
-    `exif` is a TIFF file, with or without `Exif` before it. Only the tags of the first directory
-    are looked at: the first valid one counts, and nothing that a tag points at is read.
-    """
-    exif = exif.removeprefix(_EXIF)
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
-    if order is None:
-        return 1
-    try:
-        (at,) = struct.unpack_from(f"{order}I", exif, 4)
-        (entries,) = struct.unpack_from(f"{order}H", exif, at)
-        for number in range(entries):
-            entry = struct.unpack_from(f"{order}HHIH2x", exif, at + 2 + 12 * number)
-            if entry[:3] == (_ORIENTATION, _SHORT, 1) and entry[3] in range(1, 9):
-                return int(entry[3])
-    except struct.error:  # it ends early
-        pass
-    return 1

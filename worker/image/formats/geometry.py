@@ -8,6 +8,7 @@ from PIL import Image
 
 from worker.image.formats.container import Box
 from worker.image.formats.items import Property
+from worker.image.formats.orientation import INVERSE, upright
 
 _CROP, _TURN, _MIRROR = b"clap", b"irot", b"imir"
 _ORDER = (_CROP, _TURN, _MIRROR)
@@ -24,17 +25,6 @@ _EXIF: dict[_Matrix, int] = {
     (1, 0, 0, 1): 1, (-1, 0, 0, 1): 2, (-1, 0, 0, -1): 3, (1, 0, 0, -1): 4,
     (0, 1, 1, 0): 5, (0, -1, 1, 0): 6, (0, -1, -1, 0): 7, (0, 1, -1, 0): 8,
 }  # fmt: skip
-
-_INVERSE = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def geometry(
@@ -112,7 +102,4 @@ def fitted(image: Image.Image, crop: Box | None, orientation: int, canvas: int) 
     """A picture cropped and turned its own way, and turned back as the canvas will be turned."""
     if crop is not None:
         image = image.crop(crop)
-    for one in (orientation, _INVERSE[canvas]):
-        if one in _TURNS:
-            image = image.transpose(_TURNS[one])
-    return image
+    return upright(upright(image, orientation), INVERSE[canvas])

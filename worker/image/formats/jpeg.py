@@ -20,11 +20,11 @@ from worker.image.formats.container import (
     Frame,
     Header,
     Malformed,
-    exif_orientation,
     load,
     opened,
     plain,
 )
+from worker.image.formats.orientation import exif_orientation
 
 MOST_PARTS = 65_536
 """Segments that may matter: tables, scans, profiles, EXIF."""

@@ -21,8 +21,8 @@ from worker.image.formats.container import (
     Header,
     Malformed,
     bounded,
-    exif_orientation,
 )
+from worker.image.formats.orientation import exif_orientation
 from worker.image.formats.png_pixels import (
     GREY,
     GREY_ALPHA,

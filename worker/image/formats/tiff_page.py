@@ -9,6 +9,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from worker.image.formats.container import Malformed, load, opened, plain
+from worker.image.formats.orientation import upright, upright_size
 from worker.image.formats.tiff_tags import LONG, SHORT, Directory, Numbers, written
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 259, 262, 274
@@ -36,16 +37,6 @@ _MOST_VALUE_BYTES = 1 << 20
 _MOST_BLOCK_BYTES = 1 << 40
 _MOST_BANDS = 256
 """Parts of a damaged picture that are decoded each for itself."""
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_TURNED = range(5, 9)
 
 type Alpha = Literal["straight", "premultiplied", "unknown"]
 _ALPHA: dict[int, Alpha] = {1: "premultiplied", 2: "straight"}
@@ -88,8 +79,7 @@ class Page:
     @property
     def upright(self) -> tuple[int, int]:
         """Width and height as it is shown."""
-        size = self.width, self.height
-        return size[::-1] if self.orientation in _TURNED else size
+        return upright_size((self.width, self.height), self.orientation)
 
     @property
     def has_alpha(self) -> bool:
@@ -122,8 +112,7 @@ class Page:
             image = image.convert("RGBA")
             hidden = Image.fromarray(~painted[:, None]).convert("L").resize(image.size)
             image.paste(0, mask=hidden)
-        turn = _TURNS.get(self.orientation)
-        return (image if turn is None else image.transpose(turn)), whole
+        return upright(image, self.orientation), whole
 
     def _decoded(self) -> tuple[Image.Image, npt.NDArray[np.bool_]]:
         """The picture as it is stored, and which rows were decoded."""
