@@ -19,25 +19,11 @@ from worker.image.icc import Refused, parse
 from worker.image.profiles import (
     SRGB_COLUMNS,
     matrix_profile,
-    profile_of_cicp,
-    profile_of_gamma,
-    profile_of_nclx,
     sampled_curve,
     srgb_level,
     table_profile,
 )
 from worker.image.stages import CMY, CMYK, GREY, Curves, Matrix, Profile
-
-__all__ = [
-    "in_order",
-    "is_finer_than_8_bits",
-    "is_foreign",
-    "profile_of_cicp",
-    "profile_of_gamma",
-    "profile_of_nclx",
-    "to_srgb",
-    "without_black",
-]
 
 type Floats = npt.NDArray[np.float64]
 
@@ -114,13 +100,10 @@ def is_finer_than_8_bits(icc: bytes) -> bool:
 
 
 def to_srgb(image: Image.Image, icc: bytes) -> Image.Image:
-    """The same picture in sRGB: grey and CMYK become RGB, transparency stays.
+    """The image of a `Frame` in sRGB: grey and CMYK become RGB, transparency stays.
 
     A picture whose kind of colours the profile does not fit is returned as it is.
     """
-    alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-    if image.mode not in ("L", "LA", "RGB", "RGBA", "CMYK"):
-        image = image.convert("RGBA" if alpha else "RGB")
     mode = {"RGBA": "RGB", "LA": "L"}.get(image.mode, image.mode)
     found = _parsed(icc)
     if found is None or not _suits(found[0], _CHANNELS[mode], any_space=True):

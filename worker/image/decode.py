@@ -58,12 +58,12 @@ class Encoded:
         Where a later frame is damaged, the one before it is the last. Raises DecodeError.
         """
         decoded = islice(self.header.decode(target), self.frames)
-        count = 0
+        count, most = 0, self.header.pixels
         while True:
             try:
                 with _as_undecodable(self.format):
                     frame = next(decoded, None)
-                    if frame is not None and frame.image.width * frame.image.height > self.pixels:
+                    if frame is not None and frame.image.width * frame.image.height > most:
                         raise Malformed("a frame larger than all")
             except DecodeError:
                 if not count:
@@ -76,11 +76,6 @@ class Encoded:
         if not count:
             raise DecodeError(UnscreenedReason.UNDECODABLE, f"broken {self.format} (no frame)")
 
-    @property
-    def pixels(self) -> int:
-        """The most pixels that the decoder holds for one frame."""
-        return self.header.pixels
-
     def cost(self, target: int | None, more_bytes: int = 0) -> Cost:
         """What decoding takes, and `more_bytes`. All passes of a JPEG are kept at its full size."""
         header = self.header
@@ -92,9 +87,9 @@ class Encoded:
         a_pixel += MORE_FRAMES_BYTES if self.frames > 1 else 0
         a_pixel += PROFILE_BYTES * any(map(is_foreign, header.profiles))
         passes = header.width * header.height * header.coefficient_bytes
-        nbytes = -(-self.pixels // scale**2) * a_pixel + passes + more_bytes
+        nbytes = -(-self.header.pixels // scale**2) * a_pixel + passes + more_bytes
         # Decoding at 1/8 saves the transform, not the reading of the coefficients.
-        return Cost(nbytes, self.frames * self.pixels // max(1, scale // 2))
+        return Cost(nbytes, self.frames * self.header.pixels // max(1, scale // 2))
 
 
 def read_header(data: bytes, limits: "Limits") -> Encoded:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from worker.image.color import profile_of_gamma
 from worker.image.formats.container import Frame, Header, Malformed, bounded
 from worker.image.formats.dib import Bitmap, indices, read_bitmap, unpack
 from worker.image.formats.png import png
+from worker.image.profiles import profile_of_gamma
 
 MOST_ICONS = 8
 """Icons of one file that are looked at."""

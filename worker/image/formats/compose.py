@@ -10,14 +10,6 @@ type Disposal = Literal["keep", "clear", "restore"]
 """What happens to a frame before the next frame: it stays, its box is cleared to transparent, or
 the canvas is restored to its state before the frame."""
 
-LEAST_SECONDS, SLOWED_SECONDS = 0.010, 0.100
-"""Browsers show a frame of at most 10 ms for 100 ms."""
-
-
-def shown_seconds(delay: float) -> float:
-    """Return how long browsers show a frame with this delay, both in seconds."""
-    return delay if delay > LEAST_SECONDS else SLOWED_SECONDS
-
 
 class Canvas:
     """A canvas that is transparent at first.

@@ -16,6 +16,9 @@ from PIL.ImageFile import ImageFile
 MOST_PROFILE_BYTES = 16 * 1024 * 1024
 """Of a colour profile. The picture under a larger one is not known."""
 
+_LEAST_SECONDS, _SLOWED_SECONDS = 0.0101, 0.1
+"""Browsers show a frame of at most 10 ms, give or take a rounding, for 100 ms."""
+
 type Box = tuple[int, int, int, int]
 """Left, top, right, bottom, in pixels."""
 
@@ -75,6 +78,11 @@ class Header:
     def pixels(self) -> int:
         """The most pixels that the decoder holds for one frame."""
         return max(self.area, self.width * self.height)
+
+
+def shown_seconds(delay: float) -> float:
+    """Return how long browsers show a frame with this delay, both in seconds."""
+    return delay if delay > _LEAST_SECONDS else _SLOWED_SECONDS
 
 
 def opened(

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
 
-from worker.image.formats.compose import Canvas, Disposal, shown_seconds
-from worker.image.formats.container import Frame, Header, Malformed
+from worker.image.formats.compose import Canvas, Disposal
+from worker.image.formats.container import Frame, Header, Malformed, shown_seconds
 from worker.image.formats.gif_pixels import MOST_CODE_BITS, Pixels, decode
 
 _SCREEN_BYTES = 13

@@ -29,6 +29,7 @@ from worker.image.formats.container import (
     Malformed,
     opened,
     plain,
+    shown_seconds,
 )
 from worker.image.formats.file_types import file_brands
 from worker.image.formats.geometry import fitted, geometry
@@ -61,8 +62,6 @@ _MOST_PROFILES = 2
 """In a `Header`."""
 _LIGHT_BYTES = 16
 """A pixel, measured for a still picture without alpha whose colours are at half the resolution."""
-_SHORTEST_SECONDS, _INSTEAD_SECONDS = 0.0101, 0.1
-"""Blink shows a frame for 100 ms where the file says 10 ms or less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +241,7 @@ def _track(data: bytes, at: Box, parts: Parts, most_frames: int) -> list[_Shown]
     crop, orientation = geometry(color.properties, color.size, in_order=False)
     samples = [*color.samples, *(alpha.samples if alpha else ())]
     measured = av1.measure((data, at, length) for at, length in samples)
-    seconds = [_INSTEAD_SECONDS if one < _SHORTEST_SECONDS else one for one in durations(color)]
+    seconds = [*map(shown_seconds, durations(color))]
     if color.rounds is not None and color.count > 1 and seconds:
         seconds[-1] = math.inf
     firsts = [one.samples[0] for one in (color, alpha) if one]

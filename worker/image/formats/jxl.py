@@ -12,7 +12,7 @@ from worker.image.color import is_foreign
 from worker.image.formats import libjxl
 from worker.image.formats.bits import Bits
 from worker.image.formats.boxes import Parts, boxes
-from worker.image.formats.container import Frame, Header, Malformed
+from worker.image.formats.container import Frame, Header, Malformed, shown_seconds
 
 _BARE = b"\xff\x0a"
 _CONTAINER = b"\0\0\0\x0cJXL \r\n\x87\n"
@@ -30,8 +30,6 @@ _RATIOS = {
 """Width to height."""
 _SIZE_BITS = (9, 13, 18, 30)
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-_SHORTEST_SECONDS, _INSTEAD_SECONDS = 0.0101, 0.1
-"""Blink shows a frame for 100 ms where the file says 10 ms or less."""
 _LAYERED = 3
 """Times the memory of one picture: the decoder keeps up to four for later frames and layers."""
 _MOST_FURTHER_CHANNELS = 2
@@ -41,7 +39,7 @@ _MOST_PIXELS = 1 << 30
 
 def jxl(data: bytes, most_frames: int) -> Header:
     """Read size and orientation, then count the frames. Raises Malformed."""
-    codestream, truncated = _codestream(data)
+    codestream = _codestream(data)
     width, height, orientation = _size(Bits(codestream[2 : 2 + _HEADER_BYTES], least_first=True))
     if width * height > _MOST_PIXELS:  # it is refused, whatever else it says
         return Header(width, height, lambda _: iter(()))
@@ -66,7 +64,7 @@ def jxl(data: bytes, most_frames: int) -> Header:
         len(seconds),
         area=width * height * (_LAYERED if info.layers > 1 else 1),
         orientation=orientation,
-        truncated=truncated or info.truncated,
+        truncated=info.truncated,
         profiles=(info.profile,) if is_foreign(info.profile) else (),
     )
 
@@ -75,16 +73,16 @@ def _seconds(info: libjxl.Information) -> list[float]:
     """How long each frame is shown."""
     if not info.animated:
         return [0.0]
-    seconds = [_INSTEAD_SECONDS if one < _SHORTEST_SECONDS else one for one in info.seconds]
+    seconds = [*map(shown_seconds, info.seconds)]
     if info.loops:
         seconds[-1] = float("inf")
     return seconds
 
 
-def _codestream(data: bytes) -> tuple[bytes, bool]:
-    """The codestream, and whether a box of it is cut. Raises Malformed where there is none."""
+def _codestream(data: bytes) -> bytes:
+    """The codestream, out of its boxes. Raises Malformed where there is none."""
     if data.startswith(_BARE):
-        return data, False
+        return data
     whole = list[bytes]()
     end = len(_CONTAINER)
     for one in boxes(data, end, len(data), Parts()):
@@ -100,7 +98,7 @@ def _codestream(data: bytes) -> tuple[bytes, bool]:
     codestream = b"".join(whole)
     if not codestream.startswith(_BARE):
         raise Malformed("no picture")
-    return codestream, False
+    return codestream
 
 
 def _size(bits: Bits) -> tuple[int, int, int]:

@@ -13,7 +13,7 @@ from math import inf
 from typing import NamedTuple
 
 from worker.image.color import in_order, is_finer_than_8_bits
-from worker.image.formats.compose import Canvas, Disposal, shown_seconds
+from worker.image.formats.compose import Canvas, Disposal
 from worker.image.formats.container import (
     MOST_PROFILE_BYTES,
     Box,
@@ -21,6 +21,7 @@ from worker.image.formats.container import (
     Header,
     Malformed,
     bounded,
+    shown_seconds,
 )
 from worker.image.formats.orientation import exif_orientation
 from worker.image.formats.png_pixels import (

@@ -13,7 +13,7 @@ import numpy as np
 from PIL.WebPImagePlugin import WebPImageFile
 
 from worker.image.color import in_order
-from worker.image.formats.container import Frame, Header, Malformed, opened, plain
+from worker.image.formats.container import Frame, Header, Malformed, opened, plain, shown_seconds
 
 MOST_PARTS = 65_536
 """Chunks that are looked at."""
@@ -22,8 +22,6 @@ _LOSSY, _LOSSLESS = b"VP8 ", b"VP8L"
 _MOVES, _HAS_ALPHA, _HAS_PROFILE = 0x02, 0x10, 0x20
 _HEADER_BYTES, _FRAME_HEADER_BYTES, _LOOPS_AT = 10, 16, 4
 _LOSSLESS_FLAGS_AT = 4
-_SHORTEST_MS, _USUAL_MS = 10, 100
-"""Browsers show a frame that says at most so many milliseconds for the usual time."""
 _SMALL_UNKNOWN = re.compile(
     b"(?:(?!VP8[XL ]|ANIM|ANMF|ALPH|ICCP).{4}(?:\\0{4}|"
     + b"|".join(b"[\\x%02x\\x%02x]\\0{3}.{%d}" % (n - 1, n, n) for n in range(2, 34, 2))
@@ -72,7 +70,7 @@ def _animation(parts: "_Parts") -> Header:
     if not parts.frames:
         raise Malformed("no frame")
     file = _file(b"".join((parts.header, _chunk(_ANIMATION, parts.animation), *parts.frames)))
-    seconds = [ms / 1000 if ms > _SHORTEST_MS else _USUAL_MS / 1000 for ms in parts.milliseconds]
+    seconds = [shown_seconds(ms / 1000) for ms in parts.milliseconds]
     (loops,) = struct.unpack_from("<H", parts.animation, _LOOPS_AT)
     if len(seconds) == 1:
         seconds = [0.0]

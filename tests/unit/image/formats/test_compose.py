@@ -3,7 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from worker.image.formats.compose import Canvas, shown_seconds
+from worker.image.formats.compose import Canvas
+from worker.image.formats.container import shown_seconds
 
 SIZE = (6, 4)
 WHOLE = (0, 0, 6, 4)
