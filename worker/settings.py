@@ -1,4 +1,4 @@
-"""All settings, and the only reader of the environment.
+"""All settings, from a file and the environment.
 
 Sources, strongest first: keyword arguments, environment variables (`COPYSIEVE_KAFKA__GROUP_ID`),
 the YAML file (`--config`, else `COPYSIEVE_CONFIG`), the defaults below. `config/worker.yaml` shows
@@ -10,8 +10,6 @@ import os
 import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import yaml
 from pydantic import (
@@ -414,38 +412,6 @@ def load(config: Path | None = None, **overrides: Any) -> Settings:
     except (yaml.YAMLError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise SettingsError(f"{path}: not a YAML mapping of settings: {reason}") from None
-
-
-_STORE_LOGINS = {
-    "s3": {"AWS_SKIP_SIGNATURE": "skip_signature"},
-    "az": {
-        "AZURE_SKIP_SIGNATURE": "skip_signature",
-        "AZURE_STORAGE_ACCOUNT_KEY": "account_key",
-        "AZURE_STORAGE_ACCESS_KEY": "account_key",
-        "AZURE_STORAGE_MASTER_KEY": "account_key",
-        "AZURE_STORAGE_SAS_KEY": "sas_key",
-        "AZURE_STORAGE_SAS_TOKEN": "sas_key",
-    },
-}
-
-
-def store_login(scheme: str) -> dict[str, str]:
-    """How object stores are logged in to, by their client's own names, for it does not tell.
-
-    Only what decides who makes the URL: `skip_signature`, `account_key`, `sas_key`.
-    """
-    known = _STORE_LOGINS.get(scheme, {})
-    return {name: value for one, name in known.items() if (value := os.environ.get(one))}
-
-
-def proxy_for(url: str) -> str | None:
-    """The proxy for a URL by HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, in either case."""
-    parts = urlsplit(url)
-    proxies = getproxies()
-    proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(parts.netloc):
-        return None
-    return proxy if "://" in proxy else f"http://{proxy}"
 
 
 def _refuse_unknown_variables() -> None:

@@ -18,8 +18,8 @@ from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 from urllib3.response import BaseHTTPResponse
 
 import worker
+from worker.environment import proxy_for
 from worker.errors import ModelError
-from worker.settings import proxy_for
 
 type Progress = Callable[[int, int | None], None]
 """Takes the bytes that are there and, where it is known, how many there will be."""

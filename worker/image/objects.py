@@ -30,8 +30,9 @@ from obstore.exceptions import (
 )
 from obstore.store import AzureStore, GCSStore, S3Store
 
+from worker.environment import store_login
 from worker.errors import FetchError, UnscreenedReason
-from worker.settings import Fetch, store_login
+from worker.settings import Fetch
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig  # exists for type checkers only
