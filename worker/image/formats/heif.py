@@ -39,6 +39,7 @@ from worker.image.formats.items import (
     Item,
     Meta,
     Picture,
+    check_parts,
     needed,
     pictures,
     still,
@@ -198,6 +199,7 @@ def _still(data: bytes, meta: Meta, picture: Picture) -> _Shown:
     item = picture.item
     tiles = [meta.item(number) for number in dict.fromkeys(item.sources)] or [item]
     coded = [one for one in needed(meta, picture) if one.kind in _CODECS]
+    check_parts(data, coded)
     codec = _CODECS[picture.codec]
     crop, orientation = geometry(picture.transforms, picture.size, in_order=codec.in_order)
     properties = [*item.properties, *tiles[0].properties]

@@ -275,6 +275,16 @@ def needed(meta: Meta, picture: Picture) -> Iterator[Item]:
                     yield one
 
 
+def check_parts(data: bytes, items: Sequence[Item]) -> None:
+    """Raise Malformed if items in several parts are larger together than the file.
+
+    Their parts are copied, and all items may have the same parts.
+    """
+    scattered = (one for one in items if len(one.extents) > 1)
+    if sum(length for one in scattered for _, length in one.extents) > len(data):
+        raise Malformed("pictures larger than the file")
+
+
 def _spans(data: bytes, items: Sequence[Item]) -> tuple[list[tuple[int, int]], bytes]:
     """Where the bytes of each item will lie, and what comes behind `data`. Raises Malformed."""
     if len(items) > _MOST_ITEMS:
@@ -289,8 +299,6 @@ def _spans(data: bytes, items: Sequence[Item]) -> tuple[list[tuple[int, int]], b
         joined.append(item.payload(data))
         spans.append((len(data) + size, len(joined[-1])))
         size += len(joined[-1])
-        if size > len(data):
-            raise Malformed("pictures larger than the file")
     return spans, b"".join(joined)
 
 

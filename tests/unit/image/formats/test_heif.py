@@ -34,7 +34,7 @@ from tests.fixtures.profiles import DISPLAY_P3, rgb
 from worker.errors import DecodeError, UnscreenedReason
 from worker.image.color import is_foreign
 from worker.image.decode import kind_of, read_header
-from worker.image.formats import HEIC_SAMPLE
+from worker.image.formats import HEIC_SAMPLE, items
 from worker.image.formats.container import Malformed
 from worker.image.formats.heif import heif
 from worker.image.preprocess import decode
@@ -459,3 +459,13 @@ def test_frames_beyond_the_limit_are_counted_and_not_decoded():
     data = write_movie([movie(CODED * 3, DURATIONS * 3)], b"avis", b"msf1")
     encoded = read_header(data, Limits(image_frames=5))
     assert (encoded.header.frames, len(list(encoded.decode(None)))) == (12, 5)
+
+
+def test_parts_that_all_pictures_share_are_not_copied_for_each():
+    data = bytes(100)
+    scattered = [items.Item(number, extents=[(0, 30), (30, 30)]) for number in range(1, 3)]
+    items.check_parts(data, scattered[:1])
+    whole = [items.Item(number, extents=[(0, 100)]) for number in range(3, 9)]
+    items.check_parts(data, whole)  # nothing is copied
+    with pytest.raises(Malformed, match="larger than the file"):
+        items.check_parts(data, scattered)
