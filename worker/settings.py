@@ -44,6 +44,7 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 Delivery = Literal["at_least_once", "exactly_once"]
+Isolation = Literal["threads", "processes"]
 
 
 def _from_file(value: Any) -> Any:
@@ -241,7 +242,7 @@ class Decode(Group):
     """
 
     workers: Positive = Field(default_factory=lambda: os.cpu_count() or 1)
-    isolation: Literal["threads", "processes"] = "processes"
+    isolation: Isolation = "processes"
     deadline_seconds: PositiveFloat = 10.0
     large_wait_seconds: PositiveFloat = 30.0
     pictures_per_process: Positive = 10_000

@@ -24,7 +24,7 @@ from worker.cli.common import (
     stdout,
     with_model,
 )
-from worker.settings import Delivery, Log, ModelSettings, Settings
+from worker.settings import Delivery, Isolation, Log, ModelSettings, Settings
 from worker.telemetry import log
 
 if TYPE_CHECKING:
@@ -111,7 +111,8 @@ def delivery(
                 )
                 for one in get_args(Delivery)
             ]
-            report[name] = _compared(_alternate(sides, pairs, name)) | {"images": len(encoded)}
+            measured = _alternate(sides, pairs, name)
+            report[name] = _compared(measured, *get_args(Delivery)) | {"images": len(encoded)}
         report |= {"model_name": embedder.model.name, "device": str(embedder.device)}
     if as_json:
         emit(report)
@@ -124,6 +125,46 @@ def delivery(
             f" {one['at_least_once']} images/s, ratio {one['ratio']} ({low} to {high})",
             highlight=False,
         )
+
+
+@app.command()
+def isolation(
+    images: Annotated[int, typer.Option(min=20, help="Images in each run.")] = 400,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of runs.")] = 5,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare decoding in processes with decoding in threads, topic to topic.
+
+    The same images in both, in alternating pairs. `ratio` is the median of processes over threads.
+    """
+    with _prepared(config) as (settings, embedder, mirror, broker):
+        encoded = benching.pictures(images)
+        filled = benching.fill(settings, broker, encoded, "isolation")
+        sides = [
+            partial(
+                benching.stream,
+                _isolating(filled, one),
+                embedder,
+                mirror,
+                broker,
+                len(encoded),
+                one,
+            )
+            for one in get_args(Isolation)
+        ]
+        measured = _alternate(sides, pairs, "pairs")
+        report = _compared(measured, *get_args(Isolation)) | {"images": images}
+        report |= {"model": embedder.model.name, "device": str(embedder.device)}
+    if as_json:
+        emit(report)
+        return
+    low, high = report["ratio_spread"]
+    stdout.print(
+        f"processes {report['processes']} images/s, threads {report['threads']} images/s,"
+        f" ratio {report['ratio']} ({low} to {high})",
+        highlight=False,
+    )
 
 
 @app.command()
@@ -298,6 +339,11 @@ def _delivering(settings: Settings, delivery: str) -> Settings:
     return settings.model_copy(update={"kafka": kafka})
 
 
+def _isolating(settings: Settings, isolation: str) -> Settings:
+    decode = settings.decode.model_copy(update={"isolation": isolation})
+    return settings.model_copy(update={"decode": decode})
+
+
 @contextmanager
 def _prepared(
     config: ConfigOption,
@@ -332,14 +378,14 @@ def _alternate(
     return measured
 
 
-def _compared(measured: list[dict[str, Run]]) -> dict[str, Any]:
-    at_least, exactly = get_args(Delivery)
-    ratios = [p[exactly].images_per_second / p[at_least].images_per_second for p in measured]
+def _compared(measured: list[dict[str, Run]], usual: str, other: str) -> dict[str, Any]:
+    """`ratio` is of the other side over the usual one."""
+    ratios = [p[other].images_per_second / p[usual].images_per_second for p in measured]
     return {
         "ratio": _median(ratios),
         "ratio_spread": [round(min(ratios), 3), round(max(ratios), 3)],
-        at_least: _median(p[at_least].images_per_second for p in measured),
-        exactly: _median(p[exactly].images_per_second for p in measured),
+        usual: _median(p[usual].images_per_second for p in measured),
+        other: _median(p[other].images_per_second for p in measured),
         "runs": [asdict(run) for pair in measured for run in pair.values()],
     }
 
