@@ -15,6 +15,8 @@ from jsonschema import Draft202012Validator
 from PIL import Image, ImageOps
 
 from tests.fixtures.processes import picture
+from tests.viewers.containers import iccp, png_with
+from tests.viewers.corpus import profile_bytes as icc
 from worker.events import DeadLetter, Event, MatchEvent, Verdict, schema
 
 pytestmark = [pytest.mark.kafka, pytest.mark.redis, pytest.mark.processes]
@@ -152,6 +154,25 @@ def test_the_verdict_names_the_look_that_matched(screening):
     }
     assert {tuple(verdict["views"]) for verdict in screening.verdicts()} == {
         ("plain", "five_crops")
+    }
+
+
+def test_a_disguised_file_is_matched_by_the_rendition_that_people_see(screening):
+    known, other = opened(picture(0)), opened(picture(1))
+    scrambled = png_with(saved(icc.scrambled(known), "PNG"), iccp(icc.unscrambling()))
+    hidden = known.convert("RGB")
+    hidden.putalpha(0)  # its colours are there for viewers that drop the alpha channel
+    times = [20, 60_000, 20]
+    long = saved(other, "PNG", save_all=True, append_images=[known, other], duration=times)
+    files = {"scrambled": scrambled, "hidden": saved(hidden, "PNG"), "long": long}
+    screening.stream.produce([raw(name, data) for name, data in files.items()])
+    screening.start()
+    eventually(lambda: len(screening.verdicts()) == 3)
+    matches = {one["upload_id"]: one["matches"] for one in screening.verdicts()}
+    assert {name: match["rendition"] for name, (match,) in matches.items()} == {
+        "scrambled": {"frame": 0, "colors": "tagged", "background": "white", "crop": "applied"},
+        "hidden": {"frame": 0, "colors": "untagged", "background": "none", "crop": "applied"},
+        "long": {"frame": 1, "colors": "untagged", "background": "white", "crop": "applied"},
     }
 
 
