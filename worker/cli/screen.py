@@ -1,12 +1,11 @@
 """`copysieve screen`: two files compared with each other, or files with the hot set."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 from rich.table import Column, Table
 
@@ -19,13 +18,21 @@ from worker.cli.common import (
     stdout,
     with_model,
 )
-from worker.cli.embed import read
 from worker.cli.mirroring import load_mirror, rules_for
 from worker.errors import CopysieveError, Unscreenable
 from worker.image.decoder import Decoder
 from worker.image.files import bytes_of, walk
 from worker.records import Look, Looks
-from worker.settings import Settings, Views
+from worker.settings import Settings
+
+_WORDS = {
+    ("colors", "tagged"): "with its colour profile",
+    ("colors", "other"): "with its other colour profile",
+    ("background", "black"): "on black",
+    ("background", "none"): "without alpha",
+    ("crop", "ignored"): "not cropped",
+}
+"""What is shown of a rendition where it is unusual."""
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,8 +55,9 @@ def screen(
 ) -> None:
     """Compare two files (`screen A B`), or files with the hot set (`screen --hot-set IMAGES`).
 
-    Two files are described in fp32, unless `model.precision` says otherwise. Nothing is published.
-    The exit code is 1 if an image cannot be screened.
+    Two files are compared by their most similar renditions, described in fp32 unless
+    `model.precision` says otherwise. Nothing is published. The exit code is 1 if an image cannot be
+    screened.
     """
     files = list(walk(images))
     if not hot_set and len(files) != 2:  # noqa: PLR2004 - A and B
@@ -69,24 +77,34 @@ def screen(
 def _compare(files: list[Path], settings: Settings, embedder: "Embedder", *, as_json: bool) -> None:
     from worker.scoring.similarity import cosine, euclidean  # noqa: PLC0415 - imports torch
 
-    pictures = []
-    with closing(_decoder(settings, embedder, Views(renditions=1))) as decoder:
+    looks, descriptors = [], []
+    with closing(_decoder(settings, embedder)) as decoder:
         for file in files:
-            picture = read(file, settings.limits, decoder)
-            if isinstance(picture, Unscreenable):
-                raise CopysieveError(f"{file}: {picture.reason}: {picture}")
-            pictures.append(picture)
-    a, b = embedder.describe(np.stack(pictures)).unsqueeze(1)
-    found = {
+            try:
+                image = decoder.prepare(bytes_of(file, settings.limits), nullcontext)
+                descriptors.append(_describe(image.pixels, embedder, settings.batch.max_size))
+            except Unscreenable as error:
+                raise CopysieveError(f"{file}: {error.reason}: {error}") from None
+            looks.append(image.looks)
+    a, b = descriptors
+    best = divmod(int(cosine(a, b).argmax()), len(b))
+    found: dict[str, Any] = {
         "model": embedder.model.name,
-        "cosine": round(float(cosine(a, b)), 6),
-        "euclidean": round(float(euclidean(a, b)), 6),
+        "cosine": round(float(cosine(a, b)[best]), 6),
+        "euclidean": round(float(euclidean(a, b)[best]), 6),
+        "compared": [
+            {"view": of[number].view, "rendition": asdict(of[number].rendition)}
+            for of, number in zip(looks, best, strict=True)
+        ],
     }
     if as_json:
         emit(found)
-    else:
-        for name, value in found.items():
-            stdout.print(f"{name:10} {value}", markup=False)
+        return
+    for name in ("model", "cosine", "euclidean"):
+        stdout.print(f"{name:10} {found[name]}", markup=False)
+    for file, one in zip(files, found["compared"], strict=True):
+        if seen := _seen(one["view"], one["rendition"]):
+            stdout.print(f"{file}: {seen}", markup=False, highlight=False)
 
 
 def _screen_files(
@@ -105,7 +123,7 @@ def _screen_files(
     rules = rules_for(settings, embedder)
     version = str(mirror.head.version) if mirror.head else None
     screened: list[dict[str, Any]] = []
-    with closing(_decoder(settings, embedder, settings.views)) as decoder:
+    with closing(_decoder(settings, embedder)) as decoder:
         for file in files:
             try:
                 image = decoder.prepare(bytes_of(file, settings.limits), nullcontext)
@@ -128,9 +146,9 @@ def _screen_files(
         raise typer.Exit(1)
 
 
-def _decoder(settings: Settings, embedder: "Embedder", views: Views) -> Decoder:
+def _decoder(settings: Settings, embedder: "Embedder") -> Decoder:
     one = settings.decode.model_copy(update={"workers": 1})  # pictures are read in turn
-    return Decoder(one, settings.limits, embedder.preprocessing, views)
+    return Decoder(one, settings.limits, embedder.preprocessing, settings.views)
 
 
 def _describe(looks: Looks, embedder: "Embedder", size: int) -> "Tensor":
@@ -191,10 +209,15 @@ def _show(screened: list[dict[str, Any]]) -> None:
 
 
 def _view(match: dict[str, Any]) -> str:
-    """Which view of the reference, and what of the upload is like it where that is not all."""
-    parts = [match["view"]]
-    if match["upload_view"] != "plain":
-        parts.append(f"in {match['upload_view']}")
-    if match["rendition"]["frame"]:
-        parts.append(f"of frame {match['rendition']['frame']}")
-    return " ".join(parts)
+    """The view of the reference, and the view and rendition of the upload that match it."""
+    seen = _seen(match["upload_view"], match["rendition"])
+    return f"{match['view']} ({seen})" if seen else match["view"]
+
+
+def _seen(view: str, rendition: Mapping[str, Any]) -> str:
+    """How a file is seen, in words; empty for all of an ordinary picture."""
+    parts = [] if view == "plain" else [view]
+    if rendition["frame"]:
+        parts.append(f"frame {rendition['frame']}")
+    parts += [words for part, words in _WORDS.items() if rendition[part[0]] == part[1]]
+    return ", ".join(parts)

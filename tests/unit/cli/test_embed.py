@@ -251,6 +251,19 @@ def test_screen_two_files_with_a_model(run, photos, network):
     assert (same["cosine"], same["euclidean"]) == (1.0, 0.0)
 
 
+def test_screen_two_files_by_their_most_similar_renditions(run, photos, tmp_path):
+    known, hidden = photos / "coffee.png", tmp_path / "hidden.png"
+    with Image.open(known) as image:
+        disguised = image.convert("RGB")
+    disguised.putalpha(0)
+    disguised.save(hidden)
+    shown = run("screen", known, hidden)
+    assert "without alpha" in shown.stdout
+    told = json.loads(run("screen", known, hidden, "--json").stdout)
+    assert told["cosine"] == pytest.approx(1.0, abs=1e-5)
+    assert [one["rendition"]["background"] for one in told["compared"]] == ["white", "none"]
+
+
 def test_a_model_by_name_or_file(tmp_path):
     settings = ModelSettings(name="sscd_resnext_101_c1", path=tmp_path / "a.pts", sha256="0" * 64)
     named = with_model(settings, "sscd_distilled")
