@@ -59,7 +59,8 @@ clean: ## Remove caches and build outputs, but not .venv
 	find worker tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.complete: requirements/dev.txt pyproject.toml
-	@echo "Installing into .venv: about 7 GB the first time, most of it PyTorch with CUDA."
+	@test -e $@ && echo "Bringing .venv up to date." || \
+		echo "Installing into .venv: about 7 GB, most of it PyTorch with CUDA."
 	@test -x $(BIN)/python || { python=$$(.ci/python) && "$$python" -m venv --clear .venv; }
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .

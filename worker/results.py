@@ -23,7 +23,7 @@ from worker.events import (
     verdict_id,
 )
 from worker.hotset.floods import Flooded, Sightings
-from worker.records import ImageInfo, Look, Model, Record, Rendition, Upload
+from worker.records import ImageInfo, Look, Model, Record, Upload
 from worker.scoring.drift import Drift
 from worker.scoring.policy import Decision, Overruled, Scored
 from worker.scoring.similarity import euclidean_of
@@ -139,7 +139,6 @@ class Results:
     def _envelope(
         self, upload: Upload, info: ImageInfo | None, looks: Sequence[Look] = ()
     ) -> dict[str, Any]:
-        described = dict.fromkeys(look.rendition for look in looks)
         at = upload.position
         source = Source(topic=at.topic, partition=at.partition, offset=at.offset)
         return {
@@ -148,7 +147,7 @@ class Results:
             "tenant": upload.tenant,
             "model": self._model,
             "views": self._views,
-            "image": _image(info, described) if info else None,
+            "image": image_stamp(info, looks) if info else None,
             "source": source,
             "uploaded_at": upload.uploaded_at,
             "received_at": upload.received_at,
@@ -157,7 +156,9 @@ class Results:
         }
 
 
-def _image(info: ImageInfo, described: Iterable[Rendition]) -> ImageStamp:
+def image_stamp(info: ImageInfo, looks: Iterable[Look]) -> ImageStamp:
+    """What results say about an image: how much of it was looked at, and in which renditions."""
+    described = dict.fromkeys(look.rendition for look in looks)
     renditions = [RenditionStamp(**asdict(one)) for one in described]
     return ImageStamp(**asdict(info), renditions_described=renditions)
 

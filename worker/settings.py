@@ -229,9 +229,15 @@ class Limits(Group):
     @model_validator(mode="after")
     def _one_upload_fits(self) -> Self:
         if 2 * self.record_bytes > self.in_flight_bytes:
-            raise ValueError("in_flight_bytes must be at least 2 * record_bytes")
+            raise ValueError(
+                f"in_flight_bytes ({self.in_flight_bytes}) must be at least"
+                f" 2 * record_bytes ({2 * self.record_bytes})"
+            )
         if 16 * self.image_pixels > self.in_flight_decoded_bytes:
-            raise ValueError("in_flight_decoded_bytes must be at least 16 * image_pixels")
+            raise ValueError(
+                f"in_flight_decoded_bytes ({self.in_flight_decoded_bytes}) must be at least"
+                f" 16 * image_pixels ({16 * self.image_pixels})"
+            )
         return self
 
 

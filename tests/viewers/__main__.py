@@ -67,8 +67,9 @@ def corpus(
         _save(out / "failed", [outcome.case for outcome in failed])
     if not only:
         document.write(measured)
-    console().print(_failures(failed))
     console().print(_summary(measured))
+    if failed:
+        console().print(_failures(failed))
     if failed:
         raise typer.Exit(1)
 
@@ -91,7 +92,8 @@ def animations(
         rows.add_row(str(one.number), one.format, _cell(one.frame), _cell(one.levels), one.what)
     compared = ", ".join(f"{number:,} {name}" for name, number in report.compared.items())
     differ = f"{len(report.differences)} differ, otherwise at most {report.worst_levels:.2f} levels"
-    console().print(rows)
+    if report.differences:
+        console().print(rows)
     console().print(
         f"seed {seed}: {compared}; {report.frames:,} frames, {report.not_shown} files not shown by"
         f" Chromium, {differ}",
@@ -118,7 +120,8 @@ def mutations(
     for one in report.findings[:MOST_ROWS]:
         cosines = f"{one.browser:.2f}", f"{one.worker:.2f}"
         rows.add_row(str(one.number), one.format, one.base, ", ".join(one.changes), *cosines)
-    console().print(rows)
+    if report.findings:
+        console().print(rows)
     console().print(_outcomes(report))
     console().print(f"seed {seed}: {len(report.findings)} missed of {count:,}", highlight=False)
     if report.findings:

@@ -56,8 +56,10 @@ def screen(
     """Compare two files (`screen A B`), or files with the hot set (`screen --hot-set IMAGES`).
 
     Two files are compared by their most similar renditions, described in fp32 unless
-    `model.precision` says otherwise. Nothing is published. The exit code is 1 if an image cannot be
-    screened.
+    `model.precision` says otherwise. Files that were not looked at whole are listed below the
+    table: hold such a `no_match` like an `unscreened` upload. Nothing is published. With `--json`
+    each file has what a verdict has of it: `outcome`, `reason`, `detail`, `matches`, `image`. The
+    exit code is 1 if a file cannot be screened.
     """
     files = list(walk(images))
     if not hot_set and len(files) != 2:  # noqa: PLR2004 - A and B
@@ -117,6 +119,7 @@ def _screen_files(
 ) -> None:
     from worker.compare import compare  # noqa: PLC0415
     from worker.hotset.store import open_store  # noqa: PLC0415
+    from worker.results import image_stamp  # noqa: PLC0415 - imports torch
 
     with closing(open_store(settings.redis)) as store:
         mirror = load_mirror(store, embedder)
@@ -132,16 +135,19 @@ def _screen_files(
                 told: dict[str, Any] = {
                     "outcome": "unscreened",
                     "reason": error.reason.value,
+                    "detail": str(error),
                     "matches": [],
                 }
             else:
                 (compared,) = compare(mirror, rules, [descriptors], [tenant])
                 told = _told(compared.decision, image.looks)
-            screened.append({"image": str(file)} | told)
+                told["image"] = image_stamp(image.info, image.looks).model_dump(mode="json")
+            screened.append({"file": str(file)} | told)
     if as_json:
-        emit({"model": embedder.model.name, "hot_set": version, "images": screened})
+        emit({"model": embedder.model.name, "hot_set": version, "files": screened})
     else:
         _show(screened)
+        _show_what_was_not_seen(screened)
     if any(row["outcome"] == "unscreened" for row in screened):
         raise typer.Exit(1)
 
@@ -183,7 +189,7 @@ def _told(decision: "Decision", looks: Sequence[Look]) -> dict[str, Any]:
 
 def _show(screened: list[dict[str, Any]]) -> None:
     table = Table(
-        Column("image", overflow="fold"),
+        Column("file", overflow="fold"),
         "outcome",
         Column("reference", overflow="fold"),  # a name that is cut is none
         *("bank", "mode", "action", "view", "score"),
@@ -193,10 +199,10 @@ def _show(screened: list[dict[str, Any]]) -> None:
         if not row["matches"]:
             best = row.get("best_score")
             note = row.get("reason") or ("" if best is None else f"best {best:.3f}")
-            table.add_row(row["image"], row["outcome"], "", "", "", "", "", note)
+            table.add_row(row["file"], row["outcome"], "", "", "", "", "", note)
         for match in row["matches"]:
             table.add_row(
-                row["image"],
+                row["file"],
                 row["outcome"],
                 match["reference_id"],
                 match["bank"],
@@ -206,6 +212,28 @@ def _show(screened: list[dict[str, Any]]) -> None:
                 f"{match['score']:.3f}",
             )
     stdout.print(table)
+
+
+def _show_what_was_not_seen(screened: list[dict[str, Any]]) -> None:
+    """A line for each file that was not looked at whole: `no_match` says nothing about the rest."""
+    for row in screened:
+        missing = [row["detail"]] if row["outcome"] == "unscreened" else _not_seen(row["image"])
+        if missing:
+            stdout.print(f"{row['file']}: {', '.join(missing)}", markup=False, highlight=False)
+
+
+def _not_seen(image: dict[str, Any]) -> list[str]:
+    """What a viewer may show of this file beside what was described, in words."""
+    missing = []
+    if image["truncated"]:
+        missing.append("damaged or cut short")
+    if image["frames_decoded"] < image["frames"]:
+        missing.append(f"{image['frames_decoded']} of {image['frames']} frames were looked at")
+    if left_out := image["renditions_left_out"]:
+        missing.append(f"{left_out} renditions that look different were not described")
+        if (share := image["playing_time_described"]) is not None:
+            missing.append(f"{share:.0%} of the playing time was")
+    return missing
 
 
 def _view(match: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Which renditions of a file are described: those that look different, and are shown longest."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -207,8 +208,12 @@ def share_of_time(seconds: Sequence[float], frames: Iterable[int], count: int) -
 
     `seconds` are those of the decoded frames, of `count` that the file has: the others are taken
     to last as long. A frame that stays at the end counts as long as all the others together.
+    Rounded down to four digits, so that only all of it is 1.
     """
     finite = sum(one for one in seconds if one != np.inf)
     lasting = [finite or 1.0 if one == np.inf else one for one in seconds]
     total = sum(lasting) * max(1.0, count / len(seconds))
-    return sum(lasting[number] for number in frames) / total if total else None
+    if not total:
+        return None
+    share = sum(lasting[number] for number in frames) / total
+    return min(1.0, math.floor(share * 1e4 + 1e-6) / 1e4)  # 1e-6: what sums of floats lose

@@ -74,7 +74,7 @@ class Encoded:
             count += 1
             yield frame
         if not count:
-            raise DecodeError(UnscreenedReason.UNDECODABLE, f"broken {self.format} (no frame)")
+            raise DecodeError(UnscreenedReason.UNDECODABLE, f"{self.format} without a frame")
 
     def cost(self, target: int | None, more_bytes: int = 0) -> Cost:
         """What decoding takes, and `more_bytes`. All passes of a JPEG are kept at its full size."""
@@ -136,10 +136,10 @@ def _as_undecodable(kind: str) -> Iterator[None]:
     except DecodeError:
         raise
     except Malformed as error:
-        raise DecodeError(UnscreenedReason.UNDECODABLE, f"broken {kind} ({error})") from None
+        raise DecodeError(UnscreenedReason.UNDECODABLE, f"{kind} not decodable ({error})") from None
     except Exception as error:  # noqa: BLE001 - the readers raise nearly everything there is
         name = type(error).__name__
-        raise DecodeError(UnscreenedReason.UNDECODABLE, f"broken {kind} ({name})") from None
+        raise DecodeError(UnscreenedReason.UNDECODABLE, f"{kind} not decodable ({name})") from None
 
 
 def needs_process(data: bytes, limits: "Limits") -> bool:

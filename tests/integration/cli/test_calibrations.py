@@ -149,7 +149,7 @@ def test_from_benign_images_to_enforced_matches(run, told, benign, bank, replica
     assert against.calibration.id == result["calibration"]
     shown = Rules(["plain"]).of(against).rules["bad"]
     assert shown.threshold == pytest.approx(of_bank["threshold"], abs=1e-5)
-    matched = told("screen", "--hot-set", bank)["images"]
+    matched = told("screen", "--hot-set", bank)["files"]
     assert {one["outcome"] for one in matched} == {"match"}
 
     again = told("calibrate", "--images", kept, "-o", tmp_path / "d.npz", "--no-hot-set")

@@ -122,7 +122,7 @@ def test_of_an_animation_the_first_frame_is_the_reference(run, told, tmp_path):
     run("banks", "set", "known-bad", "--threshold", "0.5")
     result = run("refs", "add", tmp_path / "both.gif", "--bank", "known-bad")
     assert "1 have several frames or pages: the first of each" in result.stderr
-    (screened,) = told("screen", "--hot-set", tmp_path / "first.png")["images"]
+    (screened,) = told("screen", "--hot-set", tmp_path / "first.png")["files"]
     (match,) = screened["matches"]
     assert (match["view"], match["upload_view"], match["rendition"]["frame"]) == (
         "plain",
@@ -151,8 +151,8 @@ def test_one_image_that_cannot_be_screened_is_a_row(run, told, tmp_path, monkeyp
     monkeypatch.setattr(OnnxEmbedder, "describe", describe)
     monkeypatch.setenv("COPYSIEVE_LIMITS__IMAGE_BYTES", "200000")
     monkeypatch.setenv("COPYSIEVE_BATCH__MAX_SIZE", "2")
-    rows = told("screen", "--hot-set", tmp_path, code=1)["images"]
-    assert [(Path(row["image"]).name, row["outcome"], row.get("reason")) for row in rows] == [
+    rows = told("screen", "--hot-set", tmp_path, code=1)["files"]
+    assert [(Path(row["file"]).name, row["outcome"], row.get("reason")) for row in rows] == [
         ("a.gif", "match", None),
         ("b.png", "unscreened", "describe_failed"),
         ("c.png", "unscreened", "too_large"),
@@ -160,6 +160,43 @@ def test_one_image_that_cannot_be_screened_is_a_row(run, told, tmp_path, monkeyp
     ]
     assert rows[0]["matches"][0]["rendition"]["frame"] == 1
     assert sizes == [2, 1, 1, 1]
+
+
+def test_a_file_that_was_looked_at_in_part_says_so(run, told, tmp_path):
+    scenes = np.random.default_rng(1).integers(0, 256, (20, 8, 8, 3), np.uint8)
+    pages = [Image.fromarray(one).resize((96, 96), Image.Resampling.NEAREST) for one in scenes]
+    for name in ("many.gif", "many.tif"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    pages[0].resize((320, 320)).save(tmp_path / "one.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "one.png").read_bytes()[:-40])
+    (tmp_path / "none.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    run("banks", "set", "known-bad", "--threshold", "0.99")
+    known = tmp_path / "known"
+    known.mkdir()
+    Image.fromarray(skimage.data.coffee()).save(known / "coffee.jpg")
+    run("refs", "add", known, "--bank", "known-bad")
+    files = [tmp_path / n for n in ("cut.png", "many.gif", "many.tif", "none.png", "one.png")]
+    cut, gif, tif, none, one = told("screen", "--hot-set", *files, code=1)["files"]
+    assert [f["outcome"] for f in (cut, gif, tif, one)] == ["no_match"] * 4
+    assert [f["image"]["renditions_left_out"] > 0 for f in (cut, gif, tif, one)] == [
+        *(False, True, True, False)
+    ]
+    assert len(gif["image"]["renditions_described"]) == 8
+    assert 0 < gif["image"]["playing_time_described"] < 1
+    assert tif["image"]["playing_time_described"] is None
+    assert cut["image"]["truncated"]
+    assert none["reason"] == "undecodable"
+    assert none["detail"].startswith("PNG not decodable")
+    shown = run("screen", "--hot-set", *files, code=1).stdout.replace("\n", " ")
+    for file, says in (
+        (files[0], "damaged or cut short"),
+        (files[1], "renditions that look different were not described, "),
+        (files[2], "renditions that look different were not described"),
+        (files[3], "PNG not decodable"),
+    ):
+        assert str(file) in shown
+        assert says in shown
+    assert f"{files[4]}:" not in shown
 
 
 def test_the_life_of_a_reference(run, told, photos, store):
