@@ -1,7 +1,7 @@
 """THE data path: admit -> fetch -> decode -> describe -> match -> decide -> publish -> commit.
 
-Read it from top to bottom. Each stage hands an `Admitted` upload on to the next; whatever happens
-to it, it ends in exactly one `Delivery` to the publisher, which ends it in the ledger:
+Read it from top to bottom. Each stage hands an `Upload` on to the next; whatever happens to it, it
+ends in exactly one `Delivery` to the publisher, which ends it in the ledger:
 
     consumer thread   admit(record)            bounded by limits.in_flight_*
     admit thread      _admit                   bytes -> Upload, or a dead letter
@@ -58,18 +58,9 @@ RECENT_LOOKS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Admitted:
-    """An upload on its way, with the record it came in."""
-
-    record: Record
-    upload: Upload
-
-
-@dataclass(frozen=True, slots=True)
 class Decoded:
     """An upload that waits for the device; `held` is the memory of its pixels."""
 
-    admitted: Admitted
     query: Query
     held: contextlib.ExitStack
 
@@ -107,7 +98,7 @@ class Pipeline:
             Fetcher(settings.fetch, settings.limits.image_bytes),
             on_failure=lambda error: on_failure("fetch", error),
         )
-        self._turnstile: Turnstile[Admitted] = Turnstile()
+        self._turnstile: Turnstile[Upload] = Turnstile()
         self._recent = Recent(RECENT_LOOKS)
         self._fetched = ByteBudget(settings.limits.in_flight_bytes, metrics.FETCHED_IN_FLIGHT)
         self._decoder = Decoder(
@@ -157,7 +148,7 @@ class Pipeline:
 
     def admit(self, record: Record) -> None:
         """Take one record in. Called by the consumer's thread; never blocks."""
-        self._held.add(record)
+        self._held.add(record.position, record.size)
         self._arrived.put(record)
 
     def load(self) -> Load:
@@ -173,57 +164,55 @@ class Pipeline:
             except BadEvent as error:
                 self._end_as_dead_letter(record, error)
                 continue
-            admitted = Admitted(record, upload)
-            if self._turnstile.enter(upload.upload_id, admitted):
-                self._begin(admitted)
+            self._held.shrink(record.position, upload.size)
+            del record  # only what `upload` has of it is needed from here on
+            if self._turnstile.enter(upload.upload_id, upload):
+                self._begin(upload)
 
-    def _begin(self, admitted: Admitted) -> None:
-        if url := admitted.upload.image_url:
+    def _begin(self, upload: Upload) -> None:
+        if url := upload.image_url:
             self._fetches.submit(
                 url,
-                wanted=functools.partial(self._ledger.owns, admitted.record.position),
-                done=self._guarded("fetch", functools.partial(self._arrive, admitted)),
+                wanted=functools.partial(self._ledger.owns, upload.position),
+                done=self._guarded("fetch", functools.partial(self._arrive, upload)),
             )
             return
         self._fetches.count_inline()
-        image = functools.partial(admission.image_bytes, admitted.upload)
-        self._lanes.submit(functools.partial(self._decode, admitted, image), done=lambda: None)
+        data, upload = upload.image or b"", upload.without_image()
+        shrink = functools.partial(self._held.shrink, upload.position, upload.size)
+        self._lanes.submit(functools.partial(self._decode, upload, data), done=shrink)
 
     # -- fetch ---------------------------------------------------------------------------------
 
-    def _arrive(self, admitted: Admitted, result: Result) -> None:
+    def _arrive(self, upload: Upload, result: Result) -> None:
         """Take a linked image over from the queue; its thread waits here until there is room."""
-        if not self._still_ours(admitted) or result is None:
+        if not self._still_ours(upload) or result is None:
             return
-        with self._ending(admitted):
+        with self._ending(upload):
             if isinstance(result, FetchError):
                 raise result
             held = contextlib.ExitStack()
             held.enter_context(self._fetched.reserve(len(result)))
-            decode = functools.partial(self._decode, admitted, lambda: result)
-            self._lanes.submit(decode, done=held.close)
+            self._lanes.submit(functools.partial(self._decode, upload, result), done=held.close)
 
     # -- decode --------------------------------------------------------------------------------
 
-    def _decode(self, admitted: Admitted, image: Callable[[], bytes], reserve: Reserve) -> None:
+    def _decode(self, upload: Upload, data: bytes, reserve: Reserve) -> None:
         """Bytes to a query; bytes seen lately bring their descriptors along."""
-        if not self._still_ours(admitted):
+        if not self._still_ours(upload):
             return
-        with self._ending(admitted):
-            data = image()
+        with self._ending(upload):
             digest = hashlib.sha256(data).hexdigest()
-            admission.verify_digest(admitted.upload, digest)
+            admission.verify_digest(upload, digest)
             held = contextlib.ExitStack()
             if known := self._recent.get(digest):
-                query = Query(
-                    admitted.upload, known.info, known.looks, descriptors=known.descriptors
-                )
+                query = Query(upload, known.info, known.looks, descriptors=known.descriptors)
             else:
                 with _timed("decode"):
                     found = self._decoder.prepare(data, reserve)
                 held.enter_context(self._lanes.hold(found.pixels.nbytes))
-                query = Query(admitted.upload, found.info, found.looks, pixels=found.pixels)
-            self._batcher.put(Decoded(admitted, query, held))
+                query = Query(upload, found.info, found.looks, pixels=found.pixels)
+            self._batcher.put(Decoded(query, held))
 
     # -- describe, match -----------------------------------------------------------------------
 
@@ -233,10 +222,9 @@ class Pipeline:
             with contextlib.ExitStack() as held:
                 for one in batch:
                     held.push(one.held)
-                ours = [one for one in batch if self._still_ours(one.admitted)]
-                outcomes = self._describe_and_match([one.query for one in ours])
-                for one, outcome in zip(ours, outcomes, strict=True):
-                    self._end(one.admitted, outcome)
+                ours = [one.query for one in batch if self._still_ours(one.query.upload)]
+                for outcome in self._describe_and_match(ours):
+                    self._end(outcome)
 
     def _describe_and_match(self, queries: Sequence[Query]) -> Iterator[Screened | Unscreened]:
         """One outcome for each query, in order."""
@@ -298,28 +286,26 @@ class Pipeline:
 
     # -- publish -------------------------------------------------------------------------------
 
-    def _end(self, admitted: Admitted, outcome: Screened | Unscreened | BadEvent) -> None:
+    def _end(self, outcome: Screened | Unscreened) -> None:
         """Hand the one result of an upload to the publisher."""
-        results, record, upload_id = self._results, admitted.record, admitted.upload.upload_id
+        upload = outcome.upload
 
         def make() -> Sequence[Outgoing]:
             match outcome:
                 case Screened():
-                    return results.screened(outcome)
+                    return self._results.screened(outcome)
                 case Unscreened():
-                    return results.unscreened(outcome)
-                case BadEvent():
-                    return results.dead_letter(record, outcome)
+                    return self._results.unscreened(outcome)
 
         def done(finished: bool) -> None:  # noqa: FBT001 - the publisher's callback
             if finished:
-                waited = datetime.now(UTC) - record.received_at
+                waited = datetime.now(UTC) - upload.received_at
                 metrics.END_TO_END.observe(waited.total_seconds())
-            self._held.remove(record)
+            self._held.remove(upload.position)
 
         # Kafka keeps the order in which results of one id are sent, so the next one may follow.
-        sent = functools.partial(self._leave, upload_id)
-        self._publisher.submit(Delivery(record.position, make, sent, done))
+        sent = functools.partial(self._leave, upload.upload_id)
+        self._publisher.submit(Delivery(upload.position, make, sent, done))
 
     def _end_as_dead_letter(self, record: Record, error: BadEvent) -> None:
         """The result of a record that has no upload id to wait for."""
@@ -328,43 +314,41 @@ class Pipeline:
                 record.position,
                 make=lambda: self._results.dead_letter(record, error),
                 sent=lambda: None,
-                done=lambda _finished: self._held.remove(record),
+                done=lambda _finished: self._held.remove(record.position),
             )
         )
 
     def _leave(self, upload_id: str) -> None:
         """Let the next upload with this id in, if one waits."""
         while (waiting := self._turnstile.leave(upload_id)) is not None:
-            if self._ledger.owns(waiting.record.position):
+            if self._ledger.owns(waiting.position):
                 self._begin(waiting)
                 return
             self._drop(waiting)
 
     # -- what all stages share -----------------------------------------------------------------
 
-    def _still_ours(self, admitted: Admitted) -> bool:
+    def _still_ours(self, upload: Upload) -> bool:
         """False: the partition has another owner now, who will screen the upload."""
-        if self._ledger.owns(admitted.record.position):
+        if self._ledger.owns(upload.position):
             return True
-        self._drop(admitted)
-        self._leave(admitted.upload.upload_id)
+        self._drop(upload)
+        self._leave(upload.upload_id)
         return False
 
-    def _drop(self, admitted: Admitted) -> None:
+    def _drop(self, upload: Upload) -> None:
         metrics.DROPPED.inc()
-        self._held.remove(admitted.record)
+        self._held.remove(upload.position)
 
     @contextlib.contextmanager
-    def _ending(self, admitted: Admitted) -> Iterator[None]:
+    def _ending(self, upload: Upload) -> Iterator[None]:
         """End the upload if the stage finds that it cannot be screened."""
         try:
             yield
         except Unscreenable as error:
             # A new one, for the traceback of the old one holds the picture.
             plain = Unscreenable(error.reason, str(error))
-            self._end(admitted, Unscreened(admitted.upload, plain))
-        except BadEvent as error:
-            self._end(admitted, BadEvent(error.reason, str(error)))
+            self._end(Unscreened(upload, plain))
 
     def _guarded[**P](self, stage: str, work: Callable[P, None]) -> Callable[P, None]:
         """A stage that dies of an error of ours takes the process with it."""

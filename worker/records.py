@@ -7,8 +7,9 @@ Record -> Upload -> DecodedImage -> Query -> Screened. All are frozen; the heavy
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -63,7 +64,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """One image someone posted: exactly one of `image_url`, `image_base64` and `image` is set.
+    """One image someone posted: one of `image_url` and `image` is set, until the image is decoded.
 
     `sha256` is the digest that the image has to have, in lower-case hex; None: any.
     """
@@ -72,12 +73,21 @@ class Upload:
     upload_id: str
     received_at: datetime
     image_url: str | None = None
-    image_base64: str | None = None
     image: bytes | None = None
     tenant: str | None = None
     uploaded_at: datetime | None = None
     sha256: str | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes of its image and its texts."""
+        texts = (self.upload_id, self.image_url or "", *chain(*self.attributes.items()))
+        return len(self.image or b"") + sum(map(len, texts))
+
+    def without_image(self) -> "Upload":
+        """What its result needs of it."""
+        return replace(self, image=None)
 
     @property
     def is_canary(self) -> bool:

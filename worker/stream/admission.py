@@ -68,16 +68,6 @@ def read(record: Record, record_bytes: int, genuine: Genuine = nobodys) -> Uploa
     return upload
 
 
-def image_bytes(upload: Upload) -> bytes:
-    """The image that came with the event. Raises BadEvent where its base64 is broken."""
-    if upload.image_base64 is None:
-        return upload.image or b""
-    try:
-        return base64.b64decode(upload.image_base64, validate=True)
-    except (binascii.Error, ValueError):
-        raise BadEvent(DeadLetterReason.BAD_BASE64, "image_base64 is not base64") from None
-
-
 def verify_digest(upload: Upload, sha256: str) -> None:
     """Compare the digest of the bytes at hand, in lower-case hex, with the event's if it has one.
 
@@ -104,12 +94,20 @@ def _json(record: Record) -> Upload:
         upload_id=event.upload_id,
         received_at=record.received_at,
         image_url=event.image_url,
-        image_base64=event.image_base64,
+        image=None if event.image_base64 is None else _bytes(event.image_base64),
         tenant=event.tenant,
         uploaded_at=event.uploaded_at,
         sha256=event.sha256,
         attributes=event.attributes,
     )
+
+
+def _bytes(image_base64: str) -> bytes:
+    """Decoded here, so that an image is held once, and not as a record and as text besides."""
+    try:
+        return base64.b64decode(image_base64, validate=True)
+    except (binascii.Error, ValueError):
+        raise BadEvent(DeadLetterReason.BAD_BASE64, "image_base64 is not base64") from None
 
 
 def _raw(record: Record, headers: dict[str, bytes]) -> Upload:

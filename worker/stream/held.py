@@ -3,11 +3,11 @@
 import threading
 from typing import NamedTuple
 
-from worker.records import Record
+from worker.records import Position
 
 
 class Load(NamedTuple):
-    """Records that have no result yet, and their bytes."""
+    """Records that have no result yet, and the bytes of them that are still needed."""
 
     records: int
     bytes: int
@@ -22,20 +22,28 @@ class Held:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._load = Load(0, 0)
+        self._sizes: dict[Position, int] = {}
+        self._bytes = 0
 
-    def add(self, record: Record) -> None:
-        """It is held from now on."""
-        self._change(1, record.size)
+    def add(self, position: Position, nbytes: int) -> None:
+        """So much is held of this record from now on."""
+        with self._lock:
+            self._sizes[position] = nbytes
+            self._bytes += nbytes
 
-    def remove(self, record: Record) -> None:
+    def shrink(self, position: Position, nbytes: int) -> None:
+        """Only so much is held of it from now on. Nothing changes where it is finished already."""
+        with self._lock:
+            if (held := self._sizes.get(position)) is not None:
+                self._sizes[position] = nbytes
+                self._bytes += nbytes - held
+
+    def remove(self, position: Position) -> None:
         """It is finished or dropped."""
-        self._change(-1, -record.size)
+        with self._lock:
+            self._bytes -= self._sizes.pop(position)
 
     def load(self) -> Load:
         """All that is held."""
-        return self._load
-
-    def _change(self, records: int, nbytes: int) -> None:
         with self._lock:
-            self._load = Load(self._load.records + records, self._load.bytes + nbytes)
+            return Load(len(self._sizes), self._bytes)

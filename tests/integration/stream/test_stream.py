@@ -64,7 +64,7 @@ class Echo:
         return self.why if self.publisher.working else "output_away"
 
     def admit(self, record):
-        self.load.add(record)
+        self.load.add(record.position, record.size)
         self.admitted.append(record)
         if self.hold(record.value):
             self.held.append(record)
@@ -79,7 +79,7 @@ class Echo:
                 record.position,
                 make=lambda: [echo],
                 sent=lambda: None,
-                done=lambda _finished: self.load.remove(record),
+                done=lambda _finished: self.load.remove(record.position),
             )
         )
 
