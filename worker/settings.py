@@ -37,6 +37,8 @@ from worker.errors import SettingsError
 KIB = 1024
 MIB = 1024 * KIB
 PREFIX = "COPYSIEVE_"
+JOIN_SECONDS = 5.0
+"""What a group may take to be whole again, and to commit, when a dead member's session ended."""
 
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -132,7 +134,7 @@ class Kafka(Group):
     bootstrap_servers: Names = ("localhost:9092",)
     output: KafkaOutput = KafkaOutput()
     group_id: str = "copysieve"
-    session_timeout_ms: Positive = 45_000
+    session_timeout_ms: Positive = 20_000
     max_poll_interval_ms: Positive = 60_000
     delivery_timeout_ms: Annotated[int, Field(ge=1_000)] = 3_600_000
     topics: Topics = Topics()
@@ -388,6 +390,13 @@ class Settings(BaseSettings):
     def _deadlines_fit(self) -> Self:
         if self.shutdown.deadline_seconds <= self.fetch.deadline_seconds:
             raise ValueError("shutdown.deadline_seconds must be above fetch.deadline_seconds")
+        session = self.kafka.session_timeout_ms / 1000
+        if self.shutdown.deadline_seconds < session + JOIN_SECONDS:
+            raise ValueError(
+                f"shutdown.deadline_seconds must be at least {session + JOIN_SECONDS:g}:"
+                f" {JOIN_SECONDS:g} s above kafka.session_timeout_ms, because beside a replica that"
+                " was killed Kafka may take no commits until its session has ended"
+            )
         return self
 
 

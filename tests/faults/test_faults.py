@@ -218,7 +218,8 @@ d.Decoder.prepare = lambda *_: time.sleep(60)
     worker = start_with(
         screening,
         sabotage,
-        COPYSIEVE_SHUTDOWN__DEADLINE_SECONDS="2",
+        COPYSIEVE_SHUTDOWN__DEADLINE_SECONDS="6",
+        COPYSIEVE_KAFKA__SESSION_TIMEOUT_MS="1000",
         COPYSIEVE_FETCH__DEADLINE_SECONDS="1",
     )
     worker.wait_for("partition_assigned")

@@ -51,6 +51,7 @@ def test_lists_in_the_environment(monkeypatch, value):
         ("limits: {record_bytes: 999999999}", "at least 2 * record_bytes (1999999998)"),
         ("limits: {image_pixels: 999999999}", "at least 16 * image_pixels (15999999984)"),
         ("shutdown: {deadline_seconds: 1}", "must be above fetch.deadline_seconds"),
+        ("kafka: {session_timeout_ms: 36000}", "shutdown.deadline_seconds must be at least 41"),
         ("fetch: {user_agent: ''}", "fetch.user_agent: "),
         ("fetch: {user_agent: ' x'}", "fetch.user_agent: "),
         ("fetch: {user_agent: 'x '}", "fetch.user_agent: "),

@@ -2,13 +2,49 @@
 
 import logging
 import sys
+import threading
+import time
+from collections import OrderedDict
 from typing import Any
 
 import structlog
 
 from worker.settings import Log
 
+QUIET_SECONDS = 30.0
+"""A warning that says the same again within this time is counted, not written."""
+_REMEMBERED = 256
+
 type Logger = structlog.stdlib.BoundLogger
+
+
+class Quiet:
+    """A processor that writes warnings which come again and again once in `QUIET_SECONDS`.
+
+    The next one that is written says in `repeated` how many were not. Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._written: OrderedDict[str, tuple[float, int]] = OrderedDict()
+
+    def __call__(
+        self, _logger: Any, method: str, event: structlog.types.EventDict
+    ) -> structlog.types.EventDict:
+        """Raises DropEvent for a warning that was written lately."""
+        if method != "warning":
+            return event
+        said, now = repr(sorted(event.items())), time.monotonic()
+        with self._lock:
+            at, repeated = self._written.get(said, (-QUIET_SECONDS, 0))
+            if now - at < QUIET_SECONDS:
+                self._written[said] = at, repeated + 1
+                raise structlog.DropEvent
+            self._written[said] = now, 0
+            self._written.move_to_end(said)
+            if len(self._written) > _REMEMBERED:
+                self._written.popitem(last=False)
+        return {**event, "repeated": repeated} if repeated else event
 
 
 def configure(settings: Log, **fields: str) -> None:
@@ -29,7 +65,7 @@ def configure(settings: Log, **fields: str) -> None:
         structlog.processors.format_exc_info,
     ]
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[Quiet(), *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
