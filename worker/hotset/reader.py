@@ -8,7 +8,7 @@ from itertools import batched, chain
 from typing import Literal, Protocol
 
 from worker.errors import StoreError
-from worker.hotset import layout
+from worker.hotset import entries, layout
 from worker.hotset.connection import Client, as_store_errors
 from worker.hotset.layout import Keys, Unusable, reject
 from worker.hotset.policies import Policies
@@ -153,10 +153,10 @@ class Reader:
             count=_ENTRIES_AT_ONCE,
             block=int(self.block_seconds * 1000) if wait else None,
         )
-        entries: list[Entry] = []
+        found: list[Entry] = []
         for entry_id, fields in reply[0][1] if reply else ():
             try:
-                entry = layout.read_entry(entry_id, fields, self.model)
+                entry = entries.read_entry(entry_id, fields, self.model)
                 entry = replace(entry, changes=[self._whole(one) for one in entry.changes])
             except Unusable as error:
                 reject(error)
@@ -166,8 +166,8 @@ class Reader:
             if entry.version.seq != version.seq + len(entry.changes) or entry.previous != mark:
                 raise BrokenHistory("gap")
             version, mark = entry.version, entry.mark
-            entries.append(entry)
-        return entries
+            found.append(entry)
+        return found
 
     def _calibration(self, policies: Policies) -> Calibration | None:
         raw = policies.calibrations.get(self.model.sha256.encode())

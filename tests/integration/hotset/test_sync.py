@@ -201,8 +201,8 @@ def test_an_entry_that_cannot_be_read_leads_to_the_rows(replicas, store, raw):
         entries = raw.xrange(KEYS.changes)
         raw.delete(KEYS.changes)
         for entry_id, fields in entries:
-            damaged = fields | ({b"0:row": b"{}"} if b'"r1"' in fields[b"0:row"] else {})
-            raw.xadd(KEYS.changes, damaged, id=entry_id)
+            damaged = fields[b"packed"].replace(b'{"reference_id":"r1"', b'["reference_id":"r1"')
+            raw.xadd(KEYS.changes, fields | {b"packed": damaged}, id=entry_id)
     until(lambda: one.at(version))
     assert one.found() == both("r1", "r2")
     assert resyncs("unreadable") == before + 1
