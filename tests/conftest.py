@@ -5,6 +5,7 @@ pytest_plugins = [
     "tests.fixtures.kafka",
     "tests.fixtures.parity",
     "tests.fixtures.redis",
+    "tests.fixtures.replicas",
     "tests.fixtures.stream",
     "tests.fixtures.processes",
 ]

@@ -33,6 +33,7 @@ from worker.embedded import redis
 from worker.errors import StoreError
 from worker.hotset import layout
 from worker.hotset import sync as syncs
+from worker.hotset.entries import pack, unpack
 from worker.hotset.layout import Keys
 from worker.hotset.mirror import Mirror
 from worker.hotset.store import open_store
@@ -385,7 +386,9 @@ def test_a_damaged_entry_leads_to_the_rows(replicas, redis_server, filled, raw):
             add(filled, "r10")
             [(entry_id, fields)] = raw.xrevrange(KEYS.changes, count=1)
             raw.delete(KEYS.changes)
-            raw.xadd(KEYS.changes, fields | {b"0:descriptors": b"plain\n123"}, id=entry_id)
+            parts = {name.decode(): part for name, part in unpack(fields[b"packed"]).items()}
+            damaged = pack(parts | {"0:descriptors": b"plain\n123"})
+            raw.xadd(KEYS.changes, fields | {b"packed": damaged}, id=entry_id)
         until(lambda: one.equals(filled))
         assert one.seen == {ALL, both([*NAMES, "r10"])}
         one.stop()

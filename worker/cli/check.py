@@ -91,6 +91,7 @@ def _hot_set(settings: Settings) -> Iterator[Finding]:
             "hot set", "warning", "none yet, `run` waits: `copysieve banks set`, then `refs add`"
         )
         return
+    store.require_policies()
     references = store.references()
     yield Finding("hot set", "ok", f"version {head.version}, {len(references)} references")
     with suppress(ModelError):  # which is told of elsewhere

@@ -14,7 +14,7 @@ from importlib import resources
 from typing import Any, Literal
 
 from worker.errors import StoreError
-from worker.hotset import audit, layout
+from worker.hotset import audit, entries, layout
 from worker.hotset.connection import Client, as_store_errors
 from worker.hotset.layout import Keys
 from worker.hotset.types import Change
@@ -129,7 +129,7 @@ class Commits:
     ) -> tuple[list[str], list[bytes | str | int]]:
         now = time.time()
         now_ms = int(now * 1000)
-        told = layout.write_changes(step.changes, now, step.model_sha256)
+        told = entries.write_changes(step.changes, now, step.model_sha256)
         noted = audit.write(self._by, step.what, step.detail)
         arguments: list[bytes | str | int] = [
             now_ms,

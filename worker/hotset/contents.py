@@ -10,6 +10,7 @@ from worker.hotset import audit, layout
 from worker.hotset.audit import AuditEntry
 from worker.hotset.connection import Client, as_store_errors
 from worker.hotset.layout import Keys, Unusable, bucket_of, reject
+from worker.hotset.policies import Policies
 from worker.hotset.replicas import Replicas
 from worker.hotset.types import (
     Bank,
@@ -36,6 +37,12 @@ class Contents:
     def head(self) -> Head | None:
         """Where the history stands; None before the first change."""
         return layout.read_head(self._client.hgetall(self._keys.head))
+
+    @as_store_errors
+    def require_policies(self) -> None:
+        """Raise Lost (a StoreError) where Redis lost banks or calibrations that its head counts."""
+        if (policies := Policies.read(self._client, self._keys)) is not None:
+            policies.require_all()
 
     @as_store_errors
     def banks(self) -> dict[str, Bank]:

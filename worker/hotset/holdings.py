@@ -41,6 +41,7 @@ class Holdings:
         self._described = Counter[int]()  # references that are, by the code of their bank
         self._row_sum = self._blob_sum = 0
         self._next_expiry = np.inf
+        self._judged_at = -np.inf  # the latest time by which references were taken for expired
         self._copies_of: dict[int, tuple[str, ...]] = {}  # of references that have some, by slot
         self._removed: list[tuple[int, int, int, int]] = []  # runs of rows and records to be erased
         # It knows the copy and not this set: a cycle would keep gigabytes after a swap.

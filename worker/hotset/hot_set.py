@@ -174,6 +174,7 @@ class HotSet(Holdings):
         """Make the changes of one entry; twice does no more."""
         slots = self._foreseen(entry)
         if len(slots):
+            self._judged_at = max(self._judged_at, now.timestamp())
             self.matrix.assign(*self._ahead(entry, slots, now))
         try:
             self._make(entry, now)
@@ -192,20 +193,23 @@ class HotSet(Holdings):
                     self._change(change, now)
 
     def expire(self, now: datetime) -> None:
-        """Hide what has expired since."""
-        if now.timestamp() >= self._next_expiry:
-            self.matrix.assign(*self._expired(now.timestamp()))
+        """Hide what has expired since, and show again what a clock that was ahead has hidden."""
+        at = now.timestamp()
+        if at >= self._next_expiry or at < self._judged_at:
+            self.matrix.assign(*self._expired(max(at, self._judged_at), at))
+            self._judged_at = at
             self._note_expiry(now)
 
     def prepare_expiry(self, now: datetime, lock: Lock) -> None:
         """Do what takes long of the next `expire`, if it is near, and nothing else expires then."""
         if self.calibration is not None and self._next_expiry <= now.timestamp() + _NEAR_SECONDS:
-            self.matrix.prepare_move(*self._expired(self._next_expiry), lock)
+            at = self._next_expiry
+            self.matrix.prepare_move(*self._expired(at, at), lock)
 
-    def _expired(self, at: float) -> tuple[Numbers, Numbers]:
-        """The rows of references that have expired at a time, in Unix seconds, and no column."""
-        rows = self._table.rows[self._table.rows["expires"] <= at]
-        return self._columns.places(rows, self.banks, at)
+    def _expired(self, until: float, now: float) -> tuple[Numbers, Numbers]:
+        """The rows of references that expire by then, and their columns now, in Unix seconds."""
+        rows = self._table.rows[self._table.rows["expires"] <= until]
+        return self._columns.places(rows, self.banks, now)
 
     def takes_long(self, entry: Entry) -> bool:
         """Whether an entry is to be prepared while the others' effects can be seen already."""
@@ -339,6 +343,7 @@ class HotSet(Holdings):
 
     def _settle(self, slots: Slots, now: datetime) -> None:
         """Give every row of these references the column that it has now."""
+        self._judged_at = max(self._judged_at, now.timestamp())
         rows = self._table.rows[slots]
         self.matrix.assign(*self._columns.places(rows, self.banks, now.timestamp()))
 

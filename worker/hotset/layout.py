@@ -29,12 +29,7 @@ touch them together:
 that a snapshot is read in a few hundred replies of a comfortable size. Descriptors are the names of
 their views, comma-separated, a newline, and fp16 rows [views, dims], little-endian.
 
-An entry of the stream is complete: whoever has applied all before it needs nothing else. It is one
-change or several that are one, and `seq` counts them: an entry with three has an id that is three
-above the one before it. It has `at` (the writer's clock, Unix seconds), `mark` (unique), `previous`
-(the mark before), `changes` (their number), `model` (whose descriptors it has), and for each,
-numbered from 0: `0:kind`, and by kind `0:row` (reference, bank), `0:descriptors` (reference, if
-they changed), `0:id` (removed, bank_removed, calibration), `0:of` (calibration: its model).
+Entries of the stream are in entries.py.
 
 The kinds that are tallied are `banks`, `references`, `descriptors:SHA` and `calibration:SHA`.
 `sum` adds up the CRC-32C of field, a zero byte and value: whoever holds the same values has the
@@ -45,10 +40,8 @@ is `Unusable`: it is left out and told of, by key and field, never by content.
 """
 
 import hashlib
-import math
 import zlib
 from collections.abc import Mapping, Sequence
-from itertools import count
 
 import numpy as np
 import numpy.typing as npt
@@ -58,25 +51,17 @@ from pydantic import TypeAdapter, ValidationError
 from worker.errors import StoreError
 from worker.events import Identifier
 from worker.hotset.types import (
-    Accepted,
     Bank,
-    BankPut,
-    BankRemoved,
-    CalibrationPut,
-    Change,
     Descriptors,
-    Entry,
     Head,
     Reference,
-    ReferencePut,
-    ReferenceRemoved,
     Strict,
     Tallies,
     Tally,
     View,
     Views,
 )
-from worker.records import Model, Version
+from worker.records import Version
 from worker.telemetry import log, metrics
 
 logger = log.get(__name__)
@@ -288,95 +273,4 @@ def read_calibration_id(raw: bytes) -> str:
 
 
 type Fields = list[bytes | str]
-"""Names and values of an entry, in turn."""
-
-
-def write_changes(changes: Sequence[Change], at: float, model_sha256: str = "") -> Fields:
-    """Return an entry's fields but its marks; `model_sha256` goes with the puts' descriptors."""
-    fields: Fields = ["at", f"{at:.3f}", "changes", str(len(changes)), "model", model_sha256]
-    for number, change in enumerate(changes):
-        for name, value in _write_change(change).items():
-            fields += [f"{number}:{name}", value]
-    return fields
-
-
-def _write_change(change: Change) -> Mapping[str, bytes | str]:
-    told: dict[str, bytes | str]
-    match change:
-        case ReferencePut(_, row, descriptors):
-            told = {"kind": "reference", "row": row}
-            if descriptors is not None:
-                told["descriptors"] = write_descriptors(descriptors)
-        case ReferenceRemoved(reference_id):
-            told = {"kind": "removed", "id": reference_id}
-        case BankPut(_, row):
-            told = {"kind": "bank", "row": row}
-        case BankRemoved(name):
-            told = {"kind": "bank_removed", "id": name}
-        case CalibrationPut(of, calibration):
-            told = {"kind": "calibration", "of": of}
-            if calibration is not None:
-                told["id"] = calibration
-        case Accepted():
-            told = {"kind": "accepted"}
-    return told
-
-
-def read_entry(entry_id: bytes, raw: Mapping[bytes, bytes], model: Model) -> Entry:
-    """Read an entry as seen by one model: descriptors by another are left out. Raises Unusable."""
-    name = text(entry_id)
-    try:
-        if not math.isfinite(at := float(raw[b"at"])):
-            raise Unusable("change", name, "at")
-        return Entry(
-            Version.parse(name),
-            mark=text(raw[b"mark"]),
-            previous=text(raw[b"previous"]),
-            at=at,
-            changes=_read_changes(name, raw, model),
-        )
-    except KeyError as error:
-        raise Unusable("change", name, text(error.args[0])) from None
-    except ValueError:
-        raise Unusable("change", name, "id or at") from None
-
-
-def _read_changes(name: str, raw: Mapping[bytes, bytes], model: Model) -> list[Change]:
-    described = raw[b"model"] == model.sha256.encode()
-    changes: list[Change] = []
-    for number in map(b"%d:".__mod__, count()):
-        if number + b"kind" not in raw:
-            break
-        told = {
-            field: raw[number + field]
-            for field in (b"kind", b"row", b"descriptors", b"id", b"of")
-            if number + field in raw
-        }
-        changes.append(_read_change(name, told, model if described else None))
-    if str(len(changes)).encode() != raw[b"changes"]:
-        raise Unusable("change", name, "changes")
-    return changes
-
-
-def _read_change(name: str, told: Mapping[bytes, bytes], model: Model | None) -> Change:
-    change: Change
-    match told[b"kind"]:
-        case b"reference":
-            reference, descriptors = read_row(Reference, name, told[b"row"]), None
-            if model is not None:
-                descriptors = read_descriptors(name, told[b"descriptors"], model.dims)
-            change = ReferencePut(reference, told[b"row"], descriptors)
-        case b"removed":
-            change = ReferenceRemoved(text(told[b"id"]))
-        case b"bank":
-            change = BankPut(read_row(Bank, name, told[b"row"]), told[b"row"])
-        case b"bank_removed":
-            change = BankRemoved(text(told[b"id"]))
-        case b"calibration":
-            current = read_calibration_id(told[b"id"]) if b"id" in told else None
-            change = CalibrationPut(text(told[b"of"]), current)
-        case b"accepted":
-            change = Accepted()
-        case _:
-            raise KeyError(b"kind")
-    return change
+"""Names and values of an entry of a stream, in turn."""

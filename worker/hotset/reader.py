@@ -8,9 +8,10 @@ from itertools import batched, chain
 from typing import Literal, Protocol
 
 from worker.errors import StoreError
-from worker.hotset import layout
+from worker.hotset import entries, layout
 from worker.hotset.connection import Client, as_store_errors
 from worker.hotset.layout import Keys, Unusable, reject
+from worker.hotset.policies import Policies
 from worker.hotset.replicas import Replicas
 from worker.hotset.types import (
     BankPut,
@@ -77,14 +78,23 @@ class Reader:
         """Read all there is. `head` was read before: what changed since may be in it or not.
 
         The calibration is left out unless `calibrated`. The references are read while they are
-        asked for. Raises Unusable for a bank or calibration that cannot be read: without them
-        references would be missing, or judged, quietly.
+        asked for. Raises Unusable for a bank or calibration that cannot be read, or is lost:
+        without them references would be missing, or judged, quietly. Raises StoreError where the
+        hot set was emptied meanwhile.
         """
+        policies = Policies.read(self._client, self._keys)
+        if policies is None:
+            raise StoreError("the hot set was emptied while it was read")
+        policies.require_banks()
         banks = [
             BankPut(layout.read_bank(layout.text(name), raw), raw)
-            for name, raw in self._client.hgetall(self._keys.banks).items()
+            for name, raw in policies.banks.items()
         ]
-        return Snapshot(head, banks, self._buckets(), self._calibration() if calibrated else None)
+        current = None
+        if calibrated:
+            policies.require_calibration(self.model.sha256)
+            current = self._calibration(policies)
+        return Snapshot(head, banks, self._buckets(), current)
 
     def _buckets(self) -> Iterator[Stored]:
         """All references, with the next ones on their way while these are looked at."""
@@ -112,14 +122,24 @@ class Reader:
 
     @as_store_errors
     def counts(self) -> dict[str, int]:
-        """How many references, and descriptors of them, there are in truth; by kind of tally."""
+        """How many values there are in truth, by kind of tally.
+
+        A current calibration counts if its artefact is there.
+        """
         pipeline = self._client.pipeline(transaction=False)
+        pipeline.hlen(self._keys.banks)
+        pipeline.hget(self._keys.calibration, self.model.sha256)
         for bucket in range(layout.BUCKETS):
             pipeline.hlen(self._keys.references(bucket))
             pipeline.hlen(self._keys.descriptors(self.model.sha256, bucket))
-        replies = pipeline.execute()
-        described = f"descriptors:{self.model.sha256}"
-        return {"references": sum(replies[::2]), described: sum(replies[1::2])}
+        banks, current, *replies = pipeline.execute()
+        applied = current and self._client.exists(self._keys.artefact(layout.text(current)))
+        return {
+            "banks": banks,
+            "references": sum(replies[::2]),
+            f"descriptors:{self.model.sha256}": sum(replies[1::2]),
+            f"calibration:{self.model.sha256}": int(bool(applied)),
+        }
 
     @as_store_errors
     def changes(self, version: Version, mark: str, *, wait: bool) -> list[Entry]:
@@ -133,10 +153,10 @@ class Reader:
             count=_ENTRIES_AT_ONCE,
             block=int(self.block_seconds * 1000) if wait else None,
         )
-        entries: list[Entry] = []
+        found: list[Entry] = []
         for entry_id, fields in reply[0][1] if reply else ():
             try:
-                entry = layout.read_entry(entry_id, fields, self.model)
+                entry = entries.read_entry(entry_id, fields, self.model)
                 entry = replace(entry, changes=[self._whole(one) for one in entry.changes])
             except Unusable as error:
                 reject(error)
@@ -146,11 +166,11 @@ class Reader:
             if entry.version.seq != version.seq + len(entry.changes) or entry.previous != mark:
                 raise BrokenHistory("gap")
             version, mark = entry.version, entry.mark
-            entries.append(entry)
-        return entries
+            found.append(entry)
+        return found
 
-    def _calibration(self) -> Calibration | None:
-        raw = self._client.hget(self._keys.calibration, self.model.sha256)
+    def _calibration(self, policies: Policies) -> Calibration | None:
+        raw = policies.calibrations.get(self.model.sha256.encode())
         return self._read_artefact(layout.read_calibration_id(raw)) if raw else None
 
     def _whole(self, change: Change) -> Change:

@@ -19,11 +19,12 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
 from worker.errors import StoreError
+from worker.hotset.comparing import Difference, Known, difference
 from worker.hotset.hot_set import HotSet
 from worker.hotset.layout import Unusable
 from worker.hotset.mirror import Mirror
 from worker.hotset.reader import BrokenHistory, Reader
-from worker.hotset.types import Accepted, Entry, Head, Heartbeat, State, Tallies, Tally
+from worker.hotset.types import Accepted, Entry, Head, Heartbeat, State, Tally
 from worker.records import Version
 from worker.settings import HotSetSettings
 from worker.telemetry import log, metrics
@@ -36,9 +37,6 @@ COUNT_SECONDS = 60.0
 SAVE_SECONDS = 60.0
 SAVE_CHANGES = 5_000
 """After so many changes the copy is saved: well before the stream forgets them."""
-
-type Difference = dict[str, Tally]
-"""What a mirror lacks of the store, by kind; empty where they are equal."""
 
 
 class HotSetSync:
@@ -209,7 +207,7 @@ class HotSetSync:
         """
         if head == self._verified and time.monotonic() < self._count_at:
             return True
-        missing = _difference(head.tallies.of_model(self._reader.model.sha256), self._mirror)
+        missing = difference(head.tallies.of_model(self._reader.model.sha256), self._mirror)
         if missing not in ({}, self._missing):
             return False
         self._missing, self._verified = missing, head
@@ -251,7 +249,7 @@ class HotSetSync:
         self._refused = self._verified = self._saved = None
         standing, said = self._mirror.head, latest[-1]
         self._missing = (
-            _difference(said.tallies.of_model(self._reader.model.sha256), self._mirror)
+            difference(said.tallies.of_model(self._reader.model.sha256), self._mirror)
             if standing is not None and standing.version == said.version
             else {}
         )
@@ -303,21 +301,9 @@ class HotSetSync:
 
     def _objection(self, fresh: HotSet, said: Head) -> str | None:
         """Why what was loaded is not to be served; None if it is."""
-        usable, mine = fresh.sizes().references, self._mirror.head
-        known = mine or self._first
-        if known is not None and fresh.head.accepted not in ("", known.accepted):
-            return None
-        if mine is not None:
-            have = self._mirror.sizes().references
-            tolerated = 0.0 if self._shrunk else self._settings.max_shrink
-            if usable < (1 - tolerated) * have:
-                return f"{usable} usable references are left"
-            return None
-        # Nothing to compare with but what the store says.
-        there = said.tallies.get("references", Tally()).number
-        if usable < (1 - self._settings.max_shrink) * there:
-            return f"{usable} of {there} references can be used with this model"
-        return None
+        known = Known(self._mirror.head, self._mirror.sizes(), self._first)
+        kept = known.head is not None and self._shrunk
+        return known.objection(fresh, said, 0.0 if kept else self._settings.max_shrink)
 
     def _keeper(self) -> Heartbeat | None:
         """A replica that keeps what it has, for the store has not been accepted yet."""
@@ -424,13 +410,3 @@ class HotSetSync:
             metrics.SEQ.set(head.version.seq)
         if self._state == "following":
             metrics.SYNCED.set_to_current_time()
-
-
-def _difference(said: Tallies, mirror: Mirror) -> Difference:
-    own = mirror.tallies()
-    pairs = {kind: (tally, own[kind]) for kind, tally in said.items()}
-    return {
-        kind: Tally(there.number - here.number, there.checksum - here.checksum)
-        for kind, (there, here) in pairs.items()
-        if there != here
-    }

@@ -2,11 +2,8 @@
 
 import threading
 import time
-from contextlib import contextmanager
 
-import numpy as np
 import pytest
-import torch
 from pydantic import SecretStr
 
 from tests.fixtures.hot_set import (
@@ -14,128 +11,27 @@ from tests.fixtures.hot_set import (
     MODEL,
     NOW,
     OTHER_MODEL,
-    VIEWS,
     bank,
     calibrate,
     calibration,
-    descriptors,
-    reference,
 )
+from tests.fixtures.replicas import KEYS, PATIENCE, Replica, add, away, both, resyncs, until
 from worker.embedded import redis
-from worker.errors import StoreError
 from worker.hotset import layout
 from worker.hotset import sync as syncs
-from worker.hotset.layout import Keys
-from worker.hotset.mirror import Mirror
 from worker.hotset.reader import Reader
 from worker.hotset.store import open_store
-from worker.hotset.sync import HotSetSync
-from worker.scoring import artefact
 from worker.scoring.projection import Projection
-from worker.settings import HotSetSettings, Redis
+from worker.settings import Redis
 from worker.telemetry import metrics
 
 pytestmark = pytest.mark.redis
-KEYS = Keys("copysieve")
-PATIENCE = 20.0
-
-
-class Replica:
-    """A mirror with its thread and a connection of its own."""
-
-    def __init__(self, redis_settings, name="replica-1", **settings):
-        self.store = open_store(redis_settings)
-        self.mirror = Mirror(MODEL, "cpu")
-        self.failures: list[BaseException] = []
-        self.sync = HotSetSync(
-            self.store.of_model(MODEL, artefact.read_for),
-            self.mirror,
-            HotSetSettings(**settings),
-            name,
-            self.failures.append,
-        )
-
-    def found(self):
-        """Every (reference, view) that a search can find."""
-        if self.mirror.head is None:
-            return None
-        query = torch.from_numpy(descriptors(0).rows[:1].astype(np.float32))
-        hits = self.mirror.search(query, [None], 10_000).hits[0]
-        return {(hit.reference.reference_id, hit.view) for hit in hits}
-
-    def at(self, version):
-        return self.mirror.head is not None and self.mirror.head.version == version
-
-    def stop(self):
-        if self.sync._thread.is_alive():
-            self.sync.stop()
-        self.store.close()
-        assert self.failures == []
-
-
-def until(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come right"
-        time.sleep(0.01)
-
-
-def add(store, *reference_ids, **changes):
-    described = [(reference(n, **changes), descriptors(hash(n) % 1000)) for n in reference_ids]
-    return store.add_references(described, MODEL).version
-
-
-def both(*reference_ids):
-    return {(name, view) for name in reference_ids for view in VIEWS}
-
-
-def resyncs(reason):
-    return metrics.RESYNCS.labels(reason)._value.get()
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(syncs, "RETRY_SECONDS", 0.05)
     monkeypatch.setattr(syncs, "HEARTBEAT_SECONDS", 0.1)
-
-
-@pytest.fixture
-def replicas(redis_settings):
-    made = []
-
-    def start(name="replica-1", **settings):
-        replica = Replica(redis_settings, name, **settings)
-        made.append(replica)
-        replica.sync.start()
-        return replica
-
-    yield start
-    for replica in made:
-        replica.stop()
-
-
-@pytest.fixture
-def raw(redis_server):
-    with redis_server.client() as client:
-        yield client
-
-
-@contextmanager
-def away(replica):
-    """The replica misses what happens in here, as behind a broken network."""
-    reader, gate = replica.sync._reader, threading.Event()
-
-    def broken(*_, **__):
-        gate.wait(0.01)
-        raise StoreError("away")
-
-    names = ("head", "changes")
-    for name in names:
-        setattr(reader, name, broken)
-    until(lambda: replica.sync.state == "away")
-    yield
-    for name in names:
-        delattr(reader, name)
 
 
 def test_it_waits_for_an_epoch_and_then_follows(replicas, store):
@@ -305,8 +201,8 @@ def test_an_entry_that_cannot_be_read_leads_to_the_rows(replicas, store, raw):
         entries = raw.xrange(KEYS.changes)
         raw.delete(KEYS.changes)
         for entry_id, fields in entries:
-            damaged = fields | ({b"0:row": b"{}"} if b'"r1"' in fields[b"0:row"] else {})
-            raw.xadd(KEYS.changes, damaged, id=entry_id)
+            damaged = fields[b"packed"].replace(b'{"reference_id":"r1"', b'["reference_id":"r1"')
+            raw.xadd(KEYS.changes, fields | {b"packed": damaged}, id=entry_id)
     until(lambda: one.at(version))
     assert one.found() == both("r1", "r2")
     assert resyncs("unreadable") == before + 1

@@ -13,7 +13,7 @@ from tests.fixtures.hot_set import (
     put_bank,
     reference,
 )
-from worker.hotset import layout
+from worker.hotset import entries, layout
 from worker.hotset.layout import Keys, Unusable
 from worker.hotset.types import (
     Accepted,
@@ -148,14 +148,27 @@ def test_descriptors_in_the_stream_are_for_their_model_only():
 )
 def test_an_entry_that_breaks_a_rule_is_unusable(entry_id, fields):
     with pytest.raises(Unusable):
-        layout.read_entry(entry_id, _fields(put(reference(), descriptors())) | fields, MODEL)
+        entries.read_entry(
+            entry_id, _packed(_fields(put(reference(), descriptors())) | fields), MODEL
+        )
 
 
 def test_an_entry_that_lacks_a_field_is_unusable():
     fields = _fields(put(reference(), descriptors()))
     for name in fields.keys() - {b"model"}:
+        left = _packed({k: v for k, v in fields.items() if k != name})
         with pytest.raises(Unusable):
-            layout.read_entry(b"5-7", {k: v for k, v in fields.items() if k != name}, MODEL)
+            entries.read_entry(b"5-7", left, MODEL)
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [b"x", b"0:kind\n", b"0:kind 1 2\nx", b"0:kind 9\nbank", b"0:kind -1\nbank", b"0:kind x\nbank"],
+)
+def test_changes_that_are_not_whole_are_unusable(packed):
+    fields = _packed(_fields(ReferenceRemoved("r1"))) | {b"packed": packed}
+    with pytest.raises(Unusable):
+        entries.read_entry(b"5-7", fields, MODEL)
 
 
 def test_a_head_that_breaks_a_rule_is_unusable():
@@ -174,13 +187,27 @@ def test_a_head_that_breaks_a_rule_is_unusable():
 def _fields(change):
     described = isinstance(change, ReferencePut) and change.descriptors is not None
     model = "a" * 64 if described else ""
-    flat = ["mark", "m7", "previous", "m6", *layout.write_changes([change], NOW.timestamp(), model)]
+    flat = [
+        "mark",
+        "m7",
+        "previous",
+        "m6",
+        *entries.write_changes([change], NOW.timestamp(), model),
+    ]
     raw = [value if isinstance(value, bytes) else value.encode() for value in flat]
-    return dict(zip(raw[::2], raw[1::2], strict=True))
+    fields = dict(zip(raw[::2], raw[1::2], strict=True))
+    return fields | entries.unpack(fields.pop(b"packed"))
+
+
+def _packed(fields):
+    """As the stream has them: what is of one change, together."""
+    of_changes = {name.decode(): value for name, value in fields.items() if b":" in name}
+    others = {name: value for name, value in fields.items() if b":" not in name}
+    return others | {b"packed": entries.pack(of_changes)}
 
 
 def _through_stream(change, model=MODEL):
-    return layout.read_entry(b"5-7", _fields(change), model)
+    return entries.read_entry(b"5-7", _packed(_fields(change)), model)
 
 
 @pytest.mark.parametrize(

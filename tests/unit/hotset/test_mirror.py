@@ -200,6 +200,56 @@ def test_expiry_needs_no_redis():
 LATER = NOW + timedelta(seconds=10)
 
 
+def ahead_in_a_search(one):
+    one.found()
+
+
+def ahead_in_the_thread(one):
+    one.mirror.expire()
+
+
+def ahead_in_a_change(one):
+    one.apply(put(reference("r2", expires_at=LATER, note="changed")))
+
+
+def ahead_in_a_change_of_the_bank(one):
+    one.apply(put_bank(bank(views=("inverted", "plain"))))
+
+
+def ahead_in_a_load(one):
+    described = [(one_reference, descriptors(n)) for n, one_reference in enumerate(EXPIRING)]
+    one.mirror.load(snapshot([bank()], described, calibration=one.mirror.against().calibration))
+
+
+EXPIRING = [reference(), reference("r2", expires_at=LATER)]
+
+
+@pytest.mark.parametrize(
+    "ahead",
+    [
+        ahead_in_a_search,
+        ahead_in_the_thread,
+        ahead_in_a_change,
+        ahead_in_a_change_of_the_bank,
+        ahead_in_a_load,
+    ],
+)
+@pytest.mark.parametrize("calibrated", [None, calibration(1)])
+def test_what_a_clock_that_was_ahead_has_hidden_comes_back(ahead, calibrated):
+    one = Fixture([bank()], EXPIRING, calibration=calibrated)
+    assert one.found() == both("r1", "r2")
+    before = one.mirror.against().best
+    one.now = NOW + timedelta(days=365)
+    ahead(one)
+    assert one.found() == both("r1")
+    one.now = NOW + timedelta(seconds=1)
+    assert one.found() == both("r1", "r2")
+    after = one.mirror.against().best
+    assert all((after[name] == before[name]).all() for name in before)
+    one.now = LATER
+    assert one.found() == both("r1")
+
+
 @pytest.mark.parametrize(
     ("change", "found"),
     [
