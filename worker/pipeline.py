@@ -319,7 +319,8 @@ class Pipeline:
 
         # Kafka keeps the order in which results of one id are sent, so the next one may follow.
         sent = functools.partial(self._leave, upload_id)
-        self._publisher.submit(Delivery(record.position, make, sent, done))
+        refused = functools.partial(results.refused, record)
+        self._publisher.submit(Delivery(record.position, make, refused, sent, done))
 
     def _end_as_dead_letter(self, record: Record, error: BadEvent) -> None:
         """The result of a record that has no upload id to wait for."""
@@ -327,6 +328,7 @@ class Pipeline:
             Delivery(
                 record.position,
                 make=lambda: self._results.dead_letter(record, error),
+                refused=functools.partial(self._results.refused, record),
                 sent=lambda: None,
                 done=lambda _finished: self._held.remove(record),
             )

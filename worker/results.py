@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from worker.compare import Compared
-from worker.errors import BadEvent, Unscreenable
+from worker.errors import BadEvent, DeadLetterReason, Unscreenable
 from worker.events import (
     MATCHES_SHOWN,
     HotSetStamp,
@@ -28,7 +28,7 @@ from worker.scoring.drift import Drift
 from worker.scoring.policy import Decision, Overruled, Scored
 from worker.scoring.similarity import euclidean_of
 from worker.settings import Settings
-from worker.stream.dead_letters import dead_letter
+from worker.stream.dead_letters import dead_letter, minimal_dead_letter
 from worker.stream.publisher import Outgoing
 from worker.telemetry import log, metrics
 
@@ -130,6 +130,12 @@ class Results:
         metrics.UPLOADS.labels("dead_letter").inc()
         metrics.DEAD_LETTERS.labels(error.reason.value).inc()
         return [dead_letter(record, error, self._topics.dead_letters)]
+
+    def refused(self, record: Record, why: str) -> Outgoing:
+        """The dead letter of a record whose results Kafka never takes, and why."""
+        metrics.UPLOADS.labels("dead_letter").inc()
+        metrics.DEAD_LETTERS.labels(DeadLetterReason.RESULT_REFUSED.value).inc()
+        return minimal_dead_letter(record, why, self._topics.dead_letters)
 
     def _canary(self, event: MatchEvent) -> Outgoing:
         """The one result of a canary, matches or not: nothing of it is among the users' results."""
