@@ -8,6 +8,7 @@ from typing import Any
 from worker.compare import Compared
 from worker.errors import BadEvent, DeadLetterReason, Unscreenable
 from worker.events import (
+    DETAIL_LENGTH,
     MATCHES_SHOWN,
     HotSetStamp,
     ImageStamp,
@@ -75,6 +76,7 @@ class Results:
             "hot_set": HotSetStamp(epoch=compared.version.epoch, seq=compared.version.seq),
             "calibration": compared.calibration,
             "thresholds": dict(compared.thresholds),
+            "thresholds_digest": compared.applied.thresholds_digest(upload.tenant),
         }
         overruled = decision.suppressed[:MATCHES_SHOWN]
         suppressed = [_suppressed(screened, one, flooded) for one in overruled]
@@ -111,6 +113,7 @@ class Results:
             "hot_set": None,
             "calibration": None,
             "thresholds": {},
+            "thresholds_digest": None,
             "matches": [],
             "matches_total": 0,
             "suppressed": [],
@@ -121,7 +124,7 @@ class Results:
         metrics.UPLOADS.labels("unscreened").inc()
         metrics.UNSCREENED.labels(error.reason.value).inc()
         verdict = Verdict(
-            **envelope, outcome="unscreened", reason=error.reason, detail=str(error)[:500]
+            **envelope, outcome="unscreened", reason=error.reason, detail=str(error)[:DETAIL_LENGTH]
         )
         return [_outgoing("verdict", self._topics.verdicts, verdict)]
 

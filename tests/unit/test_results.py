@@ -193,7 +193,7 @@ def test_ids_are_the_same_over_repeats_and_differ_between_uploads():
 
 def test_many_matches_are_cut_and_counted_and_the_event_stays_small():
     crowd = [hit(BLOCK, 0.9, f"r{n:0120}") for n in range(100)]
-    large = upload("\x00" * 512, attributes={chr(1) * 8000: ""})
+    large = upload("\U0001f600" * 512, attributes={chr(1) * 8000: ""})
     for event in results().screened(screened(*crowd, of=large)):
         told = json.loads(event.value)
         assert (len(told["matches"]), told["matches_total"]) == (MATCHES_SHOWN, 100)

@@ -10,14 +10,13 @@ import re
 from datetime import UTC, datetime
 
 from worker.errors import BadEvent, DeadLetterReason
-from worker.events import DeadLetter, Source
+from worker.events import DETAIL_LENGTH, KEPT_BYTES, DeadLetter, Source
 from worker.records import Headers, Record
 from worker.stream.publisher import Outgoing
 
-VALUE_BYTES = 64 * 1024
+VALUE_BYTES = KEPT_BYTES
 """A larger value is told by its size and digest: no poison pill, no pictures where nobody looks."""
 HEADERS_BYTES = 64 * 1024
-DETAIL_LENGTH = 500
 _HEADER_OVERHEAD = 8
 _ESCAPED = re.compile(r"\\x[0-9a-f]{2}")
 _DROPPED = "copysieve.headers.dropped"
