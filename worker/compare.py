@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from worker.events import THRESHOLDS_SHOWN
 from worker.hotset.mirror import Mirror
 from worker.hotset.types import Hit
 from worker.records import Version
-from worker.scoring.policy import Decision, Scored, decide, score
+from worker.scoring.policy import Decision, Scored, decide, near_thresholds, score
 from worker.scoring.rules import Applied, Rules
 
 CANDIDATES = 32
@@ -25,8 +26,8 @@ CROWD = 4096
 class Compared:
     """What came of comparing one upload with the hot set at `version`.
 
-    `thresholds` are those of the banks that it was compared with and that may match, by name;
-    `applied` are all that it was decided by.
+    `thresholds` are those of the banks that it came nearest to, by name; `applied` has all that it
+    was decided by.
     """
 
     decision: Decision
@@ -67,9 +68,9 @@ def compare(
             crowd = mirror.search(looks, [tenant] * len(looks), CROWD, [canary] * len(looks))
             own = rules.of(crowd.against)
             crowded = _score(zip(crowd.hits, own.offsets(looks), strict=True))
-            yield _decide(mirror, own, crowded, tenant, CROWD)
+            yield _decide(mirror, own, crowded, CROWD)
         else:
-            yield _decide(mirror, applied, scored, tenant, CANDIDATES)
+            yield _decide(mirror, applied, scored, CANDIDATES)
 
 
 def _score(looks: Iterable[tuple[Sequence[Hit], float]]) -> list[list[Scored]]:
@@ -90,7 +91,6 @@ def _decide(
     mirror: Mirror,
     applied: Applied,
     scored: Sequence[Sequence[Scored]],
-    tenant: str | None,
     k: int,
 ) -> Compared:
     against = applied.against
@@ -99,12 +99,12 @@ def _decide(
         rows = mirror.rows_of([*allow, *matched])
         return applied.scores(rows[: len(allow)], rows[len(allow) :])
 
+    hits = list(chain.from_iterable(scored))
+    decision = decide(hits, applied.rules, _seen_from(scored, k), resemblance)
     return Compared(
-        decision=decide(
-            list(chain.from_iterable(scored)), applied.rules, _seen_from(scored, k), resemblance
-        ),
+        decision=decision,
         version=against.version,
         calibration=against.calibration.id if against.calibration else None,
-        thresholds=applied.thresholds(tenant),
+        thresholds=near_thresholds(hits, decision, applied.rules, THRESHOLDS_SHOWN),
         applied=applied,
     )

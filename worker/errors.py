@@ -39,7 +39,7 @@ class UnscreenedReason(StrEnum):
 
 
 class DeadLetterReason(StrEnum):
-    """Why a record is no upload event. Closed, like `UnscreenedReason`."""
+    """Why a record has no verdict. Closed, like `UnscreenedReason`."""
 
     NO_VALUE = "no_value"
     NOT_JSON = "not_json"
@@ -48,6 +48,7 @@ class DeadLetterReason(StrEnum):
     BAD_BASE64 = "bad_base64"
     TOO_LARGE = "too_large"
     RESERVED_ID = "reserved_id"
+    RESULT_REFUSED = "result_refused"
 
 
 class Objection(StrEnum):

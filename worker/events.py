@@ -5,7 +5,9 @@ The JSON schemas in `config/schemas/` are exported from these models (`make sche
 """
 
 import hashlib
+import json
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -22,6 +24,12 @@ from worker.errors import DeadLetterReason, UnscreenedReason
 
 ATTRIBUTES_BYTES = 8 * 1024
 MATCHES_SHOWN = 20
+THRESHOLDS_SHOWN = 16
+RENDITIONS_SHOWN = 16
+VIEWS_SHOWN = 8
+DETAIL_LENGTH = 500
+KEPT_BYTES = 64 * 1024
+"""A dead letter has the key and the value of its record whole up to this size."""
 CANARY_PREFIX = "canary:"
 """Begins the upload ids of the worker's own canaries, and of nobody else's."""
 
@@ -31,6 +39,16 @@ Identifier = Annotated[
     StringConstraints(min_length=1, max_length=ID_LENGTH, pattern=r"^[^\x00-\x1f\x7f]*$"),
 ]
 """No control characters: databases downstream refuse NUL, and logs and consoles obey others."""
+Name = Annotated[str, StringConstraints(max_length=128)]
+"""Of a model, bank, reference and the like: bounded where they are set, and here again."""
+TopicName = Annotated[str, StringConstraints(max_length=249)]
+"""Kafka takes no longer one."""
+Detail = Annotated[str, StringConstraints(max_length=DETAIL_LENGTH)]
+Kept = Annotated[
+    str,
+    StringConstraints(max_length=4 * (KEPT_BYTES // 3 + 1), pattern=r"^[A-Za-z0-9+/]*={0,2}$"),
+]
+"""Base64 of at most `KEPT_BYTES`."""
 Time = Annotated[AwareDatetime, Field(strict=True)]
 """Not a number, of which nobody can tell whether it counts seconds or milliseconds."""
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -50,6 +68,17 @@ ImageSha256 = Annotated[
 ImageUrl = Annotated[
     str, StringConstraints(pattern=r"^(https?|s3|gs|az)://[^\s\x00-\x1f]+$", max_length=8192)
 ]
+
+
+def _small(attributes: dict[str, str]) -> dict[str, str]:
+    size = sum(len(k.encode()) + len(v.encode()) for k, v in attributes.items())
+    if size > ATTRIBUTES_BYTES:
+        raise ValueError(f"attributes hold {size} bytes, {ATTRIBUTES_BYTES} at most")
+    return attributes
+
+
+Attributes = Annotated[dict[str, str], AfterValidator(_small)]
+"""What the platform wants back with the results: at most `ATTRIBUTES_BYTES` in UTF-8."""
 
 Severity = Literal["low", "medium", "high", "critical"]
 Action = Literal["log", "review", "hold", "block"]
@@ -80,7 +109,7 @@ class UploadEvent(Event):
     tenant: Identifier | None = None
     uploaded_at: Time | None = None
     sha256: ImageSha256 | None = None
-    attributes: dict[str, str] = Field(default_factory=dict)
+    attributes: Attributes = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _one_image(self) -> Self:
@@ -88,18 +117,11 @@ class UploadEvent(Event):
             raise ValueError("exactly one of image_url and image_base64 is required")
         return self
 
-    @model_validator(mode="after")
-    def _small_attributes(self) -> Self:
-        size = sum(len(k.encode()) + len(v.encode()) for k, v in self.attributes.items())
-        if size > ATTRIBUTES_BYTES:
-            raise ValueError(f"attributes hold {size} bytes, {ATTRIBUTES_BYTES} at most")
-        return self
-
 
 class Source(Event):
     """Coordinates of the upload's record."""
 
-    topic: str
+    topic: TopicName
     partition: int
     offset: int
 
@@ -107,11 +129,11 @@ class Source(Event):
 class ModelStamp(Event):
     """The model that described the upload, and what it was computed in: fp32, bf16, fp16, own."""
 
-    name: str
-    sha256: str
+    name: Name
+    sha256: Name
     dims: int
-    preprocessing: str
-    precision: str
+    preprocessing: Name
+    precision: Name
 
 
 class HotSetStamp(Event):
@@ -143,15 +165,15 @@ class ImageStamp(Event):
     the described renditions is seen.
     """
 
-    format: str
+    format: Name
     width: int
     height: int
     frames: int
     bytes: int
-    sha256: str
+    sha256: Name
     truncated: bool
     frames_decoded: int
-    renditions_described: list[RenditionStamp]
+    renditions_described: list[RenditionStamp] = Field(max_length=RENDITIONS_SHOWN)
     renditions_left_out: int
     playing_time_described: float | None
 
@@ -165,10 +187,10 @@ class Match(Event):
     its reference or bank matches more than its limit, and `action` may be demoted to `review`.
     """
 
-    match_id: str
-    reference_id: str
-    bank: str
-    label: str
+    match_id: Name
+    reference_id: Name
+    bank: Name
+    label: Name
     severity: Severity
     cosine: float
     euclidean: float
@@ -176,8 +198,8 @@ class Match(Event):
     threshold: float | None
     false_matches_per_million: float | None
     action: Action
-    view: str
-    upload_view: str
+    view: Name
+    upload_view: Name
     rendition: RenditionStamp
     flooded: bool = False
 
@@ -185,28 +207,33 @@ class Match(Event):
 class Suppressed(Match):
     """A match that an allow reference overruled: the worker says which, and its score."""
 
-    suppressed_by: str
-    suppressed_by_bank: str
+    suppressed_by: Name
+    suppressed_by_bank: Name
     suppressed_by_score: float
 
 
 class Envelope(Event):
-    """What every result says: whose it is, what it was made with, when."""
+    """What every result says: whose it is, what it was made with, when.
 
-    verdict_id: str
-    upload_id: str
-    tenant: str | None
+    `thresholds` are those of the banks that the upload came nearest to, the matched ones first;
+    `thresholds_digest` is of all that it was compared with, see `thresholds_digest`.
+    """
+
+    verdict_id: Name
+    upload_id: Identifier
+    tenant: Identifier | None
     model: ModelStamp
     hot_set: HotSetStamp | None
-    calibration: str | None
-    thresholds: dict[str, float]
-    views: list[str]
+    calibration: Name | None
+    thresholds: dict[Name, float] = Field(max_length=THRESHOLDS_SHOWN)
+    thresholds_digest: Sha256 | None
+    views: list[Name] = Field(max_length=VIEWS_SHOWN)
     image: ImageStamp | None
     source: Source
     uploaded_at: AwareDatetime | None
     received_at: AwareDatetime
     screened_at: AwareDatetime
-    attributes: dict[str, str]
+    attributes: Attributes
 
 
 class MatchEvent(Envelope):
@@ -222,7 +249,7 @@ class Verdict(Envelope):
 
     outcome: Outcome
     reason: UnscreenedReason | None = None
-    detail: str | None = None
+    detail: Detail | None = None
     matches: list[Match] = Field(max_length=MATCHES_SHOWN)
     matches_total: int
     suppressed: list[Suppressed] = Field(max_length=MATCHES_SHOWN)
@@ -238,15 +265,15 @@ class DeadLetter(Event):
     """A record that is no upload event. `value_base64` only where the value is small."""
 
     reason: DeadLetterReason
-    detail: str
+    detail: Detail
     source: Source
     timestamp: AwareDatetime
     failed_at: AwareDatetime
-    key_base64: str | None
+    key_base64: Kept | None
     key_bytes: int | None = None
-    value_base64: str | None
+    value_base64: Kept | None
     value_bytes: int
-    value_sha256: str | None
+    value_sha256: Sha256 | None
 
 
 SCHEMAS: dict[str, type[Event]] = {
@@ -281,6 +308,12 @@ def _digest(*parts: str | int) -> str:
 def verdict_id(source: Source, upload_id: str) -> str:
     """The same for every verdict on one record, so that repeats can be told from new uploads."""
     return _digest("verdict", source.topic, source.partition, source.offset, upload_id)
+
+
+def thresholds_digest(thresholds: Mapping[str, float]) -> str:
+    """SHA-256, in hex, of the JSON of thresholds by bank: keys sorted, no spaces, UTF-8."""
+    text = json.dumps(thresholds, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def match_id(upload_id: str, reference_id: str) -> str:

@@ -305,7 +305,8 @@ class Pipeline:
 
         # Kafka keeps the order in which results of one id are sent, so the next one may follow.
         sent = functools.partial(self._leave, upload.upload_id)
-        self._publisher.submit(Delivery(upload.position, make, sent, done))
+        refused = functools.partial(self._results.refused, upload.origin)
+        self._publisher.submit(Delivery(upload.position, make, refused, sent, done))
 
     def _end_as_dead_letter(self, record: Record, error: BadEvent) -> None:
         """The result of a record that has no upload id to wait for."""
@@ -313,6 +314,7 @@ class Pipeline:
             Delivery(
                 record.position,
                 make=lambda: self._results.dead_letter(record, error),
+                refused=functools.partial(self._results.refused, record.origin),
                 sent=lambda: None,
                 done=lambda _finished: self._held.remove(record.position),
             )

@@ -46,6 +46,22 @@ def record_bytes(key: bytes | None, value: bytes | None, headers: Headers) -> in
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """The record that an upload came in, when its content is gone: coordinates, times and sizes.
+
+    `timestamp` (Kafka's) and `received_at` are aware UTC; `key_bytes` is None without a key;
+    `headers` is how many there were.
+    """
+
+    position: Position
+    timestamp: datetime
+    received_at: datetime
+    key_bytes: int | None
+    value_bytes: int
+    headers: int
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """What Kafka delivered, untouched. `timestamp` and `received_at` are aware UTC."""
 
@@ -61,6 +77,18 @@ class Record:
         """Bytes of key, value and headers."""
         return record_bytes(self.key, self.value, self.headers)
 
+    @property
+    def origin(self) -> Origin:
+        """What is kept of it."""
+        return Origin(
+            self.position,
+            self.timestamp,
+            self.received_at,
+            None if self.key is None else len(self.key),
+            len(self.value or b""),
+            len(self.headers),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Upload:
@@ -69,15 +97,24 @@ class Upload:
     `sha256` is the digest that the image has to have, in lower-case hex; None: any.
     """
 
-    position: Position
+    origin: Origin
     upload_id: str
-    received_at: datetime
     image_url: str | None = None
     image: bytes | None = None
     tenant: str | None = None
     uploaded_at: datetime | None = None
     sha256: str | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def position(self) -> Position:
+        """Of its record."""
+        return self.origin.position
+
+    @property
+    def received_at(self) -> datetime:
+        """When its record was taken."""
+        return self.origin.received_at
 
     @property
     def size(self) -> int:

@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from worker.compare import Compared
-from worker.errors import BadEvent, Unscreenable
+from worker.errors import BadEvent, DeadLetterReason, Unscreenable
 from worker.events import (
+    DETAIL_LENGTH,
     MATCHES_SHOWN,
     HotSetStamp,
     ImageStamp,
@@ -23,12 +24,12 @@ from worker.events import (
     verdict_id,
 )
 from worker.hotset.floods import Flooded, Sightings
-from worker.records import ImageInfo, Look, Model, Record, Upload
+from worker.records import ImageInfo, Look, Model, Origin, Record, Upload
 from worker.scoring.drift import Drift
 from worker.scoring.policy import Decision, Overruled, Scored
 from worker.scoring.similarity import euclidean_of
 from worker.settings import Settings
-from worker.stream.dead_letters import dead_letter
+from worker.stream.dead_letters import dead_letter, minimal_dead_letter
 from worker.stream.publisher import Outgoing
 from worker.telemetry import log, metrics
 
@@ -75,6 +76,7 @@ class Results:
             "hot_set": HotSetStamp(epoch=compared.version.epoch, seq=compared.version.seq),
             "calibration": compared.calibration,
             "thresholds": dict(compared.thresholds),
+            "thresholds_digest": compared.applied.thresholds_digest(upload.tenant),
         }
         overruled = decision.suppressed[:MATCHES_SHOWN]
         suppressed = [_suppressed(screened, one, flooded) for one in overruled]
@@ -111,6 +113,7 @@ class Results:
             "hot_set": None,
             "calibration": None,
             "thresholds": {},
+            "thresholds_digest": None,
             "matches": [],
             "matches_total": 0,
             "suppressed": [],
@@ -121,7 +124,7 @@ class Results:
         metrics.UPLOADS.labels("unscreened").inc()
         metrics.UNSCREENED.labels(error.reason.value).inc()
         verdict = Verdict(
-            **envelope, outcome="unscreened", reason=error.reason, detail=str(error)[:500]
+            **envelope, outcome="unscreened", reason=error.reason, detail=str(error)[:DETAIL_LENGTH]
         )
         return [_outgoing("verdict", self._topics.verdicts, verdict)]
 
@@ -130,6 +133,12 @@ class Results:
         metrics.UPLOADS.labels("dead_letter").inc()
         metrics.DEAD_LETTERS.labels(error.reason.value).inc()
         return [dead_letter(record, error, self._topics.dead_letters)]
+
+    def refused(self, origin: Origin, why: str) -> Outgoing:
+        """The dead letter of a record whose results Kafka never takes, and why."""
+        metrics.UPLOADS.labels("dead_letter").inc()
+        metrics.DEAD_LETTERS.labels(DeadLetterReason.RESULT_REFUSED.value).inc()
+        return minimal_dead_letter(origin, why, self._topics.dead_letters)
 
     def _canary(self, event: MatchEvent) -> Outgoing:
         """The one result of a canary, matches or not: nothing of it is among the users' results."""

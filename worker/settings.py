@@ -182,7 +182,7 @@ class Redis(Group):
 class ModelSettings(Group):
     """The descriptor's model. `path` takes a file of your own; `sha256` pins it."""
 
-    name: str = "sscd_resnext_101_c1"
+    name: Annotated[str, Field(max_length=128)] = "sscd_resnext_101_c1"
     path: Path | None = None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")] = "auto"

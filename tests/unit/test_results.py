@@ -15,7 +15,17 @@ from worker.hotset.census import Subject
 from worker.hotset.floods import Flooded, Sightings
 from worker.hotset.hot_set import Against
 from worker.hotset.types import Bank, Hit, Reference
-from worker.records import ImageInfo, Look, Model, Position, Record, Rendition, Upload, Version
+from worker.records import (
+    ImageInfo,
+    Look,
+    Model,
+    Origin,
+    Position,
+    Record,
+    Rendition,
+    Upload,
+    Version,
+)
 from worker.results import Results, Screened, Unscreened
 from worker.scoring.drift import Drift
 from worker.scoring.policy import Decision, decide, score
@@ -36,7 +46,7 @@ TOP_SCORES = ("copysieve_top_score_count",)
 
 
 def upload(upload_id="u1", **fields):
-    return Upload(position=AT, upload_id=upload_id, received_at=NOW, image=b"x", **fields)
+    return Upload(Origin(AT, NOW, NOW, 1, 1, 0), upload_id, image=b"x", **fields)
 
 
 def hit(bank, cosine, reference_id="r1"):
@@ -193,7 +203,7 @@ def test_ids_are_the_same_over_repeats_and_differ_between_uploads():
 
 def test_many_matches_are_cut_and_counted_and_the_event_stays_small():
     crowd = [hit(BLOCK, 0.9, f"r{n:0120}") for n in range(100)]
-    large = upload("\x00" * 512, attributes={chr(1) * 8000: ""})
+    large = upload("\U0001f600" * 512, attributes={chr(1) * 8000: ""})
     for event in results().screened(screened(*crowd, of=large)):
         told = json.loads(event.value)
         assert (len(told["matches"]), told["matches_total"]) == (MATCHES_SHOWN, 100)

@@ -127,6 +127,28 @@ def decide(
     )
 
 
+def near_thresholds(
+    scored: Iterable[Scored], decision: Decision, rules: Mapping[str, Rule], count: int
+) -> dict[str, float]:
+    """Return the thresholds of the `count` banks that an upload came nearest to.
+
+    `decision` is of the same hits. Banks that matched come first, the enforced ones before the
+    others, and then banks by how far below their threshold their best hit is.
+    """
+    overruled = (one.match for one in decision.suppressed)
+    matches = (*decision.enforced, *decision.shadow, *overruled)
+    matched = dict.fromkeys(match.bank.name for match in matches)
+    below: dict[str, float] = {}
+    for one in scored:
+        name = one.bank.name
+        threshold = rules[name].threshold
+        if threshold is not None and name not in matched:
+            below[name] = max(below.get(name, -math.inf), one.score - threshold)
+    names = [*matched, *sorted(below, key=lambda name: (-below[name], name))]
+    thresholds = ((name, rules[name].threshold) for name in names[:count])
+    return {name: threshold for name, threshold in thresholds if threshold is not None}
+
+
 def _best_first(one: Scored) -> tuple[float, str, str, int]:
     return -one.score, one.reference.reference_id, one.hit.view, one.look
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from worker.events import thresholds_digest
 from worker.hotset.hot_set import Against
 from worker.hotset.probes import Best
 from worker.hotset.types import Bank
@@ -89,13 +90,40 @@ class Rule:
         return None if rate is None else MILLION * rate.estimate
 
 
+class Digests:
+    """Digests of the thresholds of each tenant, for rules and banks as they are.
+
+    Each is made once. Tenants that no bank names are compared with the same banks, so they share
+    one, and there are never more digests than named tenants and two.
+    """
+
+    def __init__(self, rules: Mapping[str, Rule], banks: Mapping[str, Bank]) -> None:
+        """Nothing is computed yet."""
+        self._rules = rules
+        self._banks = banks
+        self._named = frozenset(t for bank in banks.values() for t in bank.tenants or ())
+        self._made: dict[str | None, str] = {}
+
+    def of(self, tenant: str | None) -> str:
+        """Return `thresholds_digest` of the banks that a tenant's uploads are compared with."""
+        key = tenant if tenant is None or tenant in self._named else ""
+        if (made := self._made.get(key)) is None:
+            made = thresholds_digest(_thresholds(self._rules, self._banks, tenant))
+            self._made[key] = made
+        return made
+
+
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """A hot set with its rules. `masked` is its calibration without copies of references."""
+    """A hot set with its rules. `masked` is its calibration without copies of references.
+
+    `digests` are of these rules, and kept as long as they are.
+    """
 
     against: Against
     rules: Mapping[str, Rule]
     masked: Masked | None = None
+    digests: Digests | None = None
 
     def offsets(self, queries: torch.Tensor) -> list[float]:
         """What to take off each query's similarities, float32 [n, d]."""
@@ -129,11 +157,11 @@ class Applied:
 
     def thresholds(self, tenant: str | None) -> dict[str, float]:
         """Thresholds of the enabled banks that this tenant's uploads are compared with."""
-        return {
-            name: rule.threshold
-            for name, rule in self.rules.items()
-            if rule.threshold is not None and self.against.banks[name].screens(tenant)
-        }
+        return _thresholds(self.rules, self.against.banks, tenant)
+
+    def thresholds_digest(self, tenant: str | None) -> str:
+        """Return the digest of these thresholds. Not thread-safe."""
+        return (self.digests or Digests(self.rules, self.against.banks)).of(tenant)
 
     @property
     def lowest_threshold(self) -> float:
@@ -166,6 +194,7 @@ class Rules:
     device: torch.device | str = "cpu"
     _masked: tuple[Calibration, frozenset[str], Masked] | None = None
     _known: dict[str, _Known] = field(default_factory=dict)
+    _digests: Digests | None = None
 
     def of(self, against: Against) -> Applied:
         """The rules of a hot set as it is."""
@@ -181,8 +210,12 @@ class Rules:
             len(known) != len(self._known)
         ):
             _tell(self._known, known)
+            self._digests = None
         self._known = known
-        return Applied(against, {name: one.rule for name, one in known.items()}, masked)
+        rules = {name: one.rule for name, one in known.items()}
+        if self._digests is None:
+            self._digests = Digests(rules, against.banks)
+        return Applied(against, rules, masked, self._digests)
 
     def _mask(self, against: Against) -> Masked | None:
         calibration = against.calibration
@@ -235,6 +268,16 @@ def _of_budget(null: Null, rate: float) -> Rule:
     lowest = null.threshold(null.supported_rate)
     threshold = lowest.score if isinstance(lowest, Threshold) else None
     return Rule("not_supported", threshold, null, found.needed)
+
+
+def _thresholds(
+    rules: Mapping[str, Rule], banks: Mapping[str, Bank], tenant: str | None
+) -> dict[str, float]:
+    return {
+        name: rule.threshold
+        for name, rule in rules.items()
+        if rule.threshold is not None and banks[name].screens(tenant)
+    }
 
 
 def _tell(before: Mapping[str, _Known], now: Mapping[str, _Known]) -> None:

@@ -1,7 +1,7 @@
 """Topics: what must be there before the worker takes its first record, and who makes them."""
 
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
@@ -13,6 +13,14 @@ from worker.stream import client
 from worker.stream.publisher import RESULT_BYTES
 
 _LIMIT = "max.message.bytes"
+_POLICY = "cleanup.policy"
+
+
+class TopicSettings(NamedTuple):
+    """What of a topic's settings matters to us: its largest record, in bytes, and compaction."""
+
+    record_bytes: int
+    compacted: bool
 
 
 class Admin:
@@ -38,16 +46,21 @@ class Admin:
         except kafka_errors.KafkaError as error:
             client.unreachable(self._servers, error)
 
-    def record_limits(self, topics: Iterable[str]) -> dict[str, int]:
-        """`max.message.bytes` of each topic; a topic whose settings may not be read is absent."""
-        wanted = {_LIMIT: None}
+    def settings(self, topics: Iterable[str]) -> dict[str, TopicSettings]:
+        """The settings of each topic; a topic whose settings may not be read is absent."""
+        wanted = {_LIMIT: None, _POLICY: None}
         resources = [ConfigResource(ConfigResourceType.TOPIC, name, wanted) for name in topics]
         try:
             described = self._client.describe_configs(resources, config_filter="all")
         except kafka_errors.KafkaError:
             return {}
         by_name: dict[str, Any] = described.get("topic", {})
-        return {name: int(config[_LIMIT]["value"]) for name, config in by_name.items()}
+        return {
+            name: TopicSettings(
+                int(config[_LIMIT]["value"]), "compact" in config[_POLICY]["value"].split(",")
+            )
+            for name, config in by_name.items()
+        }
 
     def create(self, names: Iterable[str], partitions: int, config: dict[str, str]) -> None:
         """Create the topics that are not there. Replication is the cluster's default."""
@@ -63,26 +76,43 @@ def require_topics(settings: Settings) -> list[str]:
     """Check the topics before any upload is taken; returns warnings.
 
     Raises StreamError for a cluster that does not answer, a topic that is missing, and an output
-    topic too small for a result. A group on a missing topic would look stable, and empty, for ever.
+    topic that is compacted or too small for a result. A group on a missing topic would look stable,
+    and empty, for ever.
     """
     kafka, topics = settings.kafka, settings.kafka.topics
     outputs = [topics.matches, topics.shadow, topics.verdicts, topics.dead_letters]
     with Admin(kafka, kafka.bootstrap_servers) as admin:
         _require(admin, [topics.uploads], kafka.bootstrap_servers)
-        uploads_limit = admin.record_limits([topics.uploads]).get(topics.uploads)
+        uploads = admin.settings([topics.uploads]).get(topics.uploads)
     with Admin(kafka, client.output_servers(kafka)) as admin:
         _require(admin, outputs, client.output_servers(kafka))
-        limits = admin.record_limits(outputs)
-    for name, limit in sorted(limits.items()):
-        if limit < RESULT_BYTES:
-            raise StreamError(
-                f"topic {name} takes records of {limit} bytes, results may have {RESULT_BYTES}:"
-                " raise its max.message.bytes"
-            )
-    if uploads_limit is not None and uploads_limit > settings.limits.record_bytes:
+        _require_room_for_results(admin.settings(outputs))
+    warnings = []
+    if uploads is not None and uploads.record_bytes > settings.limits.record_bytes:
         above = f"those above limits.record_bytes ({settings.limits.record_bytes})"
-        return [f"topic {topics.uploads} takes {uploads_limit} bytes; {above} become dead letters"]
-    return []
+        size = uploads.record_bytes
+        warnings.append(f"topic {topics.uploads} takes {size} bytes; {above} become dead letters")
+    if uploads is not None and uploads.compacted:
+        warnings.append(
+            f"topic {topics.uploads} is compacted: Kafka may remove an upload before it is screened"
+            " when another record has its key; set its cleanup.policy to delete"
+        )
+    return warnings
+
+
+def _require_room_for_results(outputs: dict[str, TopicSettings]) -> None:
+    """Raise StreamError for an output topic that would refuse results, or remove them."""
+    for name, topic in sorted(outputs.items()):
+        if topic.record_bytes < RESULT_BYTES:
+            raise StreamError(
+                f"topic {name} takes records of {topic.record_bytes} bytes, results may have"
+                f" {RESULT_BYTES}: raise its max.message.bytes"
+            )
+        if topic.compacted:
+            raise StreamError(
+                f"topic {name} is compacted: Kafka would remove results that share a key and refuse"
+                " dead letters that have none; set its cleanup.policy to delete"
+            )
 
 
 def _require(admin: Admin, names: list[str], servers: tuple[str, ...]) -> None:

@@ -90,9 +90,8 @@ def _json(record: Record) -> Upload:
     _refuse_bulk(len(value) - len((event.image_base64 or "").encode()))
     _refuse_ambiguity(value, event)
     return Upload(
-        position=record.position,
+        origin=record.origin,
         upload_id=event.upload_id,
-        received_at=record.received_at,
         image_url=event.image_url,
         image=None if event.image_base64 is None else _bytes(event.image_base64),
         tenant=event.tenant,
@@ -119,9 +118,8 @@ def _raw(record: Record, headers: dict[str, bytes]) -> Upload:
         )
     tenant = _text(headers, "tenant", "")
     return Upload(
-        position=record.position,
+        origin=record.origin,
         upload_id=_identifier(upload_id, "the id (header upload-id, or the key)"),
-        received_at=record.received_at,
         image=record.value,
         tenant=_identifier(tenant, "header tenant") if tenant else None,
         uploaded_at=_time(_text(headers, "ce_time", "")),

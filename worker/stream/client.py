@@ -22,15 +22,19 @@ FATAL: tuple[type[Exception], ...] = (
     kafka_errors.SaslAuthenticationFailedError,
     kafka_errors.FencedInstanceIdError,
     kafka_errors.InconsistentGroupProtocolError,
-    kafka_errors.InvalidRecordError,
     kafka_errors.InvalidTopicError,
     kafka_errors.KafkaConfigurationError,
-    kafka_errors.MessageSizeTooLargeError,
     kafka_errors.ProducerFencedError,
-    kafka_errors.RecordListTooLargeError,
     kafka_errors.UnsupportedVersionError,
 )
 """Trying again cannot help: the process ends and says so."""
+
+REFUSED: tuple[type[Exception], ...] = (
+    kafka_errors.InvalidRecordError,
+    kafka_errors.MessageSizeTooLargeError,
+    kafka_errors.RecordListTooLargeError,
+)
+"""Kafka will never take this record, or one that shared its batch; others it takes."""
 
 UNREADABLE: tuple[type[Exception], ...] = (
     kafka_errors.CorruptRecordError,

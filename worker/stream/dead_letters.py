@@ -1,4 +1,4 @@
-"""Dead letters: records that are no upload event, kept so that a person can look and replay.
+"""Dead letters: records without a verdict, kept so that a person can look and replay.
 
 The value is a `DeadLetter`; the headers are the original ones and, in Kafka Connect's dialect
 (`__connect.errors.*`, UTF-8 strings), where the record came from and what was wrong with it.
@@ -9,12 +9,12 @@ import hashlib
 import re
 from datetime import UTC, datetime
 
-from worker.errors import BadEvent
-from worker.events import DeadLetter, Source
-from worker.records import Headers, Record
+from worker.errors import BadEvent, DeadLetterReason
+from worker.events import DETAIL_LENGTH, KEPT_BYTES, DeadLetter, Source
+from worker.records import Headers, Origin, Record
 from worker.stream.publisher import Outgoing
 
-VALUE_BYTES = 64 * 1024
+VALUE_BYTES = KEPT_BYTES
 """A larger value is told by its size and digest: no poison pill, no pictures where nobody looks."""
 HEADERS_BYTES = 64 * 1024
 _HEADER_OVERHEAD = 8
@@ -35,20 +35,61 @@ _CONTEXT = tuple(
 
 def dead_letter(record: Record, error: BadEvent, topic: str) -> Outgoing:
     """What is published for `record`."""
-    at, value, key = record.position, record.value, record.key
-    letter = DeadLetter(
-        reason=error.reason,
-        detail=str(error)[:500],
-        source=Source(topic=at.topic, partition=at.partition, offset=at.offset),
-        timestamp=record.timestamp,
-        failed_at=datetime.now(UTC),
-        key_base64=_small_base64(key),
-        key_bytes=None if key is None else len(key),
-        value_base64=_small_base64(value),
-        value_bytes=len(value or b""),
-        value_sha256=None if value is None else hashlib.sha256(value).hexdigest(),
+    key, value = record.key, record.value
+    letter = _letter(record.origin, error).model_copy(
+        update={
+            "key_base64": _small_base64(key),
+            "value_base64": _small_base64(value),
+            "value_sha256": None if value is None else hashlib.sha256(value).hexdigest(),
+        }
     )
-    context = (
+    return Outgoing(
+        kind="dead_letter",
+        topic=topic,
+        key=key if key is not None and len(key) <= VALUE_BYTES else None,
+        value=letter.model_dump_json().encode(),
+        headers=_bounded(record.headers) + _context(letter, error),
+    )
+
+
+def minimal_dead_letter(origin: Origin, detail: str, topic: str) -> Outgoing:
+    """What is published where Kafka refused the results of a record, whatever made it refuse them.
+
+    Nothing of the record is in it but coordinates and sizes, so it has less than 4 KiB.
+    The key is the coordinates, for a compacted topic takes no record without one.
+    """
+    error = BadEvent(DeadLetterReason.RESULT_REFUSED, detail)
+    letter, at = _letter(origin, error), origin.position
+    dropped = ((_DROPPED, str(origin.headers).encode()),) if origin.headers else ()
+    return Outgoing(
+        kind="dead_letter",
+        topic=topic,
+        key=f"{at.topic}/{at.partition}/{at.offset}".encode(),
+        value=letter.model_dump_json().encode(),
+        headers=dropped + _context(letter, error),
+    )
+
+
+def _letter(origin: Origin, error: BadEvent) -> DeadLetter:
+    """The letter without what was in the record."""
+    at = origin.position
+    return DeadLetter(
+        reason=error.reason,
+        detail=str(error)[:DETAIL_LENGTH],
+        source=Source(topic=at.topic, partition=at.partition, offset=at.offset),
+        timestamp=origin.timestamp,
+        failed_at=datetime.now(UTC),
+        key_base64=None,
+        key_bytes=origin.key_bytes,
+        value_base64=None,
+        value_bytes=origin.value_bytes,
+        value_sha256=None,
+    )
+
+
+def _context(letter: DeadLetter, error: BadEvent) -> tuple[tuple[str, bytes], ...]:
+    at = letter.source
+    texts = (
         at.topic,
         str(at.partition),
         str(at.offset),
@@ -56,14 +97,7 @@ def dead_letter(record: Record, error: BadEvent, topic: str) -> Outgoing:
         error.reason.value,
         letter.detail,
     )
-    return Outgoing(
-        kind="dead_letter",
-        topic=topic,
-        key=key if key is not None and len(key) <= VALUE_BYTES else None,
-        value=letter.model_dump_json().encode(),
-        headers=_bounded(record.headers)
-        + tuple((name, text.encode()) for name, text in zip(_CONTEXT, context, strict=True)),
-    )
+    return tuple((name, text.encode()) for name, text in zip(_CONTEXT, texts, strict=True))
 
 
 def original_headers(headers: Headers) -> Headers | None:

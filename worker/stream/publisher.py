@@ -28,6 +28,7 @@ from worker.records import Position
 from worker.settings import Settings
 from worker.stream import client
 from worker.stream.ledger import Ledger
+from worker.stream.refusals import Refusals
 from worker.telemetry import log, metrics
 
 RESULT_BYTES = 512 * 1024
@@ -55,13 +56,15 @@ class Outgoing(NamedTuple):
 class Delivery:
     """The results of one record of the input topic.
 
-    All three are called on the publisher's thread: `make`, so that the device's never waits for
-    JSON; `sent`, once, when what comes after it in the same topics will be behind it; `done`, once,
-    with whether the record is finished (else it was dropped: it will come again).
+    All are called on the publisher's thread: `make`, so that the device's never waits for JSON;
+    `refused`, with the reason, for the dead letter in place of results that Kafka never takes;
+    `sent`, once, when what comes after it in the same topics will be behind it; `done`, once, with
+    whether the record is finished (else it was dropped: it will come again).
     """
 
     position: Position
     make: Callable[[], Sequence[Outgoing]]
+    refused: Callable[[str], Outgoing]
     sent: Callable[[], None]
     done: Callable[[bool], None]
 
@@ -104,6 +107,7 @@ class Publisher:
         self._acknowledged: list[Delivery] = []
         self._held: deque[Delivery] = deque()
         self._began: float | None = None
+        self._refusals = Refusals(RESULT_BYTES)
         self._producer = _producer(settings)
         self._working.set()
 
@@ -156,7 +160,7 @@ class Publisher:
             delivery.sent()
             delivery.done(False)
             return
-        records = delivery.make()
+        records = self._refusals.records(delivery)
         sent = _Sent(delivery, waiting=len(records))
         self._outstanding.add(sent)
         for record in records:
@@ -170,11 +174,11 @@ class Publisher:
             error = outcome if isinstance(outcome, Exception) else None
             self._inbox.put(_Acknowledged(sent, record.kind, error))
 
-        if len(record.value) > RESULT_BYTES:
-            # One record too large makes an idempotent producer fatal for ever, so it never gets it.
-            raise StreamError(
-                f"a {record.kind} of {len(record.value)} bytes: {RESULT_BYTES} at most"
-            )
+        def answered(outcome: object) -> None:
+            if isinstance(outcome, client.REFUSED):
+                self._refusals.note(sent.delivery, record.kind, outcome)
+            acknowledged(outcome)
+
         while not self._abandon.is_set():
             try:
                 self._maybe_begin()
@@ -187,7 +191,7 @@ class Publisher:
             except Exception as error:  # noqa: BLE001 - settled like an error of the delivery
                 acknowledged(error)
                 return
-            future.add_both(acknowledged)
+            future.add_both(answered)
             return
 
     def _settle(self, ack: _Acknowledged) -> None:
@@ -211,6 +215,7 @@ class Publisher:
             self._tell(sent.delivery)
 
     def _tell(self, delivery: Delivery) -> None:
+        self._refusals.settled(delivery)
         delivery.done(self._ledger.acknowledge(delivery.position))
 
     # -- transactions --------------------------------------------------------------------------
@@ -279,13 +284,14 @@ class Publisher:
         self._working.clear()
         self._ledger.revoke(self._ledger.assigned())
         client.give_up(self._producer)
+        self._refusals.judge()
         given_up = [sent.delivery for sent in self._outstanding] + self._acknowledged
         self._outstanding, self._acknowledged, self._began = set(), [], None
         for delivery in given_up:
             delivery.done(False)
         while not self._abandon.wait(AGAIN_SECONDS):
             try:
-                self._producer = _producer(self._settings)
+                self._producer = _producer(self._settings, alone=self._refusals.alone)
             except StreamError as failure:
                 if isinstance(failure.__cause__, client.FATAL):
                     raise
@@ -311,10 +317,11 @@ class Publisher:
         return f"Kafka refused a result: {error}" if isinstance(error, client.FATAL) else None
 
 
-def _producer(settings: Settings) -> KafkaProducer:
-    """An idempotent producer for results. Raises StreamError where Kafka does not answer.
+def _producer(settings: Settings, *, alone: bool = False) -> KafkaProducer:
+    """An idempotent producer for results; `alone`: each in a batch of its own.
 
-    With transactions, whatever an earlier one of the same name left open is aborted first.
+    Raises StreamError where Kafka does not answer. With transactions, whatever an earlier one of
+    the same name left open is aborted first.
     """
     kafka = settings.kafka
     servers = client.output_servers(kafka)
@@ -334,7 +341,7 @@ def _producer(settings: Settings) -> KafkaProducer:
             delivery_timeout_ms=kafka.delivery_timeout_ms,
             request_timeout_ms=min(30_000, kafka.delivery_timeout_ms // 2),
             linger_ms=5,
-            batch_size=256 * 1024,
+            batch_size=0 if alone else 256 * 1024,
             compression_type="lz4",
             max_block_ms=5_000,
             max_request_size=2 * RESULT_BYTES,

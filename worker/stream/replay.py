@@ -278,12 +278,14 @@ def _require_room(settings: Kafka, to: str) -> None:
     with Admin(settings, servers) as admin:
         if to not in admin.topics():
             raise StreamError(f"there is no topic {to} at {','.join(servers)}")
-        limits = admin.record_limits([uploads, to])
-    if {to, uploads} <= limits.keys() and limits[to] < limits[uploads]:
-        raise StreamError(
-            f"topic {to} takes records of {limits[to]} bytes, {uploads} of {limits[uploads]}:"
-            " raise its max.message.bytes"
-        )
+        topics = admin.settings([uploads, to])
+    if {to, uploads} <= topics.keys():
+        room, needed = topics[to].record_bytes, topics[uploads].record_bytes
+        if room < needed:
+            raise StreamError(
+                f"topic {to} takes records of {room} bytes, {uploads} of {needed}:"
+                " raise its max.message.bytes"
+            )
 
 
 def _records(reader: TopicReader, spans: Iterable[Span], on_progress: OnProgress) -> Iterator[Any]:

@@ -28,6 +28,11 @@ DEAD_LETTERS = Counter("copysieve_dead_letters_total", "Dead letters sent", ["re
 DELIVERY_FAILURES = Counter(
     "copysieve_delivery_failures_total", "Results that Kafka did not take; work starts again"
 )
+RESULTS_REFUSED = Counter(
+    "copysieve_results_refused_total",
+    "Uploads whose results Kafka takes in no way; each became a dead letter",
+    ["kind"],
+)
 DROPPED = Counter(
     "copysieve_dropped_total", "Work dropped because its partition went to another owner"
 )

@@ -21,7 +21,7 @@ from worker.hotset.hot_set import Against
 from worker.hotset.layout import Keys
 from worker.hotset.store import open_store
 from worker.hotset.types import Hit
-from worker.records import ImageInfo, Look, Position, Rendition, Upload, Version
+from worker.records import ImageInfo, Look, Origin, Position, Rendition, Upload, Version
 from worker.results import Results, Screened
 from worker.scoring.policy import decide, score
 from worker.scoring.rules import Applied, rule_of
@@ -206,8 +206,8 @@ def test_from_uploads_to_the_action_that_is_published(store, replicas):
 
     def screened(replica, number):
         """What the verdict tells of both references."""
-        at = Position("uploads", 0, number, 1)
-        upload = Upload(at, f"u{number}", NOW, image=b"x")
+        origin = Origin(Position("uploads", 0, number, 1), NOW, NOW, 1, 1, 0)
+        upload = Upload(origin, f"u{number}", image=b"x")
         digest = sha256(str(number).encode()).hexdigest()
         info = ImageInfo("PNG", 8, 8, 1, 9, digest, truncated=False)
         hits = [Hit(each, of, "plain", 0.9, 0.9) for each in (flooding, confirmed)]

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.fixtures.echo import Echo, eventually, numbered, seen
 from tests.fixtures.stream import make_stream
-from tests.integration.stream.test_stream import Echo, eventually, numbered, seen
 from worker.settings import Settings
 
 pytestmark = pytest.mark.kafka

@@ -1,8 +1,6 @@
 """Consumer, ledger and publisher together on a real Apache Kafka; screening is an echo."""
 
 import itertools
-import os
-import threading
 import time
 from collections import Counter
 from contextlib import closing
@@ -12,6 +10,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.producer.transaction_manager import TransactionalRequestResult
 
+from tests.fixtures.echo import Echo, eventually, numbered, seen
 from tests.fixtures.stream import make_stream
 from worker.embedded.kafka import kafka_broker as own_broker
 from worker.stream import committer as committers
@@ -19,10 +18,8 @@ from worker.stream import consumer as consumers
 from worker.stream import membership as memberships
 from worker.stream import publisher as publishers
 from worker.stream.admin import Admin, require_topics
-from worker.stream.consumer import UploadConsumer
-from worker.stream.held import Held
-from worker.stream.ledger import Ledger, decode_runs
-from worker.stream.publisher import TRANSACTION_TIMEOUT_SECONDS, Delivery, Outgoing, Publisher
+from worker.stream.ledger import decode_runs
+from worker.stream.publisher import TRANSACTION_TIMEOUT_SECONDS
 from worker.telemetry import metrics
 
 pytestmark = pytest.mark.kafka
@@ -31,85 +28,6 @@ pytestmark = pytest.mark.kafka
 @pytest.fixture(params=["at_least_once", "exactly_once"])
 def stream(kafka_broker, request):
     return make_stream(kafka_broker, kafka={"delivery": request.param})
-
-
-class Echo:
-    """A replica whose screening is an echo; `hold` keeps records until `let_go`."""
-
-    def __init__(self, settings, hold=lambda _value: False):
-        self.settings, self.hold = settings, hold
-        self.why = None
-        self.ledger, self.restart = Ledger(), threading.Event()
-        self.admitted, self.held, self.errors = [], [], []
-        self.load = Held()
-        self.publisher = Publisher(settings, self.ledger, self.restart)
-        self.consumer = UploadConsumer(
-            settings, self.ledger, self.admit, self.load.load, self.restart, self.held_back
-        )
-        self.publisher.membership = self.consumer.membership
-        self.threads = [
-            threading.Thread(target=self._guarded, args=(body,), daemon=True)
-            for body in (self.publisher.run, self.consumer.run)
-        ]
-        for thread in self.threads:
-            thread.start()
-
-    def _guarded(self, body):
-        try:
-            body()
-        except Exception as error:  # noqa: BLE001 - the test looks at them
-            self.errors.append(error)
-
-    def held_back(self):
-        return self.why if self.publisher.working else "output_away"
-
-    def admit(self, record):
-        self.load.add(record.position, record.size)
-        self.admitted.append(record)
-        if self.hold(record.value):
-            self.held.append(record)
-        else:
-            self.finish(record)
-
-    def finish(self, record):
-        topic = self.settings.kafka.topics.verdicts
-        echo = Outgoing("verdict", topic, record.key, record.value)
-        self.publisher.submit(
-            Delivery(
-                record.position,
-                make=lambda: [echo],
-                sent=lambda: None,
-                done=lambda _finished: self.load.remove(record.position),
-            )
-        )
-
-    def let_go(self):
-        held, self.held = self.held, []
-        for record in held:
-            self.finish(record)
-
-    def stop(self, *, abandon=False):
-        self.consumer.abandon() if abandon else self.consumer.stop()
-        self.threads[1].join(30)
-        self.publisher.close(abandon=abandon)
-        self.threads[0].join(30)
-        assert not any(thread.is_alive() for thread in self.threads)
-        assert not self.errors
-
-
-def eventually(check, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.05)
-
-
-def numbered(count, start=0):
-    return [(str(n).encode(), str(n).encode(), ()) for n in range(start, start + count)]
-
-
-def seen(stream):
-    return Counter(int(record.value) for record in stream.read(stream.topics.verdicts))
 
 
 def test_everything_is_echoed_once_and_committed(stream):
@@ -382,18 +300,6 @@ def test_a_member_that_was_put_out_claims_nothing(stream):
     stream.produce(numbered(20))
     eventually(lambda: sum(seen(stream).values()) == 20)
     replica.stop()
-
-
-def test_a_topic_that_never_takes_a_result_ends_the_publisher(stream):
-    with Admin(stream.settings.kafka, stream.settings.kafka.bootstrap_servers) as admin:
-        admin.create([f"{stream.topics.verdicts}.small"], 1, {"max.message.bytes": "100"})
-    topics = stream.topics.model_dump() | {"verdicts": f"{stream.topics.verdicts}.small"}
-    replica = Echo(stream.replica(kafka={"topics": topics}))
-    stream.produce([(b"k", os.urandom(5000), ())])
-    eventually(lambda: replica.errors)
-    assert "Kafka refused a result" in str(replica.errors[0])
-    replica.errors.clear()
-    replica.stop(abandon=True)
 
 
 def test_a_position_that_no_broker_tells_ends_nobody(stream, monkeypatch):

@@ -4,9 +4,15 @@ from datetime import UTC, datetime
 
 from worker.errors import BadEvent, DeadLetterReason
 from worker.events import DeadLetter
-from worker.records import Position, Record
+from worker.records import Position, Record, record_bytes
 from worker.stream.client import OddName
-from worker.stream.dead_letters import HEADERS_BYTES, VALUE_BYTES, dead_letter
+from worker.stream.dead_letters import (
+    HEADERS_BYTES,
+    VALUE_BYTES,
+    dead_letter,
+    minimal_dead_letter,
+    original_headers,
+)
 from worker.stream.publisher import RESULT_BYTES
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -57,3 +63,14 @@ def test_whatever_comes_in_the_letter_fits_a_topic():
     outgoing, told = letter(b"", key=worst + b"x")
     assert (outgoing.key, told.key_base64, told.key_bytes) == (None, None, VALUE_BYTES + 1)
     assert letter(b"", key=None)[1].key_bytes is None
+
+
+def test_a_minimal_letter_has_coordinates_and_nothing_of_the_record():
+    record = Record(Position("u" * 249, 3, 14, 1), b"key", b"x" * 10**6, (("h", b"v"),), NOW, NOW)
+    outgoing = minimal_dead_letter(record.origin, "too large" * 1000, "dlq")
+    told = DeadLetter.model_validate_json(outgoing.value)
+    assert outgoing.key == b"u" * 249 + b"/3/14"
+    assert (told.reason, told.key_base64, told.value_base64) == ("result_refused", None, None)
+    assert (told.key_bytes, told.value_bytes, told.value_sha256) == (3, 10**6, None)
+    assert original_headers(outgoing.headers) is None
+    assert record_bytes(outgoing.key, outgoing.value, outgoing.headers) < 4096
