@@ -6,7 +6,7 @@ The JSON schemas in `config/schemas/` are exported from these models (`make sche
 
 import hashlib
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -53,6 +53,8 @@ ImageUrl = Annotated[
 
 Severity = Literal["low", "medium", "high", "critical"]
 Action = Literal["log", "review", "hold", "block"]
+ACTIONS: tuple[Action, ...] = get_args(Action)
+"""From the weakest to the strongest."""
 Outcome = Literal["match", "no_match", "unscreened"]
 Colors = Literal["untagged", "tagged", "other"]
 Background = Literal["white", "black", "none"]
