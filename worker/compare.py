@@ -1,7 +1,7 @@
 """From descriptors to a decision: search the mirror, score, apply the banks' policies."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 
@@ -10,6 +10,8 @@ import numpy.typing as npt
 import torch
 
 from worker.events import THRESHOLDS_SHOWN
+from worker.hotset.found import Bars
+from worker.hotset.hot_set import Against
 from worker.hotset.mirror import Mirror
 from worker.hotset.types import Hit
 from worker.records import Version
@@ -17,9 +19,9 @@ from worker.scoring.policy import Decision, Scored, decide, near_thresholds, sco
 from worker.scoring.rules import Applied, Rules
 
 CANDIDATES = 32
-"""Best rows of the hot set that are looked at for one upload."""
-CROWD = 4096
-"""And where all of those match; `matches_total` is at most this."""
+"""Best rows of the hot set that are looked at for each look of an upload."""
+CROWD = 2048
+"""Pairs of looks and rows that the banks share where more than that may match one upload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,38 +62,45 @@ def compare(
         [canaries[owner] for owner in owners],
     )
     applied = rules.of(found.against)
-    looked = zip(found.hits, applied.offsets(vectors), strict=True)
+    offsets = applied.offsets(vectors)
+    looked = zip(found.hits, found.unseen, offsets, strict=True)
     for looks, tenant, canary in zip(uploads, tenants, canaries, strict=True):
-        scored = _score(islice(looked, len(looks)))
-        if any(_is_crowd(own, applied.lowest_threshold) for own in scored):
-            # All of them may match, so there may be more: a crowd must not hide another bank.
-            crowd = mirror.search(looks, [tenant] * len(looks), CROWD, [canary] * len(looks))
-            own = rules.of(crowd.against)
-            crowded = _score(zip(crowd.hits, own.offsets(looks), strict=True))
-            yield _decide(mirror, own, crowded, CROWD)
-        else:
-            yield _decide(mirror, applied, scored, CANDIDATES)
+        own = list(islice(looked, len(looks)))
+        seen_from = max((unseen - offset for _, unseen, offset in own), default=-math.inf)
+        if seen_from >= applied.lowest_threshold:
+            yield _compare_banks(mirror, rules, looks, tenant, canary=canary)
+            continue
+        scored = [score(hits, offset, look) for look, (hits, _, offset) in enumerate(own)]
+        yield _decide(mirror, applied, scored, seen_from)
 
 
-def _score(looks: Iterable[tuple[Sequence[Hit], float]]) -> list[list[Scored]]:
-    """The hits of each look, with its offset."""
-    return [score(hits, offset, look) for look, (hits, offset) in enumerate(looks)]
+def _compare_banks(
+    mirror: Mirror, rules: Rules, looks: torch.Tensor, tenant: str | None, *, canary: bool
+) -> Compared:
+    """Compare an upload that may have more matches than were found.
 
+    Each bank has its own share of what is looked at, so that no crowd hides another bank's match.
+    """
+    offsets: list[float] = []
 
-def _is_crowd(scored: Sequence[Scored], lowest: float) -> bool:
-    return len(scored) >= CANDIDATES and scored[-1].score >= lowest
+    def bars(against: Against) -> Bars:
+        applied = rules.of(against)
+        offsets[:] = applied.offsets(looks)
+        return Bars(applied.bars(), offsets)
 
-
-def _seen_from(scored: Sequence[Sequence[Scored]], k: int) -> float:
-    """Of what scores up to this, there may be more than the `k` hits of a look."""
-    return max((one[-1].score for one in scored if len(one) >= k), default=-math.inf)
+    found = mirror.search_banks(looks, tenant, bars, CROWD, canary=canary)
+    looked = enumerate(zip(found.hits, offsets, strict=True))
+    scored = [score(hits, offset, look) for look, (hits, offset) in looked]
+    applied = rules.of(found.against)
+    return _decide(mirror, applied, scored, math.inf, found.cut)
 
 
 def _decide(
     mirror: Mirror,
     applied: Applied,
     scored: Sequence[Sequence[Scored]],
-    k: int,
+    seen_from: float,
+    cut: Collection[str] = (),
 ) -> Compared:
     against = applied.against
 
@@ -100,7 +109,7 @@ def _decide(
         return applied.scores(rows[: len(allow)], rows[len(allow) :])
 
     hits = list(chain.from_iterable(scored))
-    decision = decide(hits, applied.rules, _seen_from(scored, k), resemblance)
+    decision = decide(hits, applied.rules, seen_from, resemblance, cut)
     return Compared(
         decision=decision,
         version=against.version,

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -82,6 +82,8 @@ Attributes = Annotated[dict[str, str], AfterValidator(_small)]
 
 Severity = Literal["low", "medium", "high", "critical"]
 Action = Literal["log", "review", "hold", "block"]
+ACTIONS: tuple[Action, ...] = get_args(Action)
+"""From the weakest to the strongest."""
 Outcome = Literal["match", "no_match", "unscreened"]
 Colors = Literal["untagged", "tagged", "other"]
 Background = Literal["white", "black", "none"]

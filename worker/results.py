@@ -8,6 +8,7 @@ from typing import Any
 from worker.compare import Compared
 from worker.errors import BadEvent, DeadLetterReason, Unscreenable
 from worker.events import (
+    ACTIONS,
     DETAIL_LENGTH,
     MATCHES_SHOWN,
     HotSetStamp,
@@ -173,10 +174,30 @@ def image_stamp(info: ImageInfo, looks: Iterable[Look]) -> ImageStamp:
 
 
 def _matches(screened: Screened, found: Sequence[Scored], flooded: Flooded) -> dict[str, Any]:
+    shown = _shown(found, flooded)
     return {
-        "matches": [Match(**_fields(screened, one, flooded)) for one in found[:MATCHES_SHOWN]],
+        "matches": [Match(**_fields(screened, one, flooded)) for one in shown],
         "matches_total": len(found),
     }
+
+
+def _shown(found: Sequence[Scored], flooded: Flooded) -> list[Scored]:
+    """The matches that an event shows, best first; `found` is best first.
+
+    The best of each bank comes before others, those with the strongest action first: a reader acts
+    on what is shown, so many matches in one bank must not hide what another bank asks for.
+    """
+    banks: set[str] = set()
+    ranked: list[tuple[bool, int, int]] = []
+    for place, one in enumerate(found):
+        strength = ACTIONS.index(flooded.action(one.hit))
+        ranked.append((one.bank.name in banks, -strength, place))
+        banks.add(one.bank.name)
+    return [found[place] for *_, place in sorted(sorted(ranked)[:MATCHES_SHOWN], key=_place)]
+
+
+def _place(ranked: tuple[bool, int, int]) -> int:
+    return ranked[-1]
 
 
 def _suppressed(screened: Screened, one: Overruled, flooded: Flooded) -> Suppressed:

@@ -8,6 +8,7 @@ calibration's null images (too many of them would match).
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -15,7 +16,9 @@ from torch import Tensor
 
 from worker.descriptor.embedders import Embedder
 from worker.errors import Objection
-from worker.hotset.mirror import Mirror, SearchResult
+from worker.hotset.found import Bars
+from worker.hotset.hot_set import Against
+from worker.hotset.mirror import Mirror
 from worker.hotset.types import Bank, Descriptors, Hit, Reference
 from worker.image import information, patterns
 from worker.records import Pixels
@@ -34,7 +37,10 @@ gives for copies."""
 BATCH = 16
 """Patterns that are described at a time."""
 _NEAREST = 32
-_CROWD = 4096
+_CROWD = 2048
+"""Pairs of views and rows that the banks share where more than the nearest are alike."""
+_ANY = -2.0
+"""Below every cosine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +96,12 @@ class Vetting:
         if not candidates:
             return []
         rows = [_vectors(one.descriptors, self._device) for one in candidates]
-        found = self._search(torch.cat(rows))
+        found = self._mirror.search(torch.cat(rows), [None] * sum(map(len, rows)), _NEAREST)
         applied = self._rules.of(found.against)
         judged: list[tuple[Objected, ...]] = []
         at = 0
         for candidate, own in zip(candidates, rows, strict=True):
-            hits = [hit for nearest in found.hits[at : at + len(own)] for hit in nearest]
+            hits = self._hits(bank, own, found.hits[at : at + len(own)])
             at += len(own)
             raised = _distinct(self._of_the_picture(candidate, own))
             if not candidate.reference.canary:
@@ -158,13 +164,13 @@ class Vetting:
             detail = f"{expected:g} false matches per million expected, more than {share}"
             yield Objected(Objection.FALSE_MATCHES, detail)
 
-    def _search(self, queries: Tensor) -> SearchResult:
-        """The nearest of every query, in all banks: all that are near enough to matter."""
-        tenants = [None] * len(queries)
-        found = self._mirror.search(queries, tenants, _NEAREST)
-        if any(len(hits) == _NEAREST and hits[-1].cosine >= ALLOWED for hits in found.hits):
-            return self._mirror.search(queries, tenants, _CROWD)  # a crowd hides nobody
-        return found
+    def _hits(self, bank: Bank, own: Tensor, nearest: Sequence[Sequence[Hit]]) -> list[Hit]:
+        """The hits of a candidate: where many are alike, of each bank that may speak against it."""
+        if any(len(hits) == _NEAREST and hits[-1].cosine >= ALLOWED for hits in nearest):
+            nearest = self._mirror.search_banks(
+                own, None, lambda against: _bars(against, bank, len(own)), _CROWD
+            ).hits
+        return list(chain.from_iterable(nearest))
 
     def _remember(self, candidate: Candidate, own: Tensor) -> None:
         reference = candidate.reference
@@ -226,6 +232,16 @@ def _describe(embedder: Embedder, drawn: Pixels) -> Tensor:
 def _vectors(descriptors: Descriptors, device: torch.device) -> Tensor:
     """As they are searched: float32 [views, dims] on the device."""
     return torch.from_numpy(descriptors.rows.astype(np.float32)).to(device)
+
+
+def _bars(against: Against, bank: Bank, queries: int) -> Bars:
+    """Any row of the bank itself, and of the banks of the other kind."""
+    banks = {
+        name: _ANY
+        for name, one in against.banks.items()
+        if name == bank.name or one.kind != bank.kind
+    }
+    return Bars(banks, [0.0] * queries)
 
 
 def _distinct(raised: Iterable[Objected]) -> list[Objected]:

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.fixtures.hot_set import MODEL, bank, calibration, descriptors, reference, snapshot
-from worker.compare import CANDIDATES, compare
+from worker.compare import CANDIDATES, CROWD, compare
 from worker.hotset.mirror import Mirror
-from worker.hotset.types import Descriptors, Entry, Head, ReferenceRemoved
+from worker.hotset.types import Descriptors, Entry, Head, ReferenceRemoved, View
 from worker.records import Version
 from worker.scoring.rules import Rules
 
@@ -77,7 +77,7 @@ def test_the_version_told_is_one_that_all_looks_were_compared_with(monkeypatch):
     uploads = [looks(None), looks(0), looks(None, 0), looks(None)]
     found = list(compare(mirror, RULES, uploads, [None] * 4))
     # An upload that is searched again is compared with the later one, in all its looks.
-    assert [one.version.seq for one in found] == [1, 2, 3, 1]
+    assert [one.version.seq for one in found] == [1, 2, 2, 1]
 
 
 def test_a_crowd_in_one_look_hides_nothing():
@@ -104,7 +104,65 @@ def test_what_is_seen_of_each_bank_and_from_which_score_on():
 
     crowd = mirror_of(*(reference(f"r{number:03}") for number in range(2 * CANDIDATES)), alike=True)
     (found,) = compare(crowd, RULES, [looks(0)], [None])
-    assert found.decision.seen_from == -math.inf
+    assert found.decision.seen_from == math.inf
+
+
+@pytest.mark.parametrize("mode", ["shadow", "enforce"])
+@pytest.mark.parametrize("looked", [1, 40])
+def test_a_crowd_in_other_banks_hides_no_match(mode, looked):
+    """However many rows of however many banks are more like the upload than the one that counts."""
+    views: tuple[View, ...] = (
+        "plain",
+        "inverted",
+        "mirrored",
+        "rotated_90",
+        "rotated_180",
+        "rotated_270",
+    )
+    symmetric = Descriptors(views, np.repeat(along(1), 6, axis=0))
+    banks = [bank("a", views=views, mode=mode), bank("b", views=views, mode=mode), bank()]
+    banks.append(bank("fine", kind="allow", threshold=None, views=views, suppresses=("a",)))
+    described = [
+        (reference(f"{name}{number}", bank=name), symmetric)
+        for name in ("a", "b", "fine")
+        for number in range(700)
+    ]
+    described += [
+        (reference(f"s{number}", shadow=True), Descriptors(("plain",), along(1)))
+        for number in range(700)
+    ]
+    described.append((reference("bad"), Descriptors(("plain",), along(1, 1))))
+    mirror = Mirror(MODEL, "cpu")
+    mirror.load(snapshot(banks, described))
+    upload = torch.from_numpy(along(1).astype(np.float32)).expand(looked, -1)
+    (found,) = compare(mirror, RULES, [upload], [None])
+    decision = found.decision
+    assert "bad" in {one.reference.reference_id for one in decision.enforced}
+    matched = [*decision.enforced, *decision.shadow]
+    assert {one.bank.name for one in matched} == {"a", "b", "known-bad"}
+    assert len(matched) <= CROWD
+
+
+def test_allow_references_do_not_overrule_a_bank_that_was_cut_short(monkeypatch):
+    """All that was looked at is overruled, but not what was left out."""
+    mirror = Mirror(MODEL, "cpu")
+    banks = [bank(), bank("fine", kind="allow", threshold=None, suppresses=("known-bad",))]
+    described = [
+        (reference(f"r{number:03}"), Descriptors(("plain",), along(1, 0.6)))
+        for number in range(200)
+    ]
+    described.append((reference("good", bank="fine"), Descriptors(("plain",), along(1, 0.5))))
+    described.append((reference("bad"), Descriptors(("plain",), along(1, -1))))
+    mirror.load(snapshot(banks, described))
+    upload = torch.from_numpy(along(1).astype(np.float32))
+    monkeypatch.setattr("worker.compare.CROWD", 1000)
+    (found,) = compare(mirror, RULES, [upload], [None])
+    assert told(found) == [("bad", 0)]
+    overruled = {one.match.reference.reference_id for one in found.decision.suppressed}
+    assert overruled == {f"r{number:03}" for number in range(200)}
+    monkeypatch.setattr("worker.compare.CROWD", 100)
+    (found,) = compare(mirror, RULES, [upload], [None])
+    assert told(found) == [("r000", 0)]
 
 
 def test_the_banks_best_scores_are_those_that_its_null_consists_of():

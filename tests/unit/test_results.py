@@ -210,6 +210,18 @@ def test_many_matches_are_cut_and_counted_and_the_event_stays_small():
         assert len(event.value) < RESULT_BYTES
 
 
+def test_many_matches_in_one_bank_do_not_hide_what_another_asks_for():
+    flag = BLOCK.model_copy(update={"name": "flag", "action": "log"})
+    crowd = [hit(flag, 0.9, f"r{n}") for n in range(100)]
+    crowd += [hit(flag.model_copy(update={"name": f"f{n}"}), 0.8, f"f{n}") for n in range(40)]
+    told = by_kind(results().screened(screened(*crowd, hit(BLOCK, 0.6, "x"))))["verdict"]
+    shown = [(one["bank"], one["action"], one["score"]) for one in told["matches"]]
+    assert (len(shown), told["matches_total"]) == (MATCHES_SHOWN, 141)
+    assert shown[0] == ("flag", "log", 0.9)
+    assert shown[-1] == ("bad", "block", 0.6)
+    assert len({bank for bank, *_ in shown}) == MATCHES_SHOWN
+
+
 def test_everything_fits_its_schema():
     error = Unscreenable(UnscreenedReason.FETCH_TIMEOUT, "x" * 9999)
     made = [

@@ -173,10 +173,11 @@ def test_block_and_allow_must_not_have_the_same_picture(embedder, candidate):
     assert "allow reference b" in blocking[0].detail
 
 
-def test_a_crowd_of_the_same_hides_no_allow_reference(embedder, candidate):
+@pytest.mark.parametrize("count", [40, 2500])
+def test_a_crowd_of_the_same_hides_no_allow_reference(embedder, candidate, count):
     coffee = photograph("coffee")
     once = candidate(coffee, "a")
-    crowd = [Candidate(reference(f"r{n}", "other"), once.descriptors) for n in range(40)]
+    crowd = [Candidate(reference(f"r{n}", "other"), once.descriptors) for n in range(count)]
     allowed = candidate(jpeg(coffee, 40), "z", bank="fine")
     hot_set = HotSet(embedder, [*crowd, allowed], banks=(BANK, ALLOW, bank("other")))
     (raised,) = hot_set.vetting().objections(BANK, [once])

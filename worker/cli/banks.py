@@ -8,7 +8,7 @@ import typer
 from pydantic import ValidationError
 from rich.table import Table
 
-from worker.cli import waiting
+from worker.cli import admissible, waiting
 from worker.cli.common import (
     ConfigOption,
     JsonOption,
@@ -20,7 +20,7 @@ from worker.cli.common import (
 )
 from worker.cli.mirroring import apply_rules, model_sha256
 from worker.cli.waiting import ByOption, TimeoutOption, WaitOption
-from worker.errors import ModelError
+from worker.errors import ModelError, StoreError
 from worker.events import Action, Severity
 from worker.hotset.store import Store, open_store
 from worker.hotset.types import Bank, View
@@ -96,7 +96,10 @@ def set_bank(
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Even if a bank then matches less than it should.")
+        bool,
+        typer.Option(
+            "--force", help="Even if a bank then matches less than it should, or far more."
+        ),
     ] = False,
     by: ByOption = None,
     wait: WaitOption = True,
@@ -199,21 +202,22 @@ def list_banks(config: ConfigOption = None, as_json: JsonOption = False) -> None
 @app.command()
 def remove(
     name: Name,
+    force: Annotated[bool, typer.Option("--force", help="Even if the bank is enabled.")] = False,
     by: ByOption = None,
     wait: WaitOption = True,
     timeout: TimeoutOption = 60.0,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove a bank that has no references."""
-    waiting.make(
-        lambda store: store.remove_bank(name),
-        config,
-        by=by,
-        wait=wait,
-        timeout=timeout,
-        as_json=as_json,
-    )
+    """Remove a bank that has no references, with its policy; a bank in use asks for `--force`."""
+
+    def change(store: Store) -> Version:
+        bank = store.banks().get(name)
+        if bank is not None and bank.enabled and not force:
+            raise StoreError(f"bank {name} is enabled: --disable it first, or --force")
+        return store.remove_bank(name)
+
+    waiting.make(change, config, by=by, wait=wait, timeout=timeout, as_json=as_json)
 
 
 def _rule_changes(old: Bank | None, bank: Bank) -> bool:
@@ -254,6 +258,7 @@ def _look_ahead(store: Store, settings: Settings, bank: Bank, *, force: bool) ->
         }
         state = found.after.rules[bank.name].state
         found.refuse_less(advice.get(state, "change what it lacks first"))
+        admissible.refuse_useless(found.after, bank.name)
     applying.tell(found, [bank.name])
 
 
@@ -277,17 +282,18 @@ def changed(name: str, old: Bank | None, given: Mapping[str, Any], calibration: 
     if "max_false_matches_per_million" in given:
         fields["threshold"] = fields["calibration"] = None
     try:
-        return Bank(**fields | dict(given))
+        bank = Bank(**fields | dict(given))
     except ValidationError as error:
         raise typer.BadParameter(first_problem(error)) from None
+    if problem := bank.threshold_problem:
+        raise typer.BadParameter(problem)
+    return bank
 
 
 def _warnings(old: Bank | None, bank: Bank) -> list[str]:
     warnings = []
     if bank.kind == "block" and bank.threshold is bank.max_false_matches_per_million is None:
         warnings.append(f"{bank.name} has neither threshold nor budget: it matches nothing")
-    if bank.threshold is not None and bank.calibration is None and bank.threshold > 1:
-        warnings.append(f"{bank.name}: without a calibration a score is a cosine, at most 1")
     if "plain" not in bank.views:
         warnings.append(f"{bank.name} has no plain view: it hardly matches copies as they are")
     if old is not None and set(bank.views) - set(old.views):

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from worker.cli import admissible, waiting
 from worker.cli import banks as banks_of
-from worker.cli import waiting
 from worker.cli.common import ConfigOption, JsonOption, emit, load_settings, stderr, stdout
 from worker.cli.mirroring import model_sha256
 from worker.cli.waiting import ByOption, TimeoutOption, WaitOption
@@ -298,6 +298,8 @@ def _apply(
     applying.tell(found)
     if advice is not None:
         found.refuse_less(advice)
+        for name in rules:
+            admissible.refuse_useless(found.after, name)
     if len(new := _unnoted(store, found.copies)) > _COPIES_AT_ONCE:
         store.set_copies(new)
         return _apply(store, settings, which, rules, advice)

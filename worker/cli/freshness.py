@@ -38,7 +38,7 @@ from worker.stream.tools import Tail, UploadProducer
 
 REPLICAS = 2
 ADDITIONS_PER_SECOND = 5.0
-BANK = Bank(name="bench", label="bench", severity="low", threshold=1.0, views=("plain",))
+BANK = Bank(name="bench", label="bench", severity="low", threshold=0.99, views=("plain",))
 """Random directions in many dimensions are far from everything: none matches."""
 _PICTURES = 50
 _AT_ONCE = 1000

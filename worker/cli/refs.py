@@ -11,7 +11,7 @@ import typer
 from pydantic import ValidationError
 from rich.table import Column, Table
 
-from worker.cli import exchanging, waiting
+from worker.cli import admissible, exchanging, waiting
 from worker.cli.common import (
     ConfigOption,
     JsonOption,
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 app = typer.Typer(name="refs", no_args_is_help=True, help="The references of the hot set.")
 exchanging.register(app)
 
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Even if it is a large share of a bank.")
+]
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Reference ids.")]
 
 
@@ -181,10 +184,16 @@ def show(
 
 @app.command()
 def remove(
-    reference_ids: Ids,
+    reference_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="ID...", help="Reference ids.")
+    ] = None,
+    bank: Annotated[
+        str | None, typer.Option(help="All references of this bank, instead of ids.")
+    ] = None,
     purge: Annotated[
         bool, typer.Option("--purge", help="Leave no tombstone, and nothing else either.")
     ] = False,
+    force: ForceOption = False,
     by: ByOption = None,
     wait: WaitOption = True,
     timeout: TimeoutOption = 60.0,
@@ -193,13 +202,19 @@ def remove(
 ) -> None:
     """Remove references and their descriptors; who and when is kept, unless purged.
 
-    With `--purge` those that were removed before lose their tombstone too.
+    With `--purge` those that were removed before lose their tombstone too. More than ten references
+    and a tenth of a bank ask for `--force`.
     """
+    if (bank is None) == (not reference_ids):
+        raise typer.BadParameter("give ids or --bank")
 
     def change(store: Store) -> Version:
-        if purge:
-            return store.purge_references(reference_ids)
-        return store.remove_references(reference_ids)
+        chosen = reference_ids or [one.reference_id for one in store.references(bank)]
+        if not chosen:
+            raise StoreError(f"bank {bank} has no references")
+        if not force:
+            admissible.refuse_many(store, chosen, "remove")
+        return store.purge_references(chosen) if purge else store.remove_references(chosen)
 
     waiting.make(change, config, by=by, wait=wait, timeout=timeout, as_json=as_json)
 
@@ -214,21 +229,36 @@ def enable(
     as_json: JsonOption = False,
 ) -> None:
     """Let references match again."""
-    change = _switching(reference_ids, enabled=True)
-    waiting.make(change, config, by=by, wait=wait, timeout=timeout, as_json=as_json)
+    waiting.make(
+        lambda store: store.set_enabled(reference_ids, enabled=True),
+        config,
+        by=by,
+        wait=wait,
+        timeout=timeout,
+        as_json=as_json,
+    )
 
 
 @app.command()
 def disable(
     reference_ids: Ids,
+    force: ForceOption = False,
     by: ByOption = None,
     wait: WaitOption = True,
     timeout: TimeoutOption = 60.0,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Let references match no more, without removing them."""
-    change = _switching(reference_ids, enabled=False)
+    """Let references match no more, without removing them.
+
+    More than ten references and a tenth of a bank ask for `--force`.
+    """
+
+    def change(store: Store) -> Version:
+        if not force:
+            admissible.refuse_many(store, reference_ids, "disable")
+        return store.set_enabled(reference_ids, enabled=False)
+
     waiting.make(change, config, by=by, wait=wait, timeout=timeout, as_json=as_json)
 
 
@@ -279,10 +309,6 @@ def wait_for(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="VERSION") from None
     waiting.make(lambda _: wanted, config, wait=True, timeout=timeout, as_json=as_json)
-
-
-def _switching(reference_ids: list[str], *, enabled: bool) -> Callable[[Store], Version]:
-    return lambda store: store.set_enabled(reference_ids, enabled=enabled)
 
 
 def _confirming(reference_ids: list[str], *, confirmed: bool) -> Callable[[Store], Version]:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from worker.hotset.index import NOBODYS, Numbers
+from worker.hotset.found import Numbers
+from worker.hotset.index import NOBODYS
 from worker.hotset.table import CANARY, ENABLED, NO_ROWS, SHADOW
 from worker.hotset.types import Bank, Reference, View
 
@@ -68,6 +69,13 @@ class Columns:
                     places.append(np.stack([rows["first"][own].astype(np.int64) + number, seen]))
         numbers, seen = np.concatenate(places, axis=1)
         return numbers, seen
+
+    def floors(self, banks: Mapping[str, float]) -> npt.NDArray[np.float64]:
+        """What each column has by its bank, float64 [columns]; infinite for the other banks."""
+        floors = np.full(_column(len(self.banks), 0), np.inf)
+        for name, floor in banks.items():
+            floors[_column(self.banks[name], 0) :][:_KINDS] = floor
+        return floors
 
     def allowed(
         self, banks: Mapping[str, Bank], tenants: Sequence[str | None], canaries: Sequence[bool]

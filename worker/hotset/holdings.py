@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from crc32c import crc32c
 
@@ -15,7 +16,7 @@ from worker.hotset.layout import Unusable, reject
 from worker.hotset.local_copy import LocalCopy
 from worker.hotset.matrix import Matrix
 from worker.hotset.table import NO_ROWS, Ids, Runs, Slots, Table, hash_of
-from worker.hotset.types import Reference, ReferencePut, Stored
+from worker.hotset.types import Hit, Reference, ReferencePut, Stored
 from worker.records import Model
 
 _NORMS_AT_ONCE = 512  # as many as the caches hold
@@ -46,6 +47,29 @@ class Holdings:
         self._removed: list[tuple[int, int, int, int]] = []  # runs of rows and records to be erased
         # It knows the copy and not this set: a cycle would keep gigabytes after a swap.
         self._reference_at = lru_cache(_NAMED_AT_ONCE)(partial(_read_reference, self.copy))
+
+    def rows_of(self, hits: Sequence[Hit]) -> npt.NDArray[np.float32]:
+        """Return the descriptors that were hit, as stored: [n, dims].
+
+        A row is NaN if its reference is not the same any more.
+        """
+        numbers = np.array([self._number_of(hit) for hit in hits], dtype=np.int64)
+        rows = np.full((len(hits), self.model.dims), np.nan, dtype=np.float32)
+        there = numbers != NO_ROWS
+        rows[there] = self.copy.read_rows(numbers[there])
+        return rows
+
+    def _number_of(self, hit: Hit) -> int:
+        """Return the row that was hit, or NO_ROWS if its reference has changed since."""
+        slot = self._find(hit.reference.reference_id)
+        if slot is None or self._reference(slot) != hit.reference:
+            return NO_ROWS
+        row = self._table.rows[slot]
+        views = self._columns.views[row["views"]] if row["first"] != NO_ROWS else ()
+        for number, view in enumerate(views):
+            if view == hit.view:
+                return int(row["first"]) + number
+        return NO_ROWS
 
     def _extend(self, stored: Stored) -> Slots:
         """Take many new references in at once; they are neither found nor counted yet."""

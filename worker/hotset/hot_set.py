@@ -7,14 +7,13 @@ from datetime import datetime
 from itertools import chain, groupby
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from worker.errors import StoreError
 from worker.hotset import layout
 from worker.hotset.columns import standing
+from worker.hotset.found import Bars, Found, Nearest, Numbers
 from worker.hotset.holdings import Holdings
-from worker.hotset.index import Found, Numbers
 from worker.hotset.matrix import Lock, Matrix
 from worker.hotset.probes import Best
 from worker.hotset.table import (
@@ -45,6 +44,8 @@ from worker.hotset.types import (
 from worker.records import Model, Version
 
 _NEAR_SECONDS = 30.0
+_ROUNDING = 1e-6
+"""Off a bar in fp32, so that nothing is lost that reaches it in fp64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,21 +130,31 @@ class HotSet(Holdings):
 
     def search(
         self, queries: Tensor, tenants: Sequence[str | None], k: int, canaries: Sequence[bool]
-    ) -> list[list[Hit]]:
+    ) -> list[Nearest]:
         """Search the index and name what was found; ties go by reference, then view."""
         allowed = self._columns.allowed(self.banks, tenants, canaries)
-        return [self._hits(found, k) for found in self.matrix.search(queries, allowed, k)]
+        return [
+            Nearest(self._hits(found)[:k], found.unseen)
+            for found in self.matrix.search(queries, allowed, k)
+        ]
 
-    def rows_of(self, hits: Sequence[Hit]) -> npt.NDArray[np.float32]:
-        """Return the descriptors that were hit, as stored: [n, dims].
+    def search_banks(
+        self, queries: Tensor, tenant: str | None, bars: Bars, budget: int, *, canary: bool
+    ) -> tuple[list[list[Hit]], frozenset[str]]:
+        """Name the best rows of every bank for the looks of one upload, from its bar on.
 
-        A row is NaN if its reference is not the same any more.
+        Also the banks of which enforced rows that reach it may have been left out.
         """
-        numbers = np.array([self._number_of(hit) for hit in hits], dtype=np.int64)
-        rows = np.full((len(hits), self.model.dims), np.nan, dtype=np.float32)
-        there = numbers != NO_ROWS
-        rows[there] = self.copy.read_rows(numbers[there])
-        return rows
+        (allowed,) = self._columns.allowed(self.banks, [tenant], [canary])
+        floors = np.where(allowed, self._columns.floors(bars.banks), np.inf)
+        floors = floors + np.array(bars.offsets)[:, None] - _ROUNDING
+        crowd = self.matrix.search_columns(queries, floors.astype(np.float32), budget)
+        own = [crowd.queries == query for query in range(len(queries))]
+        cut = set(crowd.cut.tolist())
+        return (
+            [self._hits(Found(*(part[mask] for part in crowd[1:4]))) for mask in own],
+            frozenset(name for name in self.banks if self._columns.enforced(name) in cut),
+        )
 
     def against(self) -> Against:
         """What decisions go by."""
@@ -372,25 +383,14 @@ class HotSet(Holdings):
 
     # -- names --
 
-    def _hits(self, found: Found, k: int) -> list[Hit]:
-        hits = [self._hit(*one) for one in zip(*(part.tolist() for part in found), strict=True)]
+    def _hits(self, found: Found) -> list[Hit]:
+        rows = zip(*(part.tolist() for part in found[:3]), strict=True)
+        hits = [self._hit(number, similarity, cosine) for number, similarity, cosine in rows]
         hits.sort(key=lambda hit: (-hit.similarity, hit.reference.reference_id, hit.view))
-        return hits[:k]
+        return hits
 
     def _hit(self, number: int, similarity: float, cosine: float) -> Hit:
         slot = self._runs.owner(number)
         row, reference = self._table.rows[slot], self._reference(slot)
         view = self._columns.views[row["views"]][number - row["first"]]
         return Hit(reference, self.banks[reference.bank], view, cosine, similarity)
-
-    def _number_of(self, hit: Hit) -> int:
-        """Return the row that was hit, or NO_ROWS if its reference has changed since."""
-        slot = self._find(hit.reference.reference_id)
-        if slot is None or self._reference(slot) != hit.reference:
-            return NO_ROWS
-        row = self._table.rows[slot]
-        views = self._columns.views[row["views"]] if row["first"] != NO_ROWS else ()
-        for number, view in enumerate(views):
-            if view == hit.view:
-                return int(row["first"]) + number
-        return NO_ROWS

@@ -8,12 +8,14 @@ What is compared may be a projection of the descriptors; rows and queries come a
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from worker.hotset.found import NOTHING, Crowd, Found, Numbers, best_of, some_of
+from worker.hotset.shares import ranks, share
 
 SEGMENT_ROWS = 1 << 14
 """The matrix grows by so many rows at a time: nothing that is there is ever moved."""
@@ -27,25 +29,12 @@ _GROUP = 64
 _PAIRS_AT_ONCE = 1 << 12
 _ROWS_AT_ONCE = 512
 
-type Numbers = npt.NDArray[np.int64]
 type Exact = Callable[[Numbers], npt.NDArray[np.float16]]
 """Gives rows as they are stored, [n, dims], by their numbers."""
 
 
 type Projection = Callable[[Tensor], Tensor]
 """Moves descriptors, floating [n, dims], to where they are compared, L2-normalised."""
-
-
-class Found(NamedTuple):
-    """A query's best rows, best first: int64 [n], and float32 [n] each.
-
-    All that are as good as the k-th, so maybe more than k. `cosines` are of the descriptors,
-    `similarities` of their projections, and the order is theirs.
-    """
-
-    numbers: Numbers
-    similarities: npt.NDArray[np.float32]
-    cosines: npt.NDArray[np.float32]
 
 
 class Index:
@@ -152,34 +141,135 @@ class Index:
         )
 
     @torch.no_grad()
-    def search(self, queries: Tensor, allowed: Tensor, k: int, exact: Exact) -> list[Found]:
+    def search(
+        self, queries: Tensor, allowed: Tensor, k: int, exact: Exact, most: int | None = None
+    ) -> list[Found]:
         """Find for each query its `k` best rows among the columns that it is allowed.
 
         `queries` is fp32 [n, dims] on the device, L2-normalised; `allowed` is bool [n, columns].
+        `most` bounds the rows that are computed anew for a query, where so many are about as good
+        as the k-th: then `unseen` says how good a row may be that was left out.
         """
         found: list[Found] = []
         for begin in range(0, len(queries), QUERIES_AT_ONCE):
             some = slice(begin, begin + QUERIES_AT_ONCE)
-            found += self._search(queries[some], allowed[some], k, exact)
+            found += self._search(queries[some], allowed[some], k, exact, most)
         return found
 
-    def _search(self, queries: Tensor, allowed: Tensor, k: int, exact: Exact) -> list[Found]:
+    @torch.no_grad()
+    def search_columns(self, queries: Tensor, floors: Tensor, budget: int, exact: Exact) -> Crowd:
+        """Find pairs of the queries and the best rows of each column, from a floor on.
+
+        `queries` is fp32 [n, dims] on the device, L2-normalised. `floors` are similarities, fp32
+        [n, columns] on the CPU; infinite where a query is not compared with a column. At most
+        `budget` pairs are found for all queries together, which the columns share; every column
+        that has a pair has its best one, give or take a rounding error.
+        """
+        parts = [
+            self._pairs(
+                queries[begin : begin + QUERIES_AT_ONCE],
+                floors[begin : begin + QUERIES_AT_ONCE],
+                budget,
+            )
+            for begin in range(0, len(queries), QUERIES_AT_ONCE)
+        ]
+        owners = np.concatenate([n * QUERIES_AT_ONCE + one[0] for n, one in enumerate(parts)])
+        numbers, margins = (np.concatenate([one[at] for one in parts]) for at in (1, 2))
+        taken, left = share(self._column_of[numbers], margins, budget)
+        cut = np.unique(np.concatenate([left, *(one[3] for one in parts)]))
+        owners, numbers = owners[taken], numbers[taken]
+        found = self._reaching(queries, floors, owners, numbers, exact)
+        # All pairs that were taken of a column may be just below its floor, and one that was left
+        # out above it.
+        for column in np.setdiff1d(cut, self._column_of[found.numbers]).tolist():
+            best = self._best_of_column(queries, floors, column, exact)
+            found = Crowd(
+                np.concatenate([found.queries, best.queries]),
+                np.concatenate([found.numbers, best.numbers]),
+                np.concatenate([found.similarities, best.similarities]),
+                np.concatenate([found.cosines, best.cosines]),
+                cut,
+            )
+        return found._replace(cut=cut)
+
+    def _search(
+        self, queries: Tensor, allowed: Tensor, k: int, exact: Exact, most: int | None = None
+    ) -> list[Found]:
         if not self._matrices or k < 1:
-            return [_NOTHING for _ in queries]
+            return [NOTHING for _ in queries]
         projected = self._project(queries)
         scores, bests = self._scores(projected, allowed)
         # The k-th best of the groups' best is at most the k-th best row; few rows share a group.
         pool = bests if len(bests) >= 4 * k else scores
         kth = pool.topk(min(k, len(pool)), dim=0).values[-1]
         bar = kth.float() - 2 * self._error_bound(projected, kth.float())
-        group, query = (bests >= bar).nonzero(as_tuple=True)
+        group, query, passed = _cells(bests, bar, most)
         cells = scores.view(-1, _GROUP, len(queries))[group, :, query].float()
         hit, within = ((cells >= bar[query, None]) & (cells > -torch.inf)).nonzero(as_tuple=True)
         numbers = (group[hit] * _GROUP + within).cpu().numpy()
         owners = query[hit].cpu().numpy()
+        if most is not None and len(numbers) > most * len(queries):
+            values = cells[hit, within].cpu().numpy()
+            rank = ranks(owners, values)
+            last = rank == most
+            passed[owners[last]] = np.maximum(passed[owners[last]], values[last])
+            owners, numbers = owners[rank < most], numbers[rank < most]
         found = self._exactly(queries, owners, numbers, exact)
+        errors = self._error_bound(projected, torch.ones_like(kth.float())).cpu().numpy()
+        unseen = passed + errors
         of_each = (owners == query for query in range(len(queries)))
-        return [_best(_some(found, own), k) for own in of_each]
+        return [
+            best_of(some_of(found, own), k, float(beyond))
+            for own, beyond in zip(of_each, unseen, strict=True)
+        ]
+
+    def _pairs(
+        self, queries: Tensor, floors: Tensor, budget: int
+    ) -> tuple[Numbers, Numbers, npt.NDArray[np.float32], npt.NDArray[np.integer]]:
+        """Queries, rows, margins above the floor, rounded, and the columns that were cut."""
+        projected = self._project(queries)
+        errors = self._error_bound(projected, torch.ones(len(queries), device=self.device))
+        bars = (floors.to(self.device) - errors[:, None]).T.contiguous()
+        if not self._matrices:
+            nothing = np.empty(0, dtype=np.int64)
+            return nothing, nothing, np.empty(0, dtype=np.float32), nothing
+        scores, _ = self._scores(projected, floors.to(self.device) < torch.inf)
+        best = torch.cat(
+            [
+                (part.float() - bars[columns]).amax(dim=1)
+                for part, columns in zip(
+                    torch.split(scores, SEGMENT_ROWS), self._columns, strict=True
+                )
+            ]
+        )
+        rows = (best >= 0).nonzero()[:, 0].cpu().numpy()
+        # The best pairs of a column are pairs of its best rows.
+        taken, left = share(self._column_of[rows], best[rows].cpu().numpy(), budget)
+        at = torch.from_numpy(rows[taken]).to(self.device)
+        columns = torch.from_numpy(self._column_of[rows[taken]]).to(self.device)
+        margins = scores[at].float() - bars[columns]
+        row, query = (margins >= 0).nonzero(as_tuple=True)
+        numbers, values = at[row].cpu().numpy(), margins[row, query].cpu().numpy()
+        taken, more = share(self._column_of[numbers], values, budget)
+        cut = np.union1d(left, more)
+        return query.cpu().numpy()[taken], numbers[taken], values[taken], cut
+
+    def _reaching(
+        self, queries: Tensor, floors: Tensor, owners: Numbers, numbers: Numbers, exact: Exact
+    ) -> Crowd:
+        """Those of some pairs that do reach the floor."""
+        found = self._exactly(queries, owners, numbers, exact)
+        reach = found.similarities >= floors.numpy()[owners, self._column_of[numbers]]
+        some = some_of(found, reach)
+        return Crowd(owners[reach], some.numbers, some.similarities, some.cosines, numbers[:0])
+
+    def _best_of_column(self, queries: Tensor, floors: Tensor, column: int, exact: Exact) -> Crowd:
+        """The best row of a column for each query, if it reaches the floor."""
+        own = (torch.arange(floors.shape[1]) == column) & (floors < torch.inf)
+        found = self.search(queries, own.to(self.device), 1, exact)
+        best = [(at, int(one.numbers[0])) for at, one in enumerate(found) if len(one.numbers)]
+        owners, numbers = np.array(best, dtype=np.int64).reshape(-1, 2).T
+        return self._reaching(queries, floors, owners, numbers, exact)
 
     def _exactly(self, queries: Tensor, owners: Numbers, numbers: Numbers, exact: Exact) -> Found:
         """Pairs of queries and rows, the same to the last bit in whatever company.
@@ -263,21 +353,25 @@ class Index:
         self._column_of = np.concatenate([self._column_of, fresh])
 
 
-_NOTHING = Found(np.empty(0, dtype=np.int64), *np.empty((2, 0), dtype=np.float32))
-
-
 def _products(own: Tensor, rows: Tensor) -> npt.NDArray[np.float32]:
     products: npt.NDArray[np.float32] = (own * rows).sum(1).clamp(-1, 1).float().cpu().numpy()
     return products
 
 
-def _best(found: Found, k: int) -> Found:
-    order = np.argsort(-found.similarities, kind="stable")
-    if len(order) > k:
-        ranked = -found.similarities[order]
-        order = order[: np.searchsorted(ranked, ranked[k - 1], side="right")]
-    return _some(found, order)
+def _cells(
+    bests: Tensor, bar: Tensor, most: int | None
+) -> tuple[Tensor, Tensor, npt.NDArray[np.float32]]:
+    """The groups and queries whose best reaches the bar, and the best that was left out, [n].
 
-
-def _some(found: Found, which: npt.NDArray[np.generic]) -> Found:
-    return Found(found.numbers[which], found.similarities[which], found.cosines[which])
+    Where they are many, `most` groups of each query: so many rows are among these.
+    """
+    passed = np.full(bests.shape[1], -np.inf, dtype=np.float32)
+    group, query = (bests >= bar).nonzero(as_tuple=True)
+    if most is None or len(group) <= most * bests.shape[1]:
+        return group, query, passed
+    top = bests.topk(min(most + 1, len(bests)), dim=0)
+    if len(bests) > most:
+        last = top.values[-1]
+        passed[:] = torch.where(last >= bar, last, -torch.inf).cpu().numpy()
+    rank, query = (top.values[:most] >= bar).nonzero(as_tuple=True)
+    return top.indices[rank, query], query, passed

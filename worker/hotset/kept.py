@@ -10,8 +10,9 @@ from crc32c import crc32c
 from worker.errors import StoreError
 from worker.hotset import layout
 from worker.hotset.columns import Columns
+from worker.hotset.found import Numbers
 from worker.hotset.hot_set import HotSet
-from worker.hotset.index import SEGMENT_ROWS, Numbers
+from worker.hotset.index import SEGMENT_ROWS
 from worker.hotset.local_copy import Records
 from worker.hotset.matrix import Lock
 from worker.hotset.table import FIELDS, NO_ROWS, Ids, Runs, Slots, Table

@@ -27,7 +27,8 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.errors import StoreError
-from worker.hotset.index import SEGMENT_ROWS, Numbers
+from worker.hotset.found import Numbers
+from worker.hotset.index import SEGMENT_ROWS
 
 _STATE = "state.npz"
 

@@ -9,10 +9,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from worker.hotset.index import NOBODYS, SEGMENT_ROWS, Found, Index, Numbers
+from worker.hotset.found import Crowd, Found, Numbers
+from worker.hotset.index import NOBODYS, SEGMENT_ROWS, Index
 from worker.hotset.local_copy import LocalCopy
 from worker.hotset.probes import Best, Probes, Rows
 from worker.hotset.types import Calibration
+
+_LEAST, _TIMES = 256, 8
+"""Rows that are computed anew for a query that asks for the `k` best: 256, or 8 `k`."""
 
 type Lock = Callable[[], AbstractContextManager[object]]
 
@@ -86,9 +90,21 @@ class Matrix:
         self._prepared = _Prepared(self.calibration, (numbers, columns), changes, index, probes)
 
     def search(self, queries: Tensor, allowed: npt.NDArray[np.bool_], k: int) -> list[Found]:
-        """Find for each query its `k` best rows; `allowed` is bool [n, columns]."""
+        """Find for each query its `k` best rows; `allowed` is bool [n, columns].
+
+        Where very many are about as good as the k-th, some may be left out: see `Index.search`.
+        """
         columns = torch.from_numpy(allowed).to(self._index.device)
-        return self._index.search(queries, columns, k, self.copy.read_rows)
+        most = max(_LEAST, _TIMES * k)
+        return self._index.search(queries, columns, k, self.copy.read_rows, most)
+
+    def search_columns(
+        self, queries: Tensor, floors: npt.NDArray[np.float32], budget: int
+    ) -> Crowd:
+        """See `Index.search_columns`; `floors` is float32 [n, columns]."""
+        return self._index.search_columns(
+            queries, torch.from_numpy(floors), budget, self.copy.read_rows
+        )
 
     def best(self, columns: Sequence[int]) -> Mapping[int, Best]:
         """How similar each probe of the calibration is to the best row of each of these columns."""

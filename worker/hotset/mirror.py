@@ -14,6 +14,7 @@ from torch import Tensor
 
 from worker.errors import StoreError
 from worker.hardware import cpu_computes, release_memory
+from worker.hotset.found import Bars
 from worker.hotset.hot_set import Against, Sizes
 from worker.hotset.index import Index
 from worker.hotset.kept import KeptHotSet
@@ -43,9 +44,25 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """What a batch was compared with, and for each query its hits, best first."""
+    """What a batch was compared with, and for each query its hits, best first.
+
+    No other hit of a query is more similar than its `unseen`; -inf where it has all.
+    """
 
     hits: list[list[Hit]]
+    unseen: list[float]
+    against: Against
+
+
+@dataclass(frozen=True, slots=True)
+class BanksResult:
+    """For each look of an upload the best hits of every bank, best first.
+
+    Of the enforced references of the banks in `cut`, some that reach the bar may be missing.
+    """
+
+    hits: list[list[Hit]]
+    cut: frozenset[str]
     against: Against
 
 
@@ -196,8 +213,31 @@ class Mirror:
         with self._turns.search():
             hot_set = self._loaded()
             hot_set.expire(self._clock())
-            hits = hot_set.search(queries, tenants, k, canaries or [False] * len(tenants))
-            return SearchResult(hits, hot_set.against())
+            found = hot_set.search(queries, tenants, k, canaries or [False] * len(tenants))
+            hits, unseen = [one.hits for one in found], [one.unseen for one in found]
+            return SearchResult(hits, unseen, hot_set.against())
+
+    def search_banks(
+        self,
+        queries: Tensor,
+        tenant: str | None,
+        bars: Callable[[Against], Bars],
+        budget: int,
+        *,
+        canary: bool = False,
+    ) -> BanksResult:
+        """Return the best hits of every bank for the looks of one upload, however many others have.
+
+        `queries` is as in `search`. `bars` says what is wanted of the hot set as it is now; it
+        must not search. The banks share `budget` hits; each has its best one in any case. Raises
+        StoreError before `load`.
+        """
+        with self._turns.search():
+            hot_set = self._loaded()
+            hot_set.expire(self._clock())
+            against = hot_set.against()
+            hits, cut = hot_set.search_banks(queries, tenant, bars(against), budget, canary=canary)
+            return BanksResult(hits, cut, against)
 
     def rows_of(self, hits: Sequence[Hit]) -> Tensor:
         """Return the descriptors that were hit, as stored: fp32 [n, dims] on the device.

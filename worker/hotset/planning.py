@@ -103,6 +103,8 @@ class Planning(Contents):
                 self._put(step, new, raw)
 
     def _put_bank(self, step: Step, bank: Bank, old: bytes | None) -> None:
+        if problem := bank.threshold_problem:
+            raise StoreError(f"bank {bank.name}: {problem}")
         row = layout.write_bank(bank)
         if old != row or self.head() is None:  # which this makes anew
             step.write(self._keys.banks, bank.name, old or b"", row, "banks")

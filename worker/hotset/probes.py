@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from worker.hotset.index import NOBODYS, QUERIES_AT_ONCE, Exact, Index, Numbers
+from worker.hotset.found import Numbers
+from worker.hotset.index import NOBODYS, QUERIES_AT_ONCE, Exact, Index
 
 _NONE = -1
 _ROWS_AT_ONCE = 1 << 12

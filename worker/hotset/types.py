@@ -51,6 +51,12 @@ Score = Annotated[float, Field(allow_inf_nan=False)]
 PerMillion = Annotated[float, Field(gt=0, lt=1_000_000)]
 
 
+HIGHEST_COSINE = 0.995
+"""Descriptors are kept in fp16, and computed on several devices: an exact copy reaches this."""
+SCORES = (-1.0, 2.0)
+"""Scores under a calibration lie between these."""
+
+
 class Strict(BaseModel):
     """Base of all that is read back from Redis: frozen, nothing unknown, nothing converted."""
 
@@ -86,6 +92,23 @@ class Bank(Strict):
     def screens(self, tenant: str | None) -> bool:
         """Whether a tenant's uploads are compared with it; None: an upload without one."""
         return self.enabled and (tenant is None or self.tenants is None or tenant in self.tenants)
+
+    @property
+    def threshold_problem(self) -> str | None:
+        """Why nobody may set this threshold: it would match all or nothing; None: it may be set.
+
+        Banks that are read are not held to it, so that one slip does not make a store unreadable.
+        """
+        if self.threshold is None:
+            return None
+        if self.calibration is None and not 0 < self.threshold <= HIGHEST_COSINE:
+            limits = f"a cosine above 0 and up to {HIGHEST_COSINE}"
+        elif not SCORES[0] < self.threshold < SCORES[1]:
+            limits = f"a score between {SCORES[0]:g} and {SCORES[1]:g}"
+        else:
+            return None
+        effect = "nearly every picture matches" if self.threshold <= 0 else "no copy matches"
+        return f"threshold {self.threshold:g}: {effect}; give {limits}"
 
     @model_validator(mode="after")
     def _one_rule(self) -> Self:

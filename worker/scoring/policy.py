@@ -1,7 +1,7 @@
 """Policy: from hits in the hot set to what is enforced, what is only shown, what is suppressed."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -69,7 +69,8 @@ class Decision:
     """All lists best first, each reference once; `best_score` is None without any hit.
 
     `best_scores` are those of the banks' references that are enforced, by bank; of what scores up
-    to `seen_from`, there may be more than was looked at.
+    to `seen_from`, there may be more than was looked at. An infinite one: only of what matches was
+    as much looked at as can be.
     """
 
     enforced: Sequence[Scored] = ()
@@ -90,11 +91,13 @@ def decide(
     rules: Mapping[str, Rule],
     seen_from: float = -math.inf,
     resemblance: Resemblance = unknown,
+    cut: Collection[str] = (),
 ) -> Decision:
     """Apply the banks' policies, and `rules` by their names, to all hits of one upload.
 
-    `seen_from`: as in `Decision`. `resemblance` is called only where an allow reference meets a
-    match that it may overrule.
+    `seen_from`: as in `Decision`. Of the banks in `cut` there may be matches that are not among the
+    hits. So where allow references overrule all that are, the best of them stands. `resemblance`
+    is called only where an allow reference meets a match that it may overrule.
     """
     ranked = sorted(scored, key=_best_first)
     matches: list[Scored] = []
@@ -111,6 +114,10 @@ def decide(
     matched: dict[str, Scored] = {}
     overruled: dict[str, Overruled] = {}
     suppressors = _suppressors(matches, _allowing(ranked), resemblance)
+    for name in cut:
+        own = [n for n, m in enumerate(matches) if m.bank.name == name and _enforced(m)]
+        if own and all(suppressors[number] is not None for number in own):
+            suppressors[own[0]] = None
     for match, by in zip(matches, suppressors, strict=True):
         reference = match.reference.reference_id
         if by is None:

@@ -163,6 +163,20 @@ class Applied:
         """Return the digest of these thresholds. Not thread-safe."""
         return (self.digests or Digests(self.rules, self.against.banks)).of(tenant)
 
+    def bars(self) -> dict[str, float]:
+        """Scores that matter in each bank: its threshold, or the lowest of those it suppresses.
+
+        Banks in which no score matters are left out.
+        """
+        found: dict[str, float] = {}
+        for name, bank in self.against.banks.items():
+            own = [name] if bank.kind == "block" else bank.suppresses
+            rules = (self.rules[one] for one in own if one in self.rules)
+            bars = [rule.threshold for rule in rules if rule.threshold is not None]
+            if bars:
+                found[name] = min(bars)
+        return found
+
     @property
     def lowest_threshold(self) -> float:
         """No hit below it can match; infinite where no bank has a rule that can be applied."""

@@ -170,3 +170,89 @@ def test_cosines_are_those_of_the_descriptors():
     expected = rows.stored[found.numbers].astype(np.float64) @ queries_of(1, 1)[0]
     assert found.cosines == pytest.approx(expected, abs=1e-6)
     assert found.similarities != pytest.approx(expected, abs=1e-2)
+
+
+def pairs_of(crowd):
+    return set(zip(crowd.queries.tolist(), crowd.numbers.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("projection", PROJECTIONS.values(), ids=PROJECTIONS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_columns_share_a_budget_and_each_has_its_best(dtype, projection):
+    rows, rng = Rows(dtype, projection), np.random.default_rng(3)
+    rows.add(unit_rows(1, 900, DIMS), rng.integers(1, 4, 900))
+    rows.add(unit_rows(2, 3, DIMS), np.full(3, 4))
+    queries = queries_of(5, 70)
+    floors = np.tile(np.array([np.inf, -0.2, 0.1, 0.3, np.inf], dtype=np.float32), (70, 1))
+    floors[::2, 1] = np.inf
+    wanted = {
+        (query, number): similarity
+        for query, own in enumerate(floors)
+        for number, similarity in next(
+            rows.brute_force(queries[query : query + 1], [own < np.inf], 2000)
+        ).items()
+        if similarity >= own[rows.columns[number]]
+    }
+
+    def search(budget):
+        return rows.index.search_columns(
+            torch.from_numpy(queries), torch.from_numpy(floors), budget, rows.stored.__getitem__
+        )
+
+    everything = search(100_000)
+    assert pairs_of(everything) == wanted.keys()
+    assert not len(everything.cut)
+    for budget in (1, 60, 900):
+        found = search(budget)
+        assert pairs_of(found) <= wanted.keys()
+        assert len(found.numbers) <= max(budget, 3)
+        assert set(rows.columns[found.numbers]) == {1, 2, 3} == set(found.cut.tolist())
+    best = dict.fromkeys((1, 2, 3), -1.0)
+    for (_, number), similarity in wanted.items():
+        column = rows.columns[number]
+        best[column] = max(best[column], similarity)
+    for column, similarity in best.items():
+        own = rows.columns[found.numbers] == column
+        assert found.similarities[own].max() == pytest.approx(similarity, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_pair_that_reaches_the_floor_is_found_among_many_just_below(dtype):
+    """Half precision cannot tell which of them it is, and all that are looked at are not it."""
+    picture = unit_rows(2, 1, DIMS)
+    query = picture.astype(np.float32)
+    below = np.repeat(picture, 400, axis=0)
+    below[:, 0] *= np.float16(0.996)
+    best = picture.copy()
+    rows = Rows(dtype)
+    rows.add(np.concatenate([below, best]), np.ones(401))
+    similar = (rows.stored.astype(np.float64) @ query[0]).astype(np.float32)
+    assert similar[400] > similar[:400].max()
+    floors = torch.tensor([[np.inf, np.nextafter(similar[400], np.float32(0))]])
+    found = rows.index.search_columns(torch.from_numpy(query), floors, 5, rows.stored.__getitem__)
+    assert pairs_of(found) == {(0, 400)}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_few_of_a_crowd_are_computed_anew_and_how_good_the_others_may_be_is_known(dtype):
+    crowd = np.repeat(unit_rows(2, 1, DIMS), 1000, axis=0)
+    rows = Rows(dtype)
+    rows.add(crowd, np.ones(1000))
+    rows.add(unit_rows(3, 500, DIMS), np.ones(500))
+    computed = []
+
+    def read(numbers):
+        computed.append(len(numbers))
+        return rows.stored[numbers]
+
+    queries = torch.from_numpy(np.concatenate([crowd[:9].astype(np.float32), queries_of(1, 9)]))
+    allowed = torch.tensor([[False, True]]).expand(18, -1)
+    found = rows.index.search(queries, allowed, 8, read, 64)
+    assert sum(computed) <= 18 * 64
+    all_similar = rows.stored.astype(np.float64) @ queries.double().numpy().T
+    for one, similar in zip(found, all_similar.T, strict=True):
+        left_out = np.delete(similar, one.numbers)
+        assert left_out.max() <= one.unseen + 1e-6
+        assert one.similarities[0] == pytest.approx(similar.max(), abs=0.02)
+    (few,) = rows.index.search(queries[:1], allowed[:1], 2000, read, 16_000)
+    assert few.unseen == -np.inf
