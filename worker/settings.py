@@ -5,7 +5,6 @@ the YAML file (`--config`, else `COPYSIEVE_CONFIG`), the defaults below. `config
 every setting with its default and is held to this module by a test.
 """
 
-import json
 import os
 import socket
 from pathlib import Path
@@ -14,9 +13,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
@@ -31,8 +28,17 @@ from pydantic_settings import (
 )
 from pydantic_settings.exceptions import SettingsError as SourceError
 
-import worker
 from worker.errors import SettingsError
+from worker.settings_base import (
+    Group,
+    Names,
+    Port,
+    Positive,
+    PositiveFloat,
+    Secret,
+    split,
+)
+from worker.settings_fetch import Fetch as Fetch  # noqa: PLC0414 - others import it from here
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -40,58 +46,14 @@ PREFIX = "COPYSIEVE_"
 JOIN_SECONDS = 5.0
 """What a group may take to be whole again, and to commit, when a dead member's session ended."""
 
-Positive = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-Port = Annotated[int, Field(ge=0, le=65535)]
-
-
 Delivery = Literal["at_least_once", "exactly_once"]
 Isolation = Literal["threads", "processes"]
-
-
-def _from_file(value: Any) -> Any:
-    """A secret given as `file:/run/secrets/name` is read from that file."""
-    if isinstance(value, str) and value.startswith("file:"):
-        path = Path(value.removeprefix("file:"))
-        try:
-            return path.read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise ValueError(f"cannot read the secret's file {path}: {error.strerror}") from None
-    return value
-
-
-Secret = Annotated[SecretStr, BeforeValidator(_from_file)]
-
-
-def _split(value: Any) -> Any:
-    """A list may be written `a,b`, or as JSON, in an environment variable."""
-    if not isinstance(value, str):
-        return value
-    if value.startswith("["):
-        try:
-            return json.loads(value)
-        except ValueError:
-            raise ValueError("expected a,b or a JSON list") from None
-    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 def _with_plain(uploads: tuple[str, ...]) -> tuple[str, ...]:
     if "plain" not in uploads or len(set(uploads)) < len(uploads):
         raise ValueError("must hold plain, and nothing twice")
     return uploads
-
-
-UserAgent = Annotated[
-    str, Field(max_length=256, pattern=r"^[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?$")
-]
-"""Printable ASCII that neither begins nor ends with a space: it becomes one line of a request."""
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-
-
-class Group(BaseModel):
-    """Base of all groups of settings: frozen, and an unknown name is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Topics(Group):
@@ -202,7 +164,7 @@ class Views(Group):
     uploads: Annotated[
         tuple[Literal["plain", "centre_crop", "five_crops"], ...],
         NoDecode,
-        BeforeValidator(_split),
+        BeforeValidator(split),
         AfterValidator(_with_plain),
     ] = ("plain",)
     renditions: Annotated[int, Field(gt=0, le=16)] = 8
@@ -264,26 +226,6 @@ class Decode(Group):
     def threads(self) -> int:
         """Threads that decode, all together."""
         return self.workers + self.large_workers
-
-
-class Fetch(Group):
-    """Fetching of linked images. Link-local and metadata addresses are denied whatever is set.
-
-    `user_agent` is sent with every request for an image, to web servers and object stores.
-    """
-
-    allowed_schemes: Annotated[
-        tuple[Literal["https", "http", "s3", "gs", "az"], ...],
-        NoDecode,
-        BeforeValidator(_split),
-    ] = ("https", "s3", "gs", "az")
-    allowed_hosts: Names = ()
-    allow_private_addresses: bool = False
-    deadline_seconds: PositiveFloat = 20.0
-    connect_timeout_seconds: PositiveFloat = 5.0
-    redirects: Annotated[int, Field(ge=0, le=10)] = 3
-    user_agent: UserAgent = f"copysieve/{worker.__version__}"
-    workers: Positive = 64
 
 
 class HotSetSettings(Group):

@@ -168,7 +168,7 @@ def _overrides(broker: kafka.Broker, server: redis.Server) -> Overrides:
         "kafka": {"bootstrap_servers": broker.bootstrap_servers},
         "redis": {"url": server.url},
         "model": {"name": MODEL, "threads": 1},
-        "fetch": {"allowed_schemes": "https,http", "allow_private_addresses": True},
+        "fetch": {"allowed_schemes": "https,http", "allow_loopback_addresses": True},
         "http": {"host": "127.0.0.1", "port": 0},
         "log": {"format": "json"},
     }

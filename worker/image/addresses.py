@@ -1,8 +1,9 @@
 """Which IP addresses an image may be fetched from.
 
 A name in an upload event can resolve to anything, so it is the address that is judged. No setting
-opens link-local, metadata, multicast, unspecified and reserved addresses; what the internet cannot
-reach (private, loopback, shared, unique-local) needs `fetch.allow_private_addresses`.
+opens link-local, metadata, multicast, unspecified and reserved addresses. Loopback, where the
+worker's own sidecars listen, needs `fetch.allow_loopback_addresses`; what else the internet cannot
+reach (private, shared, unique-local) needs `fetch.allow_private_addresses`.
 """
 
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
@@ -35,7 +36,7 @@ _ISATAP = (0x00005EFE, 0x02005EFE)
 _32_BITS = 0xFFFFFFFF
 
 
-def check(address: str, *, allow_private: bool) -> None:
+def check(address: str, *, allow_private: bool, allow_loopback: bool) -> None:
     """Judge an address in numbers. Raises FetchError (`fetch_denied`) if it is not to be opened."""
     try:
         outer = ip_address(address.partition("%")[0])  # a scope changes nothing
@@ -44,7 +45,10 @@ def check(address: str, *, allow_private: bool) -> None:
     for judged in _ends(outer):
         if kind := _never(judged):
             raise FetchError(UnscreenedReason.FETCH_DENIED, f"{kind} address")
-        if not (_is_public(judged) or allow_private):
+        if judged.is_loopback:
+            if not allow_loopback:
+                raise FetchError(UnscreenedReason.FETCH_DENIED, "loopback address")
+        elif not (_is_public(judged) or allow_private):
             raise FetchError(UnscreenedReason.FETCH_DENIED, "private address")
 
 

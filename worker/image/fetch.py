@@ -42,7 +42,7 @@ from worker.errors import FetchError, UnscreenedReason
 from worker.image import addresses
 from worker.image.deadline import Watch, Watchdog
 from worker.image.objects import SCHEMES as OBJECT_SCHEMES
-from worker.image.objects import ObjectFetcher, host_is_allowed
+from worker.image.objects import ObjectFetcher
 from worker.settings import Fetch
 from worker.telemetry import metrics
 
@@ -175,8 +175,13 @@ class Fetcher:
             return Origin(link.scheme, link.host.rstrip("."), link.port)
 
     def is_named(self, origin: Origin) -> bool:
-        """Whether the settings name exactly this: below a `*.suffix` there may be dead names."""
-        port = _DEFAULT_PORTS.get(origin.scheme, 0)
+        """Whether the settings name exactly this: below a `*.suffix` there may be dead names.
+
+        They name every bucket that `origin` lets through.
+        """
+        if origin.scheme in OBJECT_SCHEMES:
+            return True
+        port = _DEFAULT_PORTS[origin.scheme]
         return origin.port == port and origin.host in self._named
 
     def fetch(self, url: str, seconds: float | None = None) -> bytes:
@@ -243,7 +248,7 @@ class Fetcher:
             raise _denied("a URL without a host, or with one that is too long")
         if not _HOST.fullmatch(host):  # told by nobody: a part of a query may have come here
             raise _denied("a URL whose host is no name")
-        if not host_is_allowed(host, self._settings.allowed_hosts):
+        if not _host_is_allowed(host, self._settings.allowed_hosts):
             raise _denied(f"{host}: the host is not allowed")
         link = _link(parts)
         if link.port < _FIRST_FREE_PORT and link.port not in _DEFAULT_PORTS.values():
@@ -254,7 +259,11 @@ class Fetcher:
         """Look up the host, and judge every address: one bad one condemns the name."""
         found = self._addresses(link, watch)
         for address in found:
-            addresses.check(address, allow_private=self._settings.allow_private_addresses)
+            addresses.check(
+                address,
+                allow_private=self._settings.allow_private_addresses,
+                allow_loopback=self._settings.allow_loopback_addresses,
+            )
         return found
 
     def _addresses(self, link: _Link, watch: Watch) -> Sequence[str]:
@@ -310,6 +319,15 @@ class Fetcher:
 
 def _is_object(url: str) -> bool:
     return url.partition("://")[0].lower() in OBJECT_SCHEMES
+
+
+def _host_is_allowed(host: str, allowed: tuple[str, ...]) -> bool:
+    """Whether a host is named, or lies below a `*.suffix`. No names allow all."""
+    host = host.rstrip(".").lower()
+    names = [name.lower() for name in allowed]
+    return not names or any(
+        host.endswith(name[1:]) if name.startswith("*.") else host == name for name in names
+    )
 
 
 def _link(parts: Url) -> _Link:

@@ -1,8 +1,9 @@
 """Images in object stores: `s3://bucket/key`, `gs://bucket/key`, `az://container/key`.
 
 Endpoint and credentials are the operator's, through the platform's usual chain (environment, web
-identity, instance metadata); only bucket and key come from the event. The key is what follows the
-bucket, letter by letter: nothing in it is decoded, `?` and `#` belong to it.
+identity, instance metadata); only bucket and key come from the event. The bucket must be one that
+`fetch.allowed_buckets` names: a login may read more than uploads may link to. The key is what
+follows the bucket, letter by letter: nothing in it is decoded, `?` and `#` belong to it.
 
 The stores' client follows redirects to any host, whatever its address. It takes `Authorization`
 along to none, but `X-Amz-Security-Token`, a part of S3's credentials, and, as the referer, the
@@ -55,15 +56,6 @@ _NOBODY: dict[str, dict[str, Any]] = {
 }
 """Logins that nobody has: what they sign shows where an object lies."""
 _FINAL_STATUS = re.compile(r"status code: 4(?!08|25|29)")
-
-
-def host_is_allowed(host: str, allowed: tuple[str, ...]) -> bool:
-    """Whether a host or bucket is named, or lies below a `*.suffix`. No names allow all."""
-    host = host.rstrip(".").lower()
-    names = [name.lower() for name in allowed]
-    return not names or any(
-        host.endswith(name[1:]) if name.startswith("*.") else host == name for name in names
-    )
 
 
 class ObjectFetcher:
@@ -132,7 +124,7 @@ class ObjectFetcher:
             raise FetchError(denied, "the scheme is not allowed")
         if not _BUCKET.fullmatch(bucket):
             raise FetchError(denied, "not the name of a bucket")
-        if not host_is_allowed(bucket, self._settings.allowed_hosts):
+        if f"{scheme.lower()}://{bucket}" not in self._settings.allowed_buckets:
             raise FetchError(denied, f"{bucket}: the bucket is not allowed")
         if not key:
             raise FetchError(denied, f"{bucket}: no key")

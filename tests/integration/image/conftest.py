@@ -36,7 +36,10 @@ def fetcher() -> Iterator[Callable[..., Fetcher]]:
             tls: ssl.SSLContext | None = None,
             **settings: Any,
         ) -> Fetcher:
-            given = {"allowed_schemes": ("http", "https"), "allow_private_addresses": True}
+            given: dict[str, Any] = {
+                "allowed_schemes": ("http", "https"),
+                "allow_loopback_addresses": True,
+            }
             values = given | {"workers": 4, "deadline_seconds": 20} | settings
             more: dict[str, Any] = {"resolve": resolve} if resolve else {}
             return stack.enter_context(

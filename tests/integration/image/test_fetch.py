@@ -193,9 +193,11 @@ def test_hosts_are_held_to_the_list(server: Server, fetcher: Build) -> None:
         "[::]",
     ],
 )
-def test_loopback_by_any_name_is_private(server: Server, fetcher: Build, host: str) -> None:
+def test_loopback_by_any_name_needs_its_own_setting(
+    server: Server, fetcher: Build, host: str
+) -> None:
     server.answers["/picture"] = answer(b"bytes")
-    ours = fetcher(allow_private_addresses=False)
+    ours = fetcher(allow_loopback_addresses=False, allow_private_addresses=True)
     assert reason(ours, server.url("/picture", host)) is UnscreenedReason.FETCH_DENIED
     assert server.connections == 0
 
@@ -243,7 +245,7 @@ def test_only_the_checked_address_is_connected_to(
 
     monkeypatch.setattr("urllib3.util.connection.create_connection", create_connection)
     replies = itertools.chain([["203.0.114.7"]], itertools.repeat(["127.0.0.1"]))
-    ours = fetcher(lambda _host, _port: next(replies), allow_private_addresses=False)
+    ours = fetcher(lambda _host, _port: next(replies), allow_loopback_addresses=False)
     url = server.url("/picture", "rebind.test")
     assert reason(ours, url) is UnscreenedReason.FETCH_FAILED
     assert reason(ours, url) is UnscreenedReason.FETCH_DENIED
@@ -319,7 +321,7 @@ def test_redirects_are_followed(server: Server, fetcher: Build, status: str) -> 
 )
 def test_redirects_are_judged_like_new_urls(server: Server, fetcher: Build, location: str) -> None:
     server.answers["/picture"] = answer(b"", "302 Found", location=location)
-    ours = fetcher(allowed_schemes=("http", "https", "s3"))
+    ours = fetcher(allowed_schemes=("http", "https", "s3"), allowed_buckets=("s3://bucket",))
     assert reason(ours, server.url("/picture")) is UnscreenedReason.FETCH_DENIED
     assert len(server.requests) == 1
 
@@ -338,7 +340,7 @@ def test_a_redirect_into_the_house_is_denied(
     )
     server.answers["/inside"] = answer(b"secret")
     known = {"public.test": ["203.0.114.7"], "localhost": ["127.0.0.1"]}
-    ours = fetcher(lambda host, _port: known[host], allow_private_addresses=False)
+    ours = fetcher(lambda host, _port: known[host], allow_loopback_addresses=False)
     assert reason(ours, server.url("/picture", "public.test")) is UnscreenedReason.FETCH_DENIED
     assert [request.target for request in server.requests] == ["/picture"]
 
@@ -548,7 +550,12 @@ def test_an_image_is_in_memory_once(server: Server, scheme: str) -> None:
         b"x" * size, last_modified="Mon, 01 Jan 2024 00:00:00 GMT", etag='"1"'
     )
     url = server.url("/bucket/key") if scheme == "http" else f"{scheme}://bucket/key"
-    settings = Fetch(allowed_schemes=("http", "s3", "gs"), allow_private_addresses=True, workers=1)
+    settings = Fetch(
+        allowed_schemes=("http", "s3", "gs"),
+        allowed_buckets=("s3://bucket", "gs://bucket"),
+        allow_loopback_addresses=True,
+        workers=1,
+    )
     store: dict[str, object] = {"skip_signature": True}
     store |= {("base_url" if scheme == "gs" else "endpoint"): server.url("")}
     with contextlib.closing(Fetcher(settings, size, stores=store)) as fetcher:

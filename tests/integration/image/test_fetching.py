@@ -234,7 +234,7 @@ def test_objects_are_tried_again_too(
     stored = answer(b"bytes", last_modified="Mon, 01 Jan 2024 00:00:00 GMT")
     server.answers["/bucket/key"] = in_turn(AWAY, stored)
     server.answers["/bucket/odd"] = answer(b"", "400 Bad Request")
-    queue = fetches(allowed_schemes=("s3",))
+    queue = fetches(allowed_schemes=("s3",), allowed_buckets=("s3://bucket",))
     assert queue.fetch("s3://bucket/key") == b"bytes"
     assert len(server.requests) == 2
     assert queue.reasons(queue.submit("s3://bucket/odd")) == {UnscreenedReason.FETCH_FAILED}
@@ -296,7 +296,11 @@ def test_in_an_outage_nothing_ends_and_afterwards_all_is_fetched(
 
 
 def test_the_settings_name_hosts_by_their_usual_port(fetcher: Callable[..., Fetcher]) -> None:
-    ours = fetcher(allowed_hosts=("One.test", "*.two.test", "bucket"), allowed_schemes=ALL)
+    ours = fetcher(
+        allowed_hosts=("One.test", "*.two.test"),
+        allowed_buckets=("s3://bucket",),
+        allowed_schemes=ALL,
+    )
     named = (
         "https://ONE.test/x",
         "http://one.test:80/x",

@@ -38,6 +38,9 @@ WAYS = BY_URL | BY_HEADER
 """Scheme and login."""
 DATE = "Mon, 01 Jan 2024 00:00:00 GMT"
 
+HOSTS = ("evil.test", "127.0.0.1", "169.254.169.254", "localhost")
+NAMED = ("bucket", *HOSTS)
+
 type Build = Callable[..., Fetcher]
 
 
@@ -50,8 +53,13 @@ def objects(server: Server) -> Iterator[Build]:
     with contextlib.ExitStack() as stack:
 
         def build(way: str = "s3 in public", **settings: Any) -> Fetcher:
-            values = {"workers": 2, "deadline_seconds": 20} | settings
             scheme, login = WAYS.get(way, ("s3", {}))
+            values = {
+                "workers": 2,
+                "deadline_seconds": 20,
+                "allowed_schemes": ("https", scheme),
+                "allowed_buckets": tuple(f"{scheme}://{name}" for name in NAMED),
+            } | settings
             endpoint = {"base_url" if scheme == "gs" else "endpoint": server.url("")}
             if scheme == "s3":
                 endpoint |= {"region": "us-east-1", "metadata_endpoint": server.url("/metadata")}
@@ -296,14 +304,15 @@ def test_a_login_to_azure_is_that_of_the_environment(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     server.answers["/bucket/key"] = answer(b"bytes")
-    assert fetcher(allowed_schemes=("az",)).fetch("az://bucket/key") == b"bytes"
+    ours = fetcher(allowed_schemes=("az",), allowed_buckets=("az://bucket",))
+    assert ours.fetch("az://bucket/key") == b"bytes"
     (request,) = server.requests
     assert query in request.target
     assert ("?" in request.target) == bool(query)
     assert "authorization" not in request.headers
 
 
-@pytest.mark.parametrize("bucket", ["evil.test", "127.0.0.1", "169.254.169.254", "localhost"])
+@pytest.mark.parametrize("bucket", HOSTS)
 @EVERY_WAY
 def test_a_bucket_named_like_a_host_is_a_bucket(
     server: Server, objects: Build, bucket: str, way: str
@@ -314,9 +323,20 @@ def test_a_bucket_named_like_a_host_is_a_bucket(
 
 def test_buckets_are_held_to_the_list(server: Server, objects: Build) -> None:
     server.answers["/uploads/key"] = stored(b"bytes")
-    ours = objects(allowed_hosts=("uploads", "*.example.com"))
+    server.answers["/private/key"] = stored(b"secret")
+    ours = objects(allowed_buckets=("s3://uploads",), allowed_hosts=("private",))
     assert ours.fetch("s3://uploads/key") == b"bytes"
-    assert reason(ours, "s3://private/key") is UnscreenedReason.FETCH_DENIED
+    for elsewhere in ("s3://private/key", "gs://uploads/key", "az://uploads/key"):
+        assert reason(ours, elsewhere) is UnscreenedReason.FETCH_DENIED
+    assert len(server.requests) == 1
+
+
+def test_a_bucket_is_named_with_its_store(server: Server, objects: Build) -> None:
+    """A role may read buckets of one name in two stores."""
+    server.answers["/uploads/key"] = stored(b"bytes")
+    ours = objects(allowed_schemes=("s3", "gs"), allowed_buckets=("s3://uploads", "gs://other"))
+    assert reason(ours, "gs://uploads/key") is UnscreenedReason.FETCH_DENIED
+    assert server.connections == 0
 
 
 def test_the_fetcher_takes_object_urls(
@@ -327,6 +347,7 @@ def test_the_fetcher_takes_object_urls(
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
     server.answers["/bucket/key"] = stored(b"bytes")
-    assert fetcher(allowed_schemes=("https", "s3")).fetch("S3://bucket/key") == b"bytes"
+    ours = fetcher(allowed_schemes=("https", "s3"), allowed_buckets=("s3://bucket",))
+    assert ours.fetch("S3://bucket/key") == b"bytes"
     with pytest.raises(FetchError, match="not allowed"):
         fetcher(allowed_schemes=("https",)).fetch("s3://bucket/key")

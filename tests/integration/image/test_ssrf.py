@@ -345,7 +345,11 @@ ATTACKS = [
 
 
 def ours(attack: Attack, world: World, certificate: Certificate) -> Callable[[], bytes]:
-    settings = {"allowed_schemes": ("https", "http", "s3"), "deadline_seconds": DEADLINE}
+    settings = {
+        "allowed_schemes": ("https", "http", "s3"),
+        "allowed_buckets": ("s3://internal.test",),
+        "deadline_seconds": DEADLINE,
+    }
     fetcher = Fetcher(
         Fetch(**{**settings, "workers": 2, **attack.settings}),
         LIMIT,

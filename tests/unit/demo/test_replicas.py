@@ -10,7 +10,7 @@ OVERRIDES: Overrides = {
     "kafka": {"bootstrap_servers": "127.0.0.1:20001"},
     "redis": {"url": "redis://127.0.0.1:20002/0"},
     "model": {"name": "sscd_disc_mixup_int8", "threads": 1},
-    "fetch": {"allowed_schemes": "https,http", "allow_private_addresses": True},
+    "fetch": {"allowed_schemes": "https,http", "allow_loopback_addresses": True},
     "http": {"host": "127.0.0.1", "port": 0},
 }
 
@@ -21,7 +21,7 @@ def test_the_environment_says_what_the_overrides_say(monkeypatch):
         monkeypatch.setenv(name, value)
     assert settings.load(None, replica={"name": "r"}).model_dump() == expected.model_dump()
     assert expected.fetch.allowed_schemes == ("https", "http")
-    assert expected.fetch.allow_private_addresses
+    assert expected.fetch.allow_loopback_addresses
 
 
 @pytest.mark.processes

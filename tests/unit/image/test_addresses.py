@@ -16,20 +16,24 @@ PRIVATE = [
     "10.1.2.3",
     "172.16.0.1",
     "192.168.0.1",
-    "127.0.0.1",
-    "127.9.9.9",
     "100.64.0.1",
     "198.18.0.1",
-    "::1",
     "fc00::1",
     "fd00:ec3::254",
     "fec0::1",
+    "64:ff9b::10.0.0.1",
+    "2002:a00:1::",
+    "2001:db8::1",
+]
+LOOPBACK = [
+    "127.0.0.1",
+    "127.9.9.9",
+    "::1",
     "::ffff:127.0.0.1",
     "::ffff:7f00:1",
     "::127.0.0.1",
-    "64:ff9b::10.0.0.1",
+    "64:ff9b::127.0.0.1",
     "2002:7f00:1::",
-    "2001:db8::1",
 ]
 NEVER = [
     "169.254.169.254",
@@ -68,9 +72,9 @@ NEVER = [
 ]
 
 
-def allows(address: str, *, allow_private: bool) -> bool:
+def allows(address: str, *, allow_private: bool, allow_loopback: bool = False) -> bool:
     try:
-        addresses.check(address, allow_private=allow_private)
+        addresses.check(address, allow_private=allow_private, allow_loopback=allow_loopback)
     except FetchError as error:
         return error.reason is not UnscreenedReason.FETCH_DENIED
     return True
@@ -88,7 +92,18 @@ def test_private_addresses_need_the_setting(address: str) -> None:
     assert allows(address, allow_private=True)
 
 
+@pytest.mark.parametrize("address", PRIVATE)
+def test_the_setting_for_loopback_opens_no_private_address(address: str) -> None:
+    assert not allows(address, allow_private=False, allow_loopback=True)
+
+
+@pytest.mark.parametrize("address", LOOPBACK)
+def test_loopback_needs_a_setting_of_its_own(address: str) -> None:
+    assert not allows(address, allow_private=True)
+    assert allows(address, allow_private=False, allow_loopback=True)
+
+
 @pytest.mark.parametrize("address", NEVER)
 def test_some_are_never_open(address: str) -> None:
     assert not allows(address, allow_private=False)
-    assert not allows(address, allow_private=True)
+    assert not allows(address, allow_private=True, allow_loopback=True)
