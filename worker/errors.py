@@ -48,6 +48,7 @@ class DeadLetterReason(StrEnum):
     BAD_BASE64 = "bad_base64"
     TOO_LARGE = "too_large"
     RESERVED_ID = "reserved_id"
+    UNREADABLE = "unreadable"
     RESULT_REFUSED = "result_refused"
 
 

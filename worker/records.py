@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import chain
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from worker.errors import DeadLetterReason
 from worker.events import CANARY_PREFIX, Background, Colors, Crop
 
 _VERSION = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
@@ -43,6 +44,19 @@ def record_bytes(key: bytes | None, value: bytes | None, headers: Headers) -> in
     """What a record of Kafka counts for in limits."""
     told = sum(len(name) + len(content or b"") for name, content in headers)
     return len(key or b"") + len(value or b"") + told
+
+
+class Unreadable(bytes):
+    """The value of a record that could not be unpacked: empty, with the reason why."""
+
+    reason: DeadLetterReason
+    detail: str
+
+    def __new__(cls, reason: DeadLetterReason, detail: str) -> Self:
+        """Make an empty value."""
+        value = super().__new__(cls)
+        value.reason, value.detail = reason, detail
+        return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,7 +164,8 @@ def _watched(total: int, work: Callable[[Callable[[int], object]], None]) -> str
 
 
 def _tell_letters(report: LettersReport, *, dry_run: bool) -> None:
-    table = Table("reason", "chosen", "whole", "from the source", "gone", "changed", box=None)
+    names = ("whole", "from the source", "gone", "changed", "unreadable")
+    table = Table("reason", "chosen", *names, box=None)
     for reason, fates in sorted(report.by_reason.items()):
         table.add_row(reason, str(sum(fates.values())), *map(str, fates.values()))
     stdout.print(table)

@@ -20,7 +20,6 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPException, IncompleteRead
 from io import BytesIO
@@ -43,6 +42,7 @@ from worker.image import addresses
 from worker.image.deadline import Watch, Watchdog
 from worker.image.objects import SCHEMES as OBJECT_SCHEMES
 from worker.image.objects import ObjectFetcher
+from worker.image.threads import started_pool
 from worker.settings import Fetch
 from worker.telemetry import metrics
 
@@ -160,7 +160,7 @@ class Fetcher:
         self._resolve = resolve
         self._tls = tls or ssl.create_default_context()
         self._watchdog = Watchdog()
-        self._resolvers = ThreadPoolExecutor(settings.workers, "fetch-resolve")
+        self._resolvers = started_pool(settings.workers, "fetch-resolve")
         self._objects = ObjectFetcher(settings, image_bytes, self._fetch_stored, stores)
         self._pools = urllib3.PoolManager(settings.workers, maxsize=_CONNECTIONS_PER_HOST)
         self._pools.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}

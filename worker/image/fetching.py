@@ -22,12 +22,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from worker.errors import FetchError, UnscreenedReason
 from worker.image.breakers import Breakers, Rule
 from worker.image.fetch import Fetcher, Origin
+from worker.image.threads import started_pool
 from worker.settings import Fetch
 from worker.telemetry import log, metrics
 
@@ -111,7 +111,7 @@ class FetchQueue:
         self._looked = time.monotonic()
         self._woke = 0.0
         self._closed = threading.Event()
-        self._pool = ThreadPoolExecutor(settings.workers, "fetch")
+        self._pool = started_pool(settings.workers, "fetch")
         self._clock = threading.Thread(target=self._run, name="fetch-clock", daemon=True)
         self._clock.start()
 
@@ -162,14 +162,14 @@ class FetchQueue:
                 final = self._settle(upload, result, now)
             if final is not None:
                 upload.done(final)
+            with self._change() as now:
+                upload.line.sent -= 1
+                self._sent -= 1
+                self._sent_in_doubt -= in_doubt
+                self._probes -= probe
+                self._place(upload.line, now)
         except BaseException as error:  # noqa: BLE001 - reported, and ends the process
             self._on_failure(error)
-        with self._change() as now:
-            upload.line.sent -= 1
-            self._sent -= 1
-            self._sent_in_doubt -= in_doubt
-            self._probes -= probe
-            self._place(upload.line, now)
 
     def _fetch(self, upload: _Upload) -> bytes | FetchError:
         try:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from worker.errors import DecodeError, UnscreenedReason
 from worker.image.budget import ByteBudget
 from worker.image.decode import Cost, Reserve
+from worker.image.threads import started_pool
 from worker.settings import Decode, Limits
 from worker.telemetry import metrics
 
@@ -39,7 +40,10 @@ class DecodeLanes:
     def __init__(
         self, decode: Decode, limits: Limits, on_failure: Callable[[BaseException], None]
     ) -> None:
-        """`on_failure` gets the error of a work that raised one: it is ours."""
+        """`on_failure` gets the error of a work that raised one: it is ours.
+
+        Raises StartupError if there are too few threads.
+        """
         self._wait_seconds = decode.large_wait_seconds
         self._large_bytes = LARGE_SHARE * limits.in_flight_decoded_bytes
         self._on_failure = on_failure
@@ -48,8 +52,9 @@ class DecodeLanes:
         half = limits.in_flight_decoded_bytes // 2
         self._memory = ByteBudget(half, metrics.DECODED_BYTES)
         self._large_memory = ByteBudget(half, metrics.DECODED_BYTES)
-        self._first = ThreadPoolExecutor(decode.workers, "decode")
-        self._large = ThreadPoolExecutor(decode.large_workers, "decode-large")
+        self._closed = threading.Event()
+        self._first = started_pool(decode.workers, "decode")
+        self._large = started_pool(decode.large_workers, "decode-large")
 
     def hold(self, nbytes: int) -> contextlib.AbstractContextManager[None]:
         """Block until `nbytes` of the first lane's memory are free, hold them inside the `with`."""
@@ -66,13 +71,17 @@ class DecodeLanes:
 
     def close(self) -> None:
         """Start nothing more."""
+        self._closed.set()
         for pool in (self._first, self._large):
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _submit(self, pool: ThreadPoolExecutor, run: Callable[[], None]) -> None:
-        # A pool that is shut down belongs to a worker that ends: the next owner begins anew.
-        with contextlib.suppress(RuntimeError):
+        try:
             pool.submit(run)
+        except RuntimeError as error:
+            # After `close` the next owner begins anew. Else the upload would have no result.
+            if not self._closed.is_set():
+                self._on_failure(error)
 
     def _submit_large(self, work: Callable[[Reserve], None], done: Callable[[], None]) -> None:
         reserve = self._reserve_large(time.monotonic())

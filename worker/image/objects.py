@@ -16,7 +16,6 @@ and Azure by a token.
 import re
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import lru_cache
 from io import BytesIO
@@ -33,6 +32,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from worker.environment import store_login
 from worker.errors import FetchError, UnscreenedReason
+from worker.image.threads import started_pool
 from worker.settings import Fetch
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class ObjectFetcher:
         self._get_stored = get_stored
         self._config = dict(config or {})
         self._store = lru_cache(_STORES_KEPT)(self._new_store)
-        self._threads = ThreadPoolExecutor(settings.workers, "fetch-object")
+        self._threads = started_pool(settings.workers, "fetch-object")
 
     def fetch(self, url: str, seconds: float) -> bytes:
         """Fetch one object in one attempt; blocks for `seconds` at most. Raises FetchError."""

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from worker.errors import BadEvent, DeadLetterReason, Unscreenable, UnscreenedReason
 from worker.events import CANARY_PREFIX, ID_LENGTH, Identifier, Time, UploadEvent
-from worker.records import Headers, Record, Upload
+from worker.records import Headers, Record, Unreadable, Upload
 
 CANARY_HEADER = "copysieve-canary"
 """Of the worker's own canaries: their signature."""
@@ -42,6 +42,8 @@ def read(record: Record, record_bytes: int, genuine: Genuine = nobodys) -> Uploa
     Raises BadEvent for what is no upload event, or above `record_bytes`, and for a canary's id
     that is not `genuine`: an upload that gets no verdict must not be anybody's to publish.
     """
+    if isinstance(record.value, Unreadable):
+        raise BadEvent(record.value.reason, record.value.detail)
     if record.size > record_bytes:
         raise BadEvent(
             DeadLetterReason.TOO_LARGE,

@@ -4,14 +4,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn
 
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
-from kafka.record.default_records import DefaultRecordBatch
 
 from worker.errors import StreamError
 from worker.settings import Kafka
+from worker.stream import unpacking
 from worker.stream.ledger import Commit, Partition
 from worker.telemetry import log
 
@@ -41,6 +41,11 @@ UNREADABLE: tuple[type[Exception], ...] = (
     kafka_errors.UnsupportedCodecError,
 )
 """Fatal to a consumer: after records that it cannot read, kafka-python's spins for ever."""
+
+
+READER_RECORD_BYTES = 64 * 1024 * 1024
+READER_POLL_BYTES = 16 * 1024 * 1024
+"""Of readers without a group, which have no `limits`: see `unpacking.bound`."""
 
 
 @contextmanager
@@ -133,9 +138,8 @@ def unreachable(servers: tuple[str, ...], error: Exception) -> NoReturn:
 
 def reader(settings: Kafka, servers: tuple[str, ...], **config: Any) -> KafkaConsumer:
     """A consumer of committed records without a group. Raises StreamError as `unreachable` does."""
-    tolerate_header_names()
     try:
-        return KafkaConsumer(
+        consumer = KafkaConsumer(
             **connection(settings, servers),
             enable_auto_commit=False,
             isolation_level="read_committed",
@@ -144,65 +148,13 @@ def reader(settings: Kafka, servers: tuple[str, ...], **config: Any) -> KafkaCon
         )
     except (*FATAL, kafka_errors.KafkaError) as error:
         unreachable(servers, error)
+    unpacking.bound(consumer, READER_RECORD_BYTES, READER_POLL_BYTES)
+    return consumer
 
 
 _LAST_MILLISECOND = 253_402_300_799_999
-_read_record = DefaultRecordBatch._read_msg  # noqa: SLF001 - see tolerate_header_names
 
 
 def moment(timestamp: int | None) -> datetime:
     """A record's timestamp in milliseconds, aware UTC; a producer may send any 64 bits."""
     return datetime.fromtimestamp(min(max(timestamp or 0, 0), _LAST_MILLISECOND) / 1000, UTC)
-
-
-def tolerate_header_names() -> None:
-    """Read header names that are not UTF-8 as `OddName`s.
-
-    kafka-python takes such a record for a corrupt one, and then never gets past its batch: one
-    producer that writes raw bytes would stop a partition for every replica.
-    """
-
-    def read(batch: DefaultRecordBatch) -> Any:
-        at = batch._pos  # noqa: SLF001
-        try:
-            return _read_record(batch)
-        except UnicodeDecodeError:
-            plain = batch._buffer  # noqa: SLF001
-            batch._pos, batch._buffer = at, _Escaping(plain)  # noqa: SLF001
-            try:
-                return _read_record(batch)
-            finally:
-                batch._buffer = plain  # noqa: SLF001
-
-    DefaultRecordBatch._read_msg = read  # noqa: SLF001
-
-
-class OddName(str):
-    """A header name that is not UTF-8: the odd bytes escaped; `encode` gives those that came."""
-
-    __slots__ = ("_raw",)
-    _raw: bytes
-
-    def __new__(cls, raw: bytes) -> Self:
-        """Make the name of its bytes."""
-        name = super().__new__(cls, raw.decode("utf-8", "backslashreplace"))
-        name._raw = raw
-        return name
-
-    def encode(self, _encoding: str = "utf-8", _errors: str = "strict") -> bytes:
-        """Return the bytes that came, whatever the encoding."""
-        return self._raw
-
-
-class _Escaping(bytearray):
-    """Bytes whose slices decode without an error."""
-
-    def __getitem__(self, key: Any) -> Any:
-        part = super().__getitem__(key)
-        return _Escaping(part) if isinstance(key, slice) else part
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        try:
-            return super().decode(encoding, errors)
-        except UnicodeDecodeError:
-            return OddName(bytes(self))

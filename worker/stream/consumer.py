@@ -19,7 +19,7 @@ from kafka import errors as kafka_errors
 
 from worker.records import Position, Record
 from worker.settings import Settings
-from worker.stream import client
+from worker.stream import client, unpacking
 from worker.stream.committer import Committer
 from worker.stream.held import Load
 from worker.stream.ledger import Ledger, Partition
@@ -385,7 +385,6 @@ class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
 def _connect(settings: Settings) -> KafkaConsumer:
     kafka = settings.kafka
     fetch_bytes = int(FETCH_SHARE * settings.limits.in_flight_bytes) // 16
-    client.tolerate_header_names()
     assignor = Assignor()
     try:
         consumer = KafkaConsumer(
@@ -406,6 +405,7 @@ def _connect(settings: Settings) -> KafkaConsumer:
         )
     except (*client.FATAL, kafka_errors.KafkaError) as error:
         client.unreachable(kafka.bootstrap_servers, error)
+    unpacking.bound(consumer, settings.limits.record_bytes, fetch_bytes)
     assignor.is_member = lambda: bool(consumer.group_metadata().member_id)
     return consumer
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from worker.errors import BadEvent, DeadLetterReason
 from worker.events import DETAIL_LENGTH, KEPT_BYTES, DeadLetter, Source
-from worker.records import Headers, Origin, Record
+from worker.records import Headers, Origin, Record, Unreadable
 from worker.stream.publisher import Outgoing
 
 VALUE_BYTES = KEPT_BYTES
@@ -36,6 +36,11 @@ _CONTEXT = tuple(
 def dead_letter(record: Record, error: BadEvent, topic: str) -> Outgoing:
     """What is published for `record`."""
     key, value = record.key, record.value
+    if isinstance(value, Unreadable):
+        # A letter that has dropped headers is never taken for the whole record.
+        letter, dropped = _letter(record.origin, error), ((_DROPPED, b"all"),)
+        headers = dropped + _context(letter, error)
+        return Outgoing("dead_letter", topic, None, letter.model_dump_json().encode(), headers)
     letter = _letter(record.origin, error).model_copy(
         update={
             "key_base64": _small_base64(key),

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from worker.errors import DeadLetterReason, StreamError
 from worker.events import DeadLetter, Source
-from worker.records import Headers
+from worker.records import Headers, Unreadable
 from worker.settings import Kafka
 from worker.stream import client
 from worker.stream.admin import Admin
@@ -27,9 +27,9 @@ from worker.stream.ledger import Partition
 MARK = "copysieve-replayed-from"
 """Header of a dead letter's record that was sent again: the coordinates that it had before."""
 
-type Fate = Literal["whole", "from_source", "gone", "changed"]
+type Fate = Literal["whole", "from_source", "gone", "changed", "unreadable"]
 """Of a dead letter: the letter holds the record; the source does; retention (or compaction) took
-it; another record is at its coordinates now."""
+it; another record is at its coordinates now; the record cannot be unpacked."""
 type OnProgress = Callable[[int], object]
 """Is told how many more offsets have been read."""
 
@@ -78,10 +78,11 @@ class LettersReport:
     def count(self, letter: DeadLetter, fate: Fate) -> None:
         """Count a chosen dead letter."""
         fates = self.by_reason.setdefault(
-            letter.reason.value, {"whole": 0, "from_source": 0, "gone": 0, "changed": 0}
+            letter.reason.value,
+            {"whole": 0, "from_source": 0, "gone": 0, "changed": 0, "unreadable": 0},
         )
         fates[fate] += 1
-        if fate in ("gone", "changed"):
+        if fate in ("gone", "changed", "unreadable"):
             self.not_sent.append(NotSent(_coordinates(letter.source), fate))
 
 
@@ -179,6 +180,8 @@ class LettersReplay:
         found = self._source.record_at(span, at.offset) if span else None
         if found is None:
             return "gone", None
+        if isinstance(found.value, Unreadable):
+            return "unreadable", None
         if not _is_of(letter, found.value):
             return "changed", None
         return "from_source", Copied(found.key, found.value, tuple(found.headers))
@@ -267,6 +270,9 @@ class UploadsReplay:
 
     def _chosen(self, on_progress: OnProgress) -> Iterator[Any]:
         for record in _records(self._reader, self.spans, on_progress):
+            if isinstance(record.value, Unreadable):
+                at = f"{record.topic}/{record.partition}/{record.offset}"
+                raise StreamError(f"{at} cannot be read ({record.value.detail}): go on behind it")
             if self._part.takes(record.timestamp):
                 self.chosen += 1
                 yield record

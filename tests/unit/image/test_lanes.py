@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from worker.errors import DecodeError, UnscreenedReason
+from worker.errors import DecodeError, StartupError, UnscreenedReason
 from worker.image.decode import Cost, Reserve
 from worker.image.lanes import LARGE_PIXELS, MOST_WAITING, DecodeLanes
 from worker.settings import Decode, Limits
@@ -138,3 +138,35 @@ def test_after_the_end_nothing_runs(failures: list[BaseException]) -> None:
     late = Work(SMALL).submit(lanes)
     assert not late.done.wait(0.2)
     assert not failures
+
+
+def no_more_threads(_thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_work_needs_no_thread_that_the_system_may_refuse(
+    failures: list[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(failures, workers=4) as lanes:
+        monkeypatch.setattr(threading.Thread, "start", no_more_threads)
+        works = [Work(cost).submit(lanes) for cost in (SMALL, LARGE)]
+        assert all(work.done.wait(10) for work in works)
+    assert not failures
+
+
+def test_too_few_threads_are_an_error_at_the_start(
+    failures: list[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading.Thread, "start", no_more_threads)
+    with (
+        pytest.raises(StartupError, match=r"cannot start 1 threads \(decode\)"),
+        running(failures),
+    ):
+        pass
+
+
+def test_work_that_no_thread_takes_is_reported(failures: list[BaseException]) -> None:
+    with running(failures) as lanes:
+        lanes._first.shutdown()
+        Work(SMALL).submit(lanes)
+    assert [type(error) for error in failures] == [RuntimeError]

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.errors import BadEvent, Unscreenable
+from worker.errors import BadEvent, DeadLetterReason, Unscreenable
 from worker.events import UploadEvent
-from worker.records import Position, Record, Upload
+from worker.records import Position, Record, Unreadable, Upload
 from worker.stream import admission
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -258,6 +258,11 @@ def test_a_record_above_the_limit_is_named_by_its_size():
     assert str(refused(b"x" * 100, [("h", b"1")], limit=50)) == (
         "a record of 105 bytes, limits.record_bytes is 50"
     )
+
+
+def test_a_record_that_could_not_be_unpacked_has_the_reason_why():
+    error = refused(Unreadable(DeadLetterReason.UNREADABLE, "a broken batch"), [IMAGE])
+    assert (error.reason, str(error)) == ("unreadable", "a broken batch")
 
 
 def test_the_detail_never_holds_the_value():

@@ -4,8 +4,7 @@ from datetime import UTC, datetime
 
 from worker.errors import BadEvent, DeadLetterReason
 from worker.events import DeadLetter
-from worker.records import Position, Record, record_bytes
-from worker.stream.client import OddName
+from worker.records import Position, Record, Unreadable, record_bytes
 from worker.stream.dead_letters import (
     HEADERS_BYTES,
     VALUE_BYTES,
@@ -14,6 +13,7 @@ from worker.stream.dead_letters import (
     original_headers,
 )
 from worker.stream.publisher import RESULT_BYTES
+from worker.stream.unpacking import OddName
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 ERROR = BadEvent(DeadLetterReason.NOT_JSON, "the value is not JSON")
@@ -74,3 +74,12 @@ def test_a_minimal_letter_has_coordinates_and_nothing_of_the_record():
     assert (told.key_bytes, told.value_bytes, told.value_sha256) == (3, 10**6, None)
     assert original_headers(outgoing.headers) is None
     assert record_bytes(outgoing.key, outgoing.value, outgoing.headers) < 4096
+
+
+def test_of_an_unreadable_record_the_letter_has_coordinates_and_the_reason():
+    value = Unreadable(DeadLetterReason.TOO_LARGE, "in a batch that expands to more than 9 bytes")
+    record = Record(Position("uploads", 3, 14, 1), None, value, (), NOW, NOW)
+    outgoing = dead_letter(record, BadEvent(value.reason, value.detail), "dlq")
+    told = DeadLetter.model_validate_json(outgoing.value)
+    assert (told.value_bytes, told.value_sha256, told.value_base64) == (0, None, None)
+    assert original_headers(outgoing.headers) is None, "so a replay asks the source"
