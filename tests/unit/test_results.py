@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 
 from worker.compare import Compared
 from worker.errors import BadEvent, DeadLetterReason, Unscreenable, UnscreenedReason
-from worker.events import MATCHES_SHOWN, Event, MatchEvent, Verdict, schema
+from worker.events import MATCHES_SHOWN, THRESHOLDS_SHOWN, Event, MatchEvent, Verdict, schema
 from worker.hotset.census import Subject
 from worker.hotset.floods import Flooded, Sightings
 from worker.hotset.hot_set import Against
@@ -28,7 +28,7 @@ from worker.records import (
 )
 from worker.results import Results, Screened, Unscreened
 from worker.scoring.drift import Drift
-from worker.scoring.policy import Decision, decide, score
+from worker.scoring.policy import Decision, decide, near_thresholds, score
 from worker.scoring.rules import Applied, rule_of
 from worker.settings import Settings
 from worker.stream.publisher import RESULT_BYTES
@@ -61,8 +61,9 @@ def alike(allow, matched):
 
 def screened(*hits, of=None, looks=LOOKS):
     rules = {one.bank.name: rule_of(one.bank, None, None) for one in hits}
-    thresholds = {name: rule.threshold for name, rule in rules.items() if rule.threshold}
-    decision = decide(score(hits), rules, resemblance=alike)
+    scored = score(hits)
+    decision = decide(scored, rules, resemblance=alike)
+    thresholds = near_thresholds(scored, decision, rules, THRESHOLDS_SHOWN)
     version, banks = Version(1700000000000, 5), {one.bank.name: one.bank for one in hits}
     applied = Applied(Against(version, banks, None, {}, frozenset()), rules)
     compared = Compared(decision, version, None, thresholds, applied)

@@ -4,7 +4,7 @@ A row has a column while it can match: its reference and bank are enabled, it ha
 the bank wants its view. So switching anything on or off writes columns, and moves no descriptor.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,12 @@ import numpy.typing as npt
 
 from worker.hotset.found import Numbers
 from worker.hotset.index import NOBODYS
+from worker.hotset.layout import Unusable
 from worker.hotset.table import CANARY, ENABLED, NO_ROWS, SHADOW
-from worker.hotset.types import Bank, Reference, View
+from worker.hotset.types import MOST_BANKS, Bank, Reference, View
+
+MOST_NUMBERS = 4 * MOST_BANKS
+"""Banks that have a number at once, those too that are named in vain: the table has 16 bits."""
 
 _KINDS = 3
 _ENFORCED, _SHADOW, _CANARY = range(_KINDS)
@@ -25,15 +29,43 @@ _ENFORCED, _SHADOW, _CANARY = range(_KINDS)
 class Columns:
     """Numbers of banks and of lists of views, as the table has them, and the columns they give.
 
-    `banks` has those too that references name in vain. A number, once given, stays.
+    `banks` has those too that references name in vain; `names` is its inverse. A number stays while
+    a bank or a reference has it.
     """
 
     banks: dict[str, int] = field(default_factory=dict)
     views: list[tuple[View, ...]] = field(default_factory=list)
+    names: dict[int, str] = field(init=False)
+    _spare: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._take_stock()
+
+    def _take_stock(self) -> None:
+        self.names = {number: name for name, number in self.banks.items()}
+        every = reversed(range(MOST_NUMBERS))
+        self._spare = [number for number in every if number not in self.names]
 
     def of_bank(self, bank: str) -> int:
-        """The number of a bank, which gets one if it has none."""
-        return self.banks.setdefault(bank, len(self.banks))
+        """The number of a bank, which gets one if it has none. Raises Unusable where none is left.
+
+        A wrapped number would be another bank's, and so another tenant's.
+        """
+        if bank not in self.banks:
+            if not self._spare:
+                raise Unusable("bank", bank, f"references name more than {MOST_NUMBERS:,} banks")
+            self.banks[bank] = number = self._spare.pop()
+            self.names[number] = bank
+        return self.banks[bank]
+
+    def keep_only(self, banks: Collection[str], numbers: Collection[int]) -> None:
+        """Take back the numbers of all other banks but these, if they are not among `numbers`."""
+        self.banks = {
+            name: number
+            for name, number in self.banks.items()
+            if name in banks or number in numbers
+        }
+        self._take_stock()
 
     def of_views(self, views: tuple[View, ...]) -> int:
         """The number of a list of views, which gets one if it has none."""
@@ -58,8 +90,8 @@ class Columns:
         kinds = np.select([canary, shadow], [_CANARY, _SHADOW], _ENFORCED)
         columns = _column(rows["bank"].astype(np.int32), kinds)
         places = [np.empty((2, 0), dtype=np.int64)]
-        for name, code in self.banks.items():
-            bank = banks.get(name)
+        for code in np.unique(rows["bank"][described]).tolist():
+            bank = banks.get(self.names[code])
             of_bank = described & (rows["bank"] == code)
             for views_code in np.unique(rows["views"][of_bank]):
                 own = of_bank & (rows["views"] == views_code)
@@ -81,10 +113,10 @@ class Columns:
         self, banks: Mapping[str, Bank], tenants: Sequence[str | None], canaries: Sequence[bool]
     ) -> npt.NDArray[np.bool_]:
         """Which columns each query is compared with, [n, columns]."""
-        allowed = np.zeros((len(tenants), _column(len(self.banks), 0)), dtype=bool)
-        for name, code in self.banks.items():
-            if (bank := banks.get(name)) is None:
-                continue
+        most = 1 + max(self.banks.values(), default=-1)
+        allowed = np.zeros((len(tenants), _column(most, 0)), dtype=bool)
+        for name, bank in banks.items():
+            code = self.banks[name]
             own = [bank.screens(tenant) for tenant in tenants]
             allowed[:, _column(code, _ENFORCED)] = allowed[:, _column(code, _SHADOW)] = own
             allowed[:, _column(code, _CANARY)] = np.logical_and(own, canaries)

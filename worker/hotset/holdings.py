@@ -1,7 +1,7 @@
 """The references of a hot set: a table of them, records in the copy, rows in a matrix."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache, partial
 
 import numpy as np
@@ -10,13 +10,13 @@ import torch
 from crc32c import crc32c
 
 from worker.hotset import layout
-from worker.hotset.columns import Columns, standing
+from worker.hotset.columns import MOST_NUMBERS, Columns, standing
 from worker.hotset.index import NOBODYS
 from worker.hotset.layout import Unusable, reject
 from worker.hotset.local_copy import LocalCopy
 from worker.hotset.matrix import Matrix
 from worker.hotset.table import NO_ROWS, Ids, Runs, Slots, Table, hash_of
-from worker.hotset.types import Hit, Reference, ReferencePut, Stored
+from worker.hotset.types import Bank, Hit, Reference, ReferencePut, Stored
 from worker.records import Model
 
 _NORMS_AT_ONCE = 512  # as many as the caches hold
@@ -34,6 +34,7 @@ class Holdings:
         self.model = model
         self.matrix = matrix
         self.copy = matrix.copy
+        self.banks: dict[str, Bank] = {}
         self.unreadable: set[str] = set()
         self._columns = Columns()
         self._table = Table()
@@ -74,6 +75,7 @@ class Holdings:
     def _extend(self, stored: Stored) -> Slots:
         """Take many new references in at once; they are neither found nor counted yet."""
         self.unreadable |= stored.unreadable
+        self._give_numbers(sorted({reference.bank for reference in stored.references}))
         names = [reference.reference_id.encode() for reference in stored.references]
         records = [name + b"\0" + row for name, row in zip(names, stored.rows, strict=True)]
         if not records:
@@ -166,6 +168,7 @@ class Holdings:
     def _replace(self, slot: int, change: ReferencePut) -> Slots:
         reference, descriptors = change.reference, change.descriptors
         name = reference.reference_id.encode()
+        self._give_numbers([reference.bank])
         self.unreadable.discard(reference.reference_id)
         # What a full disk may refuse comes first, so that nothing is changed by halves.
         (offset,), (length,) = self.copy.records.append([name + b"\0" + change.row])
@@ -195,6 +198,18 @@ class Holdings:
         if row["first"] != NO_ROWS:
             self._blob_sum += sign * int(row["blob_sum"])
             self._described[int(row["bank"])] += sign
+
+    def _give_numbers(self, banks: Collection[str]) -> None:
+        """Give these banks numbers; if there are too few, take back those of banks that are gone.
+
+        Raises Unusable where there are too few all the same. Comes first, so that nothing is
+        changed by halves.
+        """
+        if len(self._columns.banks.keys() | set(banks)) > MOST_NUMBERS:
+            used = np.unique(self._table.rows["bank"][self._table.taken])
+            self._columns.keep_only({*self.banks, *banks}, set(used.tolist()))
+        for bank in banks:
+            self._columns.of_bank(bank)
 
     def _facts(self, reference: Reference) -> tuple[int, int, float]:
         """Number of its bank, flags, when it expires."""

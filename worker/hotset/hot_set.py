@@ -82,7 +82,6 @@ class HotSet(Holdings):
     def __init__(self, model: Model, matrix: Matrix) -> None:
         """`matrix` is empty."""
         super().__init__(model, matrix)
-        self.banks: dict[str, Bank] = {}
         self._head = Head(Version(0, 0), "", "")
         self._bank_rows: dict[str, bytes] = {}
 
@@ -335,9 +334,9 @@ class HotSet(Holdings):
     def _put_bank(self, change: BankPut) -> Slots:
         """Put a bank, and tell of which references other rows can be seen from now on."""
         otherwise = self._is_seen_otherwise(change.bank)
+        self._give_numbers([change.bank.name])
         self.banks[change.bank.name] = change.bank
         self._bank_rows[change.bank.name] = change.row
-        self._columns.of_bank(change.bank.name)
         return self._slots_of(change.bank.name) if otherwise else np.empty(0, dtype=np.int64)
 
     def _take_stock(self, now: datetime) -> None:
@@ -360,13 +359,13 @@ class HotSet(Holdings):
 
     def _copies(self) -> frozenset[str]:
         """Of references that block: what an allow bank or a canary shows is benign."""
-        names, rows = list(self._columns.banks), self._table.rows
+        names, rows = self._columns.names, self._table.rows
         return frozenset(
             chain.from_iterable(
                 own
                 for slot, own in self._copies_of.items()
                 if not rows["flags"][slot] & CANARY
-                and (bank := self.banks.get(names[rows["bank"][slot]])) is not None
+                and (bank := self.banks.get(names[int(rows["bank"][slot])])) is not None
                 and bank.kind == "block"
             )
         )

@@ -19,7 +19,7 @@ from worker.hotset.table import FIELDS, NO_ROWS, Ids, Runs, Slots, Table
 from worker.hotset.types import BankPut, Calibration, Head, Strict, Views
 from worker.records import Version
 
-_FORM = 2
+_FORM = 3
 """Of what a copy keeps; another one is loaded anew."""
 _AT_ONCE = 4096
 _GARBAGE = 1 << 26
@@ -36,7 +36,7 @@ class _Kept(Strict):
     mark: str
     accepted: str
     banks: dict[str, str]
-    codes: tuple[str, ...]
+    numbers: dict[str, int]
     views: tuple[Views, ...]
     calibration: str | None
     copies: dict[int, tuple[str, ...]]
@@ -61,8 +61,7 @@ class KeptHotSet(HotSet):
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"its state is not whole: {type(error).__name__}") from None
         self._head = Head(Version(*kept.version), kept.mark, kept.accepted)
-        codes = {name: code for code, name in enumerate(kept.codes)}
-        self._columns = Columns(codes, list(kept.views))
+        self._columns = Columns(dict(kept.numbers), list(kept.views))
         for name, row in kept.banks.items():
             self._put_bank(BankPut(layout.read_bank(name, row.encode()), row.encode()))
         if kept.calibration is not None:
@@ -151,7 +150,7 @@ class KeptHotSet(HotSet):
             mark=self._head.mark,
             accepted=self._head.accepted,
             banks={name: row.decode() for name, row in self._bank_rows.items()},
-            codes=tuple(self._columns.banks),
+            numbers=self._columns.banks,
             views=tuple(self._columns.views),
             calibration=self.calibration.id if self.calibration else None,
             copies=self._copies_of,

@@ -9,6 +9,7 @@ from worker.hotset.commits import Step
 from worker.hotset.contents import Contents
 from worker.hotset.layout import bucket_of
 from worker.hotset.types import (
+    MOST_BANKS,
     Bank,
     BankPut,
     Descriptors,
@@ -106,9 +107,21 @@ class Planning(Contents):
         if problem := bank.threshold_problem:
             raise StoreError(f"bank {bank.name}: {problem}")
         row = layout.write_bank(bank)
+        if not old:
+            self._require_room(step)
         if old != row or self.head() is None:  # which this makes anew
             step.write(self._keys.banks, bank.name, old or b"", row, "banks")
             step.changes.append(BankPut(bank, row))
+
+    def _require_room(self, step: Step) -> None:
+        """Let a step add a bank only while there are not too many. Raises StoreError if there are.
+
+        Two writers at once do not both add the last one: the head counts banks.
+        """
+        counted = self._client.hget(self._keys.head, "count:banks") or b""
+        if self._client.hlen(self._keys.banks) >= MOST_BANKS:
+            raise StoreError(f"there are {MOST_BANKS:,} banks, no more can be: remove one first")
+        step.write(self._keys.head, "count:banks", counted, counted)
 
     def _put(
         self, step: Step, new: Reference, old: bytes, descriptors: Descriptors | None = None

@@ -22,7 +22,7 @@ FIELDS = np.dtype(
             "first",
             "<i4",
         ),  # its first row of the index, NO_ROWS where the model has not described it
-        ("views", "u1"),  # which views the rows are of: a code
+        ("views", "<u2"),  # which views the rows are of: a code; there are 1,956 lists of six
         ("bank", "<i2"),  # a code
         ("flags", "u1"),
         ("expires", "<f8"),  # Unix seconds, infinite for never

@@ -45,7 +45,15 @@ ReferenceId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Pdq = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Tenants = Annotated[tuple[Identifier, ...], Field(min_length=1), AfterValidator(_distinct)]
+MOST_BANKS = 1000
+"""Banks of a hot set."""
+MOST_TENANTS = 1000
+"""Tenants that a bank names."""
+Tenants = Annotated[
+    tuple[Identifier, ...],
+    Field(min_length=1, max_length=MOST_TENANTS),
+    AfterValidator(_distinct),
+]
 Views = Annotated[tuple[View, ...], Field(min_length=1), AfterValidator(_distinct)]
 Score = Annotated[float, Field(allow_inf_nan=False)]
 PerMillion = Annotated[float, Field(gt=0, lt=1_000_000)]

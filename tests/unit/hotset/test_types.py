@@ -21,6 +21,7 @@ from worker.hotset.types import Bank, Reference
         ({"threshold": float("nan")}, "finite"),
         ({"max_false_matches_per_million": 0.0, "threshold": None}, "greater than 0"),
         ({"tenants": ()}, "at least 1"),
+        ({"tenants": tuple(f"t{n}" for n in range(1001))}, "at most 1000"),
         ({"views": ("plain", "plain")}, "repeat"),
         ({"views": ("sideways",)}, "plain"),
         ({"name": "Known Bad"}, "pattern"),
