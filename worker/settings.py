@@ -276,9 +276,12 @@ class Shutdown(Group):
 
 
 class Http(Group):
-    """Metrics and health. Port 0 takes a free one, which the log names."""
+    """Metrics and health. Port 0 takes a free one, which the log names.
 
-    host: str = "0.0.0.0"  # noqa: S104 - a container's probes come from outside it
+    Metrics name banks and their thresholds, so by default only this machine can read them.
+    """
+
+    host: str = "127.0.0.1"
     port: Port = 9464
 
 

@@ -114,6 +114,10 @@ DRIFT = Gauge(
 )
 TOP_SCORE = Histogram("copysieve_top_score", "Best score of each screened upload", buckets=_SCORES)
 
+HTTP_CUT = Counter(
+    "copysieve_http_cut_total", "Connections to this port that were ended early", ["reason"]
+)
+
 # -- canaries --
 CANARIES_PER_MINUTE = Gauge("copysieve_canaries_per_minute", "As set; 0 where they are off")
 CANARY_LEASE = Gauge("copysieve_canary_lease_held", "1 on the replica that publishes canaries")

@@ -56,6 +56,7 @@ ON_THE_CPU: dict[str, Any] = {
     "gpu": {"count": 0},
     "resources": {"requests": {"cpu": None}},
     "serviceAccount": {"create": False},
+    "networkPolicy": {"enabled": False},
     "podDisruptionBudget": {"enabled": False},
 }
 VALUES = {"defaults": {}, "all on": ALL_ON, "on the cpu": ON_THE_CPU}
@@ -97,9 +98,15 @@ def test_objects_are_valid(values: dict[str, Any], version: str) -> None:
 
 
 def test_options_add_their_objects() -> None:
-    default = {"ConfigMap", "Deployment", "PodDisruptionBudget", "ServiceAccount"}
+    default = {
+        "ConfigMap",
+        "Deployment",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+        "ServiceAccount",
+    }
     assert set(render({})) == default
-    assert set(render(ALL_ON)) == default | OF_OPERATORS | {"NetworkPolicy"}
+    assert set(render(ALL_ON)) == default | OF_OPERATORS
     assert set(render(ON_THE_CPU)) == {"ConfigMap", "Deployment"}
 
 
@@ -210,6 +217,23 @@ def test_the_network_policy_keeps_from_metadata_and_private_addresses() -> None:
     assert unrestricted[1:] == [rule["ports"] for rule in ALL_ON["networkPolicy"]["egress"]]
 
 
+def test_metrics_are_for_the_own_namespace_unless_others_are_named() -> None:
+    policy = render({})["NetworkPolicy"]["spec"]
+    assert policy["policyTypes"] == ["Ingress"]
+    assert "egress" not in policy
+    (rule,) = policy["ingress"]
+    assert rule == {"ports": [{"port": "http"}], "from": [{"podSelector": {}}]}
+    (rule,) = render(ALL_ON)["NetworkPolicy"]["spec"]["ingress"]
+    assert rule["from"] == ALL_ON["networkPolicy"]["metricsFrom"]
+
+
+def test_only_in_a_pod_the_port_is_open_to_other_machines(tmp_path: Path) -> None:
+    file = tmp_path / "worker.yaml"
+    file.write_text(render(ALL_ON)["ConfigMap"]["data"]["worker.yaml"])
+    assert settings.load(file).http.host == "0.0.0.0"
+    assert settings.Http().host == "127.0.0.1"
+
+
 def test_the_rules_are_those_of_config() -> None:
     file = CHART.parents[1] / "config" / "alerts" / "copysieve.yaml"
     assert render(ALL_ON)["PrometheusRule"]["spec"] == yaml.safe_load(file.read_text())
@@ -242,7 +266,7 @@ def test_names_fit_whatever_the_release_is_called() -> None:
         {"replicas": -1},
         {"gpu": {"count": "one"}},
         {"image": {"digest": "latest"}},
-        {"networkPolicy": {"enabled": True}},
+        {"networkPolicy": {"egress": {}}},
         {"autoscaling": {"minReplicas": 0}},
         {"podMonitor": {"intervall": "5s"}},
         {"config": {"http": {"port": 80}}},
