@@ -1,5 +1,6 @@
 """From what was found to what is published: the verdict, and the match events beside it."""
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -87,6 +88,9 @@ class Results:
         outcome: Outcome = "match" if decision.enforced else "no_match"
         _count_matches(decision)
         self._sightings.note(screened.info.sha256, (one.hit for one in decision.enforced))
+        self._sightings.sampler.note(
+            time.time(), compared.calibration, decision.best_scores, decision.seen_from
+        )
         described = {look.rendition for look in screened.looks}
         if len(described) == 1:  # as of calibrations' images
             self._drift.note(screened.info.sha256, upload.tenant, decision, compared.applied)

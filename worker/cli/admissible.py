@@ -1,16 +1,20 @@
-"""What a slip of the hand would do: thresholds that match all or nothing, and mass removals."""
+"""What a slip of the hand would do: rules that match all or nothing, and mass removals."""
 
+import math
 from collections import Counter
 from collections.abc import Collection
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from worker.cli.common import stderr, stdout
 from worker.errors import StoreError
 from worker.hotset.store import Store
 
 if TYPE_CHECKING:
-    from worker.scoring.rules import Applied
+    from worker.hotset.types import Bank
+    from worker.scoring.rules import Applied, Rule
 
 FEW = 10
 """References of a bank that one command may remove or disable, whatever share they are."""
@@ -18,6 +22,10 @@ SHARE = 0.1
 """And the share of a bank beyond these."""
 COPIES_LOST = 0.01
 """Share of the calibration's images whose exact copy a threshold may miss."""
+RECENT_MATCHED = 0.01
+"""Share of the recent uploads that a change may match beyond what is matched now."""
+FEW_UPLOADS = 3
+"""And so many in any case, since a share of few uploads says little."""
 BENIGN_MATCHED = 0.5
 """Share of the calibration's images that a bank may match."""
 
@@ -63,3 +71,44 @@ def refuse_useless(applied: "Applied", name: str) -> None:
             f"{name}: {rate / 1_000_000:.0%} of the calibration's benign images would match at "
             f"score {rule.threshold:.3f}. --force sets it"
         )
+
+
+def enforced_threshold(bank: "Bank | None", rule: "Rule | None" = None) -> float:
+    """The score from which a bank's matches are enforced; infinite where none is.
+
+    Without a `rule` the bank's own threshold counts.
+    """
+    if bank is None or bank.kind == "allow" or not bank.enabled or bank.mode == "shadow":
+        return math.inf
+    threshold = bank.threshold
+    if rule is not None:
+        threshold = rule.threshold if rule.is_enforced else None
+    return math.inf if threshold is None else threshold
+
+
+def try_on_recent(
+    store: Store, name: str, calibration: str | None, before: float, after: float, *, force: bool
+) -> None:
+    """Say what share of the recent uploads a bank would have matched from a score on.
+
+    `before` is the score from which it matches now. Raises StoreError where it would have matched
+    more than `RECENT_MATCHED` of them beyond that, unless forced.
+    """
+    if after == before or math.isinf(after):
+        return
+    known = [one for one in store.samples() if one.calibration == calibration]
+    if not known:
+        stderr.print(f"{name}: no recent uploads to try it on", markup=False, highlight=False)
+        return
+    scores = [one.scores.get(name, -math.inf) for one in known]
+    matched, now = (sum(score >= bar for score in scores) for bar in (after, before))
+    unknown = sum(name not in one.scores and one.unseen >= after for one in known)
+    since = datetime.fromtimestamp(known[-1].at, UTC)
+    line = (
+        f"{name}: of {len(known)} uploads sampled since {since:%Y-%m-%d %H:%M} UTC it would have "
+        f"matched {matched} ({matched / len(known):.1%}), now {now}"
+    )
+    line += f"; of {unknown} more it is not known" if unknown else ""
+    if not force and matched - now > max(FEW_UPLOADS, RECENT_MATCHED * len(known)):
+        raise StoreError(f"{line}. --force sets it")
+    stdout.print(line, markup=False, highlight=False)

@@ -28,6 +28,7 @@ from worker.records import Version
 from worker.settings import Settings
 
 if TYPE_CHECKING:
+    from worker.cli.applying import Preview
     from worker.scoring.rules import Rule
 
 app = typer.Typer(name="banks", no_args_is_help=True, help="Banks: references with one policy.")
@@ -144,8 +145,17 @@ def set_bank(
         bank = put(old)
         for warning in _warnings(old, bank):
             stderr.print(warning, style="yellow", markup=False, highlight=False)
-        if _rule_changes(old, bank):
-            _look_ahead(store, settings, bank, force=force)
+        calibration = under[1] if under else bank.calibration
+        before, after = map(admissible.enforced_threshold, (old, bank))
+        if _rule_changes(old, bank) and (found := _look_ahead(store, settings, bank, force=force)):
+            before, after = (
+                admissible.enforced_threshold(one.against.banks.get(name), one.rules.get(name))
+                for one in (found.before, found.after)
+            )
+            current = found.after.against.calibration
+            calibration = current.id if current else None
+        if old is not None:
+            admissible.try_on_recent(store, name, calibration, before, after, force=force)
         return store.change_bank(name, put, under)
 
     waiting.make(change, config, by=by, wait=wait, timeout=timeout, as_json=as_json)
@@ -238,8 +248,11 @@ def _calibration(store: Store, settings: Settings) -> tuple[str, str | None] | N
     return sha256, current.get(sha256)
 
 
-def _look_ahead(store: Store, settings: Settings, bank: Bank, *, force: bool) -> None:
-    """Tell what a bank would match at. Raises StoreError if it's less than now, unless forced."""
+def _look_ahead(store: Store, settings: Settings, bank: Bank, *, force: bool) -> "Preview | None":
+    """Tell what a bank would match at. Raises StoreError if it's less than now, unless forced.
+
+    None: the model's file is not here to tell.
+    """
     from worker.cli import applying  # noqa: PLC0415 - imports torch
 
     try:
@@ -249,7 +262,7 @@ def _look_ahead(store: Store, settings: Settings, bank: Bank, *, force: bool) ->
         if not force:
             raise
         stderr.print(f"its budget is not resolved: {error}", style="yellow", markup=False)
-        return
+        return None
     if not force:
         advice = {
             "no_calibration": "`copysieve calibrations apply FILE --budget "
@@ -260,6 +273,7 @@ def _look_ahead(store: Store, settings: Settings, bank: Bank, *, force: bool) ->
         found.refuse_less(advice.get(state, "change what it lacks first"))
         admissible.refuse_useless(found.after, bank.name)
     applying.tell(found, [bank.name])
+    return found
 
 
 def changed(name: str, old: Bank | None, given: Mapping[str, Any], calibration: str | None) -> Bank:

@@ -300,6 +300,13 @@ def _apply(
         found.refuse_less(advice)
         for name in rules:
             admissible.refuse_useless(found.after, name)
+    for name in rules:
+        before, after = (
+            admissible.enforced_threshold(one.against.banks.get(name), one.rules.get(name))
+            for one in (found.before, found.after)
+        )
+        known = calibration.id if calibration else None
+        admissible.try_on_recent(store, name, known, before, after, force=advice is None)
     if len(new := _unnoted(store, found.copies)) > _COPIES_AT_ONCE:
         store.set_copies(new)
         return _apply(store, settings, which, rules, advice)

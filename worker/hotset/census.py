@@ -5,15 +5,16 @@ ten minutes. Seven slices, the present one among them, are the last hour: 60 to 
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import batched
 from typing import Any, Literal, Self
 
-from worker.hotset import audit, layout
+from worker.hotset import audit, layout, samples
 from worker.hotset.connection import Client, as_store_errors
 from worker.hotset.layout import Keys, Unusable, bucket_of
+from worker.hotset.samples import Sample
 from worker.hotset.types import Bank, Reference
 
 SLICE_SECONDS = 600
@@ -98,6 +99,17 @@ class Census:
             subjects = (subject for subject, _ in some)
             counts |= zip(subjects, self._count(keys=keys, args=arguments), strict=True)
         return counts
+
+    @as_store_errors
+    def keep(self, taken: Sequence[Sample]) -> None:
+        """Keep samples of recent uploads; the oldest make room."""
+        if not taken:
+            return
+        pipeline = self._client.pipeline(transaction=True)
+        pipeline.lpush(self._keys.samples, *map(samples.write, taken))
+        pipeline.ltrim(self._keys.samples, 0, samples.CAPACITY - 1)
+        pipeline.expire(self._keys.samples, samples.EXPIRES_SECONDS)
+        pipeline.execute()
 
     @as_store_errors
     def floods(self) -> frozenset[Subject]:

@@ -6,12 +6,13 @@ from importlib import resources
 from itertools import batched
 
 from worker.errors import StoreError
-from worker.hotset import audit, layout
+from worker.hotset import audit, layout, samples
 from worker.hotset.audit import AuditEntry
 from worker.hotset.connection import Client, as_store_errors
 from worker.hotset.layout import Keys, Unusable, bucket_of, reject
 from worker.hotset.policies import Policies
 from worker.hotset.replicas import Replicas
+from worker.hotset.samples import Sample
 from worker.hotset.types import (
     Bank,
     Descriptors,
@@ -54,6 +55,12 @@ class Contents:
             except Unusable as error:
                 reject(error)
         return dict(sorted(found.items()))
+
+    @as_store_errors
+    def samples(self) -> list[Sample]:
+        """Samples of the recent uploads that can be read, latest first."""
+        raw = self._client.lrange(self._keys.samples, 0, samples.CAPACITY - 1)
+        return [one for one in map(samples.read, raw) if one is not None]
 
     @as_store_errors
     def references(self, bank: str | None = None) -> list[Reference]:

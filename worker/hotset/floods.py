@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from worker.errors import StoreError
 from worker.events import Action
 from worker.hotset.census import Census, Policy, Scope, Subject
+from worker.hotset.samples import Sampler
 from worker.hotset.types import Bank, Hit, Reference
 from worker.telemetry import log, metrics
 
@@ -81,10 +82,14 @@ class Flooded:
 
 
 class Sightings:
-    """Matches that are not counted yet, and what is in flood. Thread-safe, waits for nobody."""
+    """Matches that are not counted yet, and what is in flood. Thread-safe, waits for nobody.
+
+    `sampler` holds some uploads' best scores for Redis.
+    """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.flooded = Flooded()
+        self.sampler = Sampler()
         self._capacity = capacity
         self._lock = threading.Lock()
         self._images: dict[Subject, set[str]] = {}
@@ -159,6 +164,7 @@ class Floods:
             self._sightings.give_back(images, uploads)
             raise
         self._sightings.flooded = Flooded(flooded)
+        self._census.keep(self._sightings.sampler.take())
         self._measure(flooded)
 
     def _run(self) -> None:

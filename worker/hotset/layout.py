@@ -24,6 +24,7 @@ touch them together:
     {ns}:floods               set     what is in flood: `BANK`, or `BANK:REFERENCE`
     {ns}:flood:SUBJECT:SLICE  hll     distinct images that it matched in ten minutes, expires
     {ns}:screened:SLICE       string  uploads that were screened in ten minutes, expires
+    {ns}:samples              list    Sample (JSON) of recent uploads, latest first, expires
 
 `B` is one of 256 buckets, by the reference id: about 400 fields each at 100,000 references, so
 that a snapshot is read in a few hundred replies of a comfortable size. Descriptors are the names of
@@ -106,6 +107,7 @@ class Keys:
         self.canary_key = f"{self._tag}:canary:key"
         self.canary_lease = f"{self._tag}:canary:lease"
         self.floods = f"{self._tag}:floods"
+        self.samples = f"{self._tag}:samples"
 
     def references(self, bucket: int) -> str:
         """Rows of the references of a bucket."""

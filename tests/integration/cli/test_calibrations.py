@@ -377,7 +377,7 @@ def test_a_budget_that_no_bank_could_keep_is_told_before_there_are_references(
     run("banks", "set", "other", "--threshold", "0.9")
     file = tmp_path / "c.npz"
     run("calibrate", "--images", benign, "-o", file, "--no-hot-set")
-    run("calibrations", "apply", file, "--threshold", "other=0.9")
+    run("calibrations", "apply", file, "--threshold", "other=0.5")
     result = run("banks", "set", "tiny", "--max-false-matches-per-million", "5")
     assert "tiny: matches nothing (its budget takes 600000 groups of null images" in result.stdout
 
