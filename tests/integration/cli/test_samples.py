@@ -14,7 +14,7 @@ from worker.hotset.floods import Floods, Sightings
 from worker.hotset.mirror import Mirror
 from worker.hotset.samples import BANKS, CAPACITY, Sampler
 from worker.hotset.types import Descriptors
-from worker.records import ImageInfo, Look, Position, Rendition, Upload
+from worker.records import ImageInfo, Look, Origin, Position, Rendition, Upload
 from worker.results import Results, Screened
 from worker.scoring import artefact
 from worker.scoring.rules import Rules
@@ -63,9 +63,8 @@ class Worker:
             row = torch.from_numpy(along(cosine, (1 - cosine**2) ** 0.5).astype(np.float32))
             (found,) = compare(self.mirror, Rules(["plain"]), [row], [None], [canary])
             upload = Upload(
-                position=Position("uploads", 0, number, 1),
+                origin=Origin(Position("uploads", 0, number, 1), NOW, NOW, 1, 1, 0),
                 upload_id=f"{'canary:' if canary else ''}u{number}",
-                received_at=NOW,
                 image=b"x",
             )
             info = ImageInfo("JPEG", 640, 480, 1, 1000, f"{number:064x}", truncated=False)
