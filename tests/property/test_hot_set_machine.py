@@ -476,12 +476,16 @@ class HotSetMachine(RuleBasedStateMachine):
     def stop(self, name):
         if name in self.running:
             self.running[name].sync._save()
-            self.running[name].sync._reader.replicas.leave(name)
+            sync = self.running[name].sync
+            sync._reader.replicas.leave(sync.identity)
+            del sync
             self.kill(name)
 
     @rule(name=REPLICAS)
     def kill(self, name):
-        self.running.pop(name, None)
+        if (dead := self.running.pop(name, None)) is not None:
+            self.raw.delete(KEYS.replica(dead.sync.identity))  # it expires before anything else
+        del dead
         gc.collect()  # which closes its files
 
     @rule(name=REPLICAS, point=st.sampled_from(["replace", "glob"]))

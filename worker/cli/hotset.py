@@ -58,6 +58,7 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         highlight=False,
     )
     _show(told["replicas"])
+    waiting.warn_of_models(waiting.models_of(beats))
     if late := [row["name"] for row in told["replicas"] if row["late"]]:
         stdout.print(f"late: {', '.join(late)}", markup=False, highlight=False)
     if unusable := [row for row in told["replicas"] if row["unusable"]]:

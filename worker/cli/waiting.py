@@ -9,7 +9,7 @@ it has. Only one that stops in order is not.
 import os
 import pwd
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,12 +39,17 @@ ByOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Waited:
-    """Who has applied a version, who is late after all, and how long it took."""
+    """Who has applied a version, who is late after all, and how long it took.
+
+    `unusable` counts, by replica, references that it holds and cannot match. `models` are digests.
+    """
 
     version: Version
     seconds: float
     applied: list[str]
     late: list[str]
+    unusable: dict[str, int]
+    models: list[str]
 
     def document(self) -> dict[str, Any]:
         """For `--json`."""
@@ -53,6 +58,8 @@ class Waited:
             "seconds": round(self.seconds, 3),
             "applied": self.applied,
             "late": self.late,
+            "unusable": self.unusable,
+            "models": self.models,
         }
 
 
@@ -75,19 +82,39 @@ def has_applied(beat: Heartbeat, version: Version, head: Head | None) -> bool:
     return own.epoch == version.epoch == latest.epoch and version.seq <= own.seq <= latest.seq
 
 
+def name_of(identity: str) -> str:
+    """The name of a replica, of its name and process."""
+    return identity.partition(":")[0]
+
+
+def models_of(beats: Sequence[Heartbeat]) -> list[str]:
+    """Digests of the models that replicas run."""
+    return sorted({beat.model for beat in beats})
+
+
+def warn_of_models(models: Sequence[str]) -> None:
+    """Say that replicas run different models: a reference needs descriptors by each."""
+    if len(models) > 1:
+        listed = ", ".join(sha256[:12] for sha256 in models)
+        line = f"replicas run different models ({listed}): add references by each of them"
+        stderr.print(line, style="yellow", markup=False, highlight=False)
+
+
 def wait_for(store: Store, version: Version, timeout: float) -> Waited:
     """Wait for every live replica, `timeout` seconds at most. Raises StoreError."""
-    began, late = time.monotonic(), list[str]()
+    began, late = time.monotonic(), set[str]()
     while True:
         beats = store.heartbeats()
         head = store.head()
-        silent = set(late) - {beat.name for beat in beats}
-        late = [beat.name for beat in beats if not has_applied(beat, version, head)]
-        late = sorted(late + [name for name in silent if not store.has_left(name)])
+        silent = late - {beat.identity for beat in beats}
+        late = {beat.identity for beat in beats if not has_applied(beat, version, head)}
+        late |= {one for one in silent if not store.has_left(one)}
         seconds = time.monotonic() - began
         if not late or seconds > timeout:
-            applied = [beat.name for beat in beats if beat.name not in late]
-            return Waited(version, seconds, applied, late)
+            applied = [beat.name for beat in beats if beat.identity not in late]
+            unusable = {beat.name: beat.unusable for beat in beats if beat.unusable}
+            names = sorted(map(name_of, late))
+            return Waited(version, seconds, applied, names, unusable, models_of(beats))
         time.sleep(POLL_SECONDS)
 
 
@@ -101,6 +128,10 @@ def tell(waited: Waited) -> None:
         stdout.print(f"applied by {count} live replica(s) after {waited.seconds:.3f} s")
     else:
         stdout.print("no replica is running")
+    warn_of_models(waited.models)
+    for name, count in waited.unusable.items():
+        line = f"{name} cannot match {count} references: its model does not describe them"
+        stderr.print(line, style="yellow", markup=False, highlight=False)
 
 
 def make(

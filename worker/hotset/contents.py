@@ -130,9 +130,9 @@ class Contents:
         """What the live replicas tell, by name."""
         return self._replicas.live()
 
-    def has_left(self, replica: str) -> bool:
+    def has_left(self, identity: str) -> bool:
         """Whether a replica that is not live stopped in order, and was not killed or cut off."""
-        return self._replicas.has_left(replica)
+        return self._replicas.has_left(identity)
 
     @as_store_errors
     def audit(self, since: datetime | None, limit: int) -> list[AuditEntry]:

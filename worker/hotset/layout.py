@@ -15,9 +15,9 @@ touch them together:
                                       `previous:DIGEST` -> of the one before, or `none`
     {ns}:calibrations         hash    id -> KeptCalibration (JSON) of all that are kept
     {ns}:calibration:ID       hash    0, 1, ... -> parts of its artefact, which never changes
-    {ns}:replicas             set     names of replicas
-    {ns}:replica:NAME         string  Heartbeat (JSON), expires
-    {ns}:replica:NAME:left    string  it stopped in order, expires
+    {ns}:replicas             set     NAME:PROCESS of each replica
+    {ns}:replica:NAME:PROCESS string  Heartbeat (JSON), expires
+    {ns}:replica:NAME:PROCESS:left  string  it stopped in order, expires
     {ns}:canary:key           string  what canaries are signed with: 32 random bytes, in hex
     {ns}:canary:lease         string  token of the replica that publishes canaries, expires
     {ns}:audit                stream  who changed what when, ids in Unix ms; see audit.py
@@ -121,13 +121,13 @@ class Keys:
         """The parts of a calibration's artefact."""
         return f"{self._tag}:calibration:{calibration_id}"
 
-    def replica(self, name: str) -> str:
+    def replica(self, identity: str) -> str:
         """A replica's heartbeat."""
-        return f"{self._tag}:replica:{name}"
+        return f"{self._tag}:replica:{identity}"
 
-    def left(self, name: str) -> str:
+    def left(self, identity: str) -> str:
         """That a replica has stopped in order, and has told nothing since."""
-        return f"{self._tag}:replica:{name}:left"
+        return f"{self._tag}:replica:{identity}:left"
 
     def flood(self, subject: str, number: int) -> str:
         """Images that a `BANK` or a `BANK:REFERENCE` matched in a slice of ten minutes."""

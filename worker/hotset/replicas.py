@@ -42,22 +42,22 @@ class Replicas:
     def tell(self, heartbeat: Heartbeat) -> None:
         """Write a replica's heartbeat."""
         pipeline = self._client.pipeline(transaction=False)
-        key = self._keys.replica(heartbeat.name)
+        key = self._keys.replica(heartbeat.identity)
         pipeline.set(key, heartbeat.model_dump_json(), ex=EXPIRES_SECONDS)
-        pipeline.sadd(self._keys.replicas, heartbeat.name)
-        pipeline.delete(self._keys.left(heartbeat.name))
+        pipeline.sadd(self._keys.replicas, heartbeat.identity)
+        pipeline.delete(self._keys.left(heartbeat.identity))
         pipeline.execute()
 
     @as_store_errors
-    def leave(self, name: str) -> None:
+    def leave(self, identity: str) -> None:
         """Take a replica's heartbeat away: nobody need wait for it any more."""
         pipeline = self._client.pipeline(transaction=False)
-        pipeline.set(self._keys.left(name), "", ex=_LEFT_SECONDS)  # first: else it seems cut off
-        pipeline.delete(self._keys.replica(name))
-        pipeline.srem(self._keys.replicas, name)
+        pipeline.set(self._keys.left(identity), "", ex=_LEFT_SECONDS)
+        pipeline.delete(self._keys.replica(identity))
+        pipeline.srem(self._keys.replicas, identity)
         pipeline.execute()
 
     @as_store_errors
-    def has_left(self, name: str) -> bool:
+    def has_left(self, identity: str) -> bool:
         """Whether a replica that is not live has left, and was not killed or cut off."""
-        return bool(self._client.exists(self._keys.left(name)))
+        return bool(self._client.exists(self._keys.left(identity)))

@@ -14,6 +14,7 @@ more than `max_shrink` of the usable references, or has so much less than the st
 import math
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -53,7 +54,7 @@ class HotSetSync:
         self._reader = reader
         self._mirror = mirror
         self._settings = settings
-        self._name = replica_name
+        self._name, self._process = replica_name, uuid.uuid4().hex
         self._on_failure = on_failure
         self._state: State = "loading"
         self._ready = False
@@ -78,6 +79,11 @@ class HotSetSync:
     def state(self) -> State:
         """What the thread does."""
         return self._state
+
+    @property
+    def identity(self) -> str:
+        """Of this process, as in its heartbeats."""
+        return f"{self._name}:{self._process}"
 
     @property
     def ready(self) -> bool:
@@ -131,7 +137,7 @@ class HotSetSync:
                 self._measure()
         self._save()
         try:
-            self._reader.replicas.leave(self._name)
+            self._reader.replicas.leave(self.identity)
         except StoreError:
             logger.warning("heartbeat_left", detail="Redis is away; it expires by itself")
 
@@ -369,6 +375,7 @@ class HotSetSync:
         head, sizes = self._mirror.head, self._mirror.sizes()
         heartbeat = Heartbeat(
             name=self._name,
+            process=self._process,
             state=self._state,
             version=str(head.version) if head else None,
             digest=self._mirror.tallies().digest if head else None,
@@ -402,6 +409,7 @@ class HotSetSync:
         head, sizes = self._mirror.head, self._mirror.sizes()
         metrics.REFERENCES.set(sizes.references)
         metrics.ROWS.set(sizes.rows)
+        metrics.UNUSABLE.set(sizes.unusable)
         metrics.STALE.set(self.is_stale)
         metrics.SHRUNK.set(self._shrunk)
         metrics.DAMAGED.set(self._state == "damaged")

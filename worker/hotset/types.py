@@ -201,10 +201,12 @@ followed), Redis is `away`, or its set is `shrunk` and not yet accepted (what th
 class Heartbeat(Strict):
     """What a replica tells about its mirror. `unusable` references are held but cannot match.
 
-    `digest` is of all that the mirror holds, like `Tallies.digest`.
+    `process` is another for each process, so that two with one name are two. `digest` is of all
+    that the mirror holds, like `Tallies.digest`.
     """
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
+    process: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
     state: State
     version: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,20}-[0-9]{1,20}$")] | None
     digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$")] | None
@@ -213,6 +215,11 @@ class Heartbeat(Strict):
     unusable: Annotated[int, Field(ge=0)]
     model: Sha256
     at: AwareDatetime
+
+    @property
+    def identity(self) -> str:
+        """Name and process: what its key in Redis is called by."""
+        return f"{self.name}:{self.process}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,6 +155,10 @@ SHRUNK = Gauge("copysieve_hotset_shrunk", "1 while a shrunken store awaits `hots
 DAMAGED = Gauge(
     "copysieve_hotset_damaged", "1 while the store holds or lacks values that it should not"
 )
+UNUSABLE = Gauge(
+    "copysieve_hotset_unusable",
+    "References that the mirror holds and cannot match: no descriptors by its model, or no bank",
+)
 RESYNCS = Counter("copysieve_hotset_resyncs_total", "Snapshot loads", ["reason"])
 REJECTED = Counter("copysieve_hotset_rejected_total", "Entries of Redis that were not usable")
 CHANGE_SECONDS = Histogram(

@@ -407,6 +407,7 @@ def test_status_tells_of_each_replica_in_a_line(run, told, store, redis_server):
     for name, (state, version, own, unusable) in beats.items():
         beat = Heartbeat(
             name=name,
+            process="0" * 32,
             state=state,
             version=version,
             digest=own,

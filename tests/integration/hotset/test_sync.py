@@ -98,7 +98,7 @@ def test_a_replica_can_be_waited_for_before_it_reads_and_while_it_does(
 
     def read(head):
         live.append([(beat.state, beat.version) for beat in store.heartbeats()])
-        raw.delete(KEYS.replica("replica-1"))  # a load longer than a heartbeat lasts
+        raw.delete(KEYS.replica(one.sync.identity))  # a load longer than a heartbeat lasts
         return snapshot(head)
 
     def follow(*args, **kwargs):
@@ -123,7 +123,7 @@ def test_it_stays_live_however_long_null_images_take(redis_settings, store, raw,
 
     def slowly(self, rows):
         if threading.current_thread() is one.sync._thread and len(seen) < 3:
-            raw.delete(KEYS.replica("replica-1"))
+            raw.delete(KEYS.replica(one.sync.identity))
             until(store.heartbeats)
             seen.append([(beat.state, beat.version) for beat in store.heartbeats()])
         return project(self, rows)
