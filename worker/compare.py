@@ -67,7 +67,7 @@ def compare(
     for looks, tenant, canary in zip(uploads, tenants, canaries, strict=True):
         own = list(islice(looked, len(looks)))
         seen_from = max((unseen - offset for _, unseen, offset in own), default=-math.inf)
-        if seen_from >= applied.lowest_threshold:
+        if seen_from >= applied.lowest_threshold(tenant):
             yield _compare_banks(mirror, rules, looks, tenant, canary=canary)
             continue
         scored = [score(hits, offset, look) for look, (hits, _, offset) in enumerate(own)]

@@ -91,6 +91,7 @@ class Pipeline:
         self._on_failure = on_failure
         self._genuine = genuine
         self._rules = Rules(tuple(boxes(settings.views)), embedder.device)
+        mirror.on_prepared = self._rules.prepare
         self._results = Results(settings, embedder.model, embedder.precision, sightings)
         self._held = Held()
         self._fetches = FetchQueue(
@@ -123,6 +124,7 @@ class Pipeline:
 
     def start(self) -> None:
         """Start the stages; the embedder is warm and the mirror loaded already."""
+        self._rules.prepare(self._mirror.against())
         for thread in self._threads:
             thread.start()
 

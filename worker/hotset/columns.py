@@ -110,17 +110,54 @@ class Columns:
         return floors
 
     def allowed(
-        self, banks: Mapping[str, Bank], tenants: Sequence[str | None], canaries: Sequence[bool]
+        self, screens: "Screens", tenants: Sequence[str | None], canaries: Sequence[bool]
     ) -> npt.NDArray[np.bool_]:
         """Which columns each query is compared with, [n, columns]."""
-        most = 1 + max(self.banks.values(), default=-1)
-        allowed = np.zeros((len(tenants), _column(most, 0)), dtype=bool)
+        count = _column(1 + max(self.banks.values(), default=-1), 0)
+        rows: dict[tuple[str | None, bool], int] = {}
+        numbers = [rows.setdefault(who, len(rows)) for who in zip(tenants, canaries, strict=True)]
+        allowed = np.zeros((len(rows), count), dtype=bool)
+        for (tenant, canary), number in rows.items():
+            first = _column(screens.codes(tenant), 0)
+            for kind in (_ENFORCED, _SHADOW, *([_CANARY] if canary else [])):
+                allowed[number, first + kind] = True
+        return allowed[numbers]
+
+    def screens(self, banks: Mapping[str, Bank]) -> "Screens":
+        """Which of these banks each tenant's uploads are compared with."""
+        for_all: list[int] = []
+        own: dict[str, list[int]] = {}
+        enabled: list[int] = []
         for name, bank in banks.items():
+            if not bank.enabled:
+                continue
             code = self.banks[name]
-            own = [bank.screens(tenant) for tenant in tenants]
-            allowed[:, _column(code, _ENFORCED)] = allowed[:, _column(code, _SHADOW)] = own
-            allowed[:, _column(code, _CANARY)] = np.logical_and(own, canaries)
-        return allowed
+            enabled.append(code)
+            if bank.tenants is None:
+                for_all.append(code)
+            for tenant in bank.tenants or ():
+                own.setdefault(tenant, []).append(code)
+        return Screens(_codes(enabled), _codes(for_all), own)
+
+
+@dataclass(frozen=True, slots=True)
+class Screens:
+    """Codes of the enabled banks: all of them, those for all tenants, and each tenant's own."""
+
+    enabled: Numbers
+    for_all: Numbers
+    own: Mapping[str, Sequence[int]]
+
+    def codes(self, tenant: str | None) -> Numbers:
+        """The banks that a tenant's uploads are compared with, as `Bank.screens`."""
+        if tenant is None:
+            return self.enabled
+        own = self.own.get(tenant)
+        return np.concatenate([self.for_all, _codes(own)]) if own else self.for_all
+
+
+def _codes(codes: Sequence[int]) -> Numbers:
+    return np.array(codes, dtype=np.int64)
 
 
 def standing(reference: Reference) -> tuple[int, float]:

@@ -1,21 +1,20 @@
 """One version of the hot set, changed in place: policies in memory, descriptors on the device."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain, groupby
 
 import numpy as np
-from torch import Tensor
 
 from worker.errors import StoreError
 from worker.hotset import layout
 from worker.hotset.columns import standing
-from worker.hotset.found import Bars, Found, Nearest, Numbers
-from worker.hotset.holdings import Holdings
+from worker.hotset.found import Numbers
 from worker.hotset.matrix import Lock, Matrix
 from worker.hotset.probes import Best
+from worker.hotset.searching import Searching
 from worker.hotset.table import (
     CANARY,
     NO_ROWS,
@@ -32,7 +31,6 @@ from worker.hotset.types import (
     Change,
     Entry,
     Head,
-    Hit,
     Reference,
     ReferencePut,
     ReferenceRemoved,
@@ -44,8 +42,6 @@ from worker.hotset.types import (
 from worker.records import Model, Version
 
 _NEAR_SECONDS = 30.0
-_ROUNDING = 1e-6
-"""Off a bar in fp32, so that nothing is lost that reaches it in fp64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +72,7 @@ class Against:
     copies: frozenset[str]
 
 
-class HotSet(Holdings):
+class HotSet(Searching):
     """All of it, as one model sees it. Not thread-safe."""
 
     def __init__(self, model: Model, matrix: Matrix) -> None:
@@ -84,6 +80,7 @@ class HotSet(Holdings):
         super().__init__(model, matrix)
         self._head = Head(Version(0, 0), "", "")
         self._bank_rows: dict[str, bytes] = {}
+        self._against: tuple[tuple[Head, int], Against] | None = None
 
     # -- what there is --
 
@@ -121,51 +118,54 @@ class HotSet(Holdings):
         unreadable = sum(self._find(name) is None for name in self.unreadable)
         return Sizes(usable, len(self.matrix), len(self._table) - usable + unreadable)
 
-    def canaries(self) -> list[Reference]:
-        """The references that are canaries, by id."""
-        slots = np.flatnonzero(self._table.rows["flags"] & CANARY)
-        found = [self._reference(slot) for slot in slots.tolist()]
-        return sorted(found, key=lambda one: one.reference_id)
-
-    def search(
-        self, queries: Tensor, tenants: Sequence[str | None], k: int, canaries: Sequence[bool]
-    ) -> list[Nearest]:
-        """Search the index and name what was found; ties go by reference, then view."""
-        allowed = self._columns.allowed(self.banks, tenants, canaries)
-        return [
-            Nearest(self._hits(found)[:k], found.unseen)
-            for found in self.matrix.search(queries, allowed, k)
-        ]
-
-    def search_banks(
-        self, queries: Tensor, tenant: str | None, bars: Bars, budget: int, *, canary: bool
-    ) -> tuple[list[list[Hit]], frozenset[str]]:
-        """Name the best rows of every bank for the looks of one upload, from its bar on.
-
-        Also the banks of which enforced rows that reach it may have been left out.
-        """
-        (allowed,) = self._columns.allowed(self.banks, [tenant], [canary])
-        floors = np.where(allowed, self._columns.floors(bars.banks), np.inf)
-        floors = floors + np.array(bars.offsets)[:, None] - _ROUNDING
-        crowd = self.matrix.search_columns(queries, floors.astype(np.float32), budget)
-        own = [crowd.queries == query for query in range(len(queries))]
-        cut = set(crowd.cut.tolist())
-        return (
-            [self._hits(Found(*(part[mask] for part in crowd[1:4]))) for mask in own],
-            frozenset(name for name in self.banks if self._columns.enforced(name) in cut),
-        )
-
     def against(self) -> Against:
-        """What decisions go by."""
-        columns = {self._columns.enforced(name): name for name in self.banks}
-        best = self.matrix.best(list(columns))
+        """What decisions go by; the same object while nothing changes."""
+        key = self._head, self.matrix.changes
+        if self._against is None or self._against[0] != key:
+            made = self._made_against(self.banks, self._copies())
+            self._against = (self._head, self.matrix.changes), made
+        return self._against[1]
+
+    def _made_against(self, banks: Mapping[str, Bank], copies: frozenset[str]) -> Against:
+        columns: dict[int, str] = {}
+        if self.calibration is not None:
+            columns = {self._columns.enforced(name): name for name in banks}
         return Against(
             version=self._head.version,
-            banks=dict(self.banks),
+            banks=dict(banks),
             calibration=self.calibration,
-            best={columns[at]: found for at, found in best.items()},
-            copies=self._copies(),
+            best={columns[at]: best for at, best in self.matrix.best(list(columns)).items()},
+            copies=copies,
         )
+
+    def foresee(self, entry: Entry) -> Against | None:
+        """What decisions will go by after an entry that changes every bank's rule; else None.
+
+        That is another calibration, or other images that are copies of references. It is for making
+        rules in advance, to be called after `prepare`.
+        """
+        put: CalibrationPut | None = None
+        banks, gone, fresh = dict(self.banks), set[int | None](), set[str]()
+        for change in entry.changes:
+            match change:
+                case BankPut(bank):
+                    banks[bank.name] = bank
+                case CalibrationPut() if self._is_another(change):
+                    put = change
+                case ReferencePut(Reference(reference_id=name, copies=own)):
+                    gone.add(self._find(name))
+                    fresh.update(own)
+                case ReferenceRemoved(name):
+                    gone.add(self._find(name))
+        if put is None and self.calibration is None:
+            return None
+        copies = self._copies(without=gone) | fresh
+        if put is None:
+            return self._made_against(banks, copies) if copies != self._copies() else None
+        codes = {self._columns.enforced(name): name for name in banks if name in self.banks}
+        best = self.matrix.prepared_best(list(codes))
+        best_of = {codes[column]: found for column, found in best.items()}
+        return Against(self._head.version, banks, put.calibration, best_of, copies)
 
     # -- changes --
 
@@ -182,7 +182,7 @@ class HotSet(Holdings):
 
     def apply(self, entry: Entry, now: datetime) -> None:
         """Make the changes of one entry; twice does no more."""
-        slots = self._foreseen(entry)
+        slots, self._against = self._foreseen(entry), None
         if len(slots):
             self._judged_at = max(self._judged_at, now.timestamp())
             self.matrix.assign(*self._ahead(entry, slots, now))
@@ -322,6 +322,7 @@ class HotSet(Holdings):
                 self._settle(self._put_bank(change), now)
             case BankRemoved(name):
                 self.banks.pop(name, None)
+                self._screens = None
                 self._bank_rows.pop(name, None)
                 self._settle(self._slots_of(name), now)
             case CalibrationPut(calibration=calibration) if self._is_another(change):
@@ -336,6 +337,7 @@ class HotSet(Holdings):
         otherwise = self._is_seen_otherwise(change.bank)
         self._give_numbers([change.bank.name])
         self.banks[change.bank.name] = change.bank
+        self._screens = None
         self._bank_rows[change.bank.name] = change.row
         return self._slots_of(change.bank.name) if otherwise else np.empty(0, dtype=np.int64)
 
@@ -357,14 +359,18 @@ class HotSet(Holdings):
         rows = self._table.rows[slots]
         self.matrix.assign(*self._columns.places(rows, self.banks, now.timestamp()))
 
-    def _copies(self) -> frozenset[str]:
-        """Of references that block: what an allow bank or a canary shows is benign."""
+    def _copies(self, without: Collection[int | None] = ()) -> frozenset[str]:
+        """Of references that block: what an allow bank or a canary shows is benign.
+
+        Those in some slots are left out.
+        """
         names, rows = self._columns.names, self._table.rows
         return frozenset(
             chain.from_iterable(
                 own
                 for slot, own in self._copies_of.items()
-                if not rows["flags"][slot] & CANARY
+                if slot not in without
+                and not rows["flags"][slot] & CANARY
                 and (bank := self.banks.get(names[int(rows["bank"][slot])])) is not None
                 and bank.kind == "block"
             )
@@ -379,17 +385,3 @@ class HotSet(Holdings):
     def _note_expiry(self, now: datetime) -> None:
         times = self._table.rows["expires"]
         self._next_expiry = times[times > now.timestamp()].min(initial=np.inf)
-
-    # -- names --
-
-    def _hits(self, found: Found) -> list[Hit]:
-        rows = zip(*(part.tolist() for part in found[:3]), strict=True)
-        hits = [self._hit(number, similarity, cosine) for number, similarity, cosine in rows]
-        hits.sort(key=lambda hit: (-hit.similarity, hit.reference.reference_id, hit.view))
-        return hits
-
-    def _hit(self, number: int, similarity: float, cosine: float) -> Hit:
-        slot = self._runs.owner(number)
-        row, reference = self._table.rows[slot], self._reference(slot)
-        view = self._columns.views[row["views"]][number - row["first"]]
-        return Hit(reference, self.banks[reference.bank], view, cosine, similarity)

@@ -133,7 +133,7 @@ class Index:
 
         `queries` is fp32 [n, dims] on the device, L2-normalised.
         """
-        own = torch.arange(int(self._column_of.max()) + 1, device=self.device) == column
+        own = torch.arange(int(self._column_of.max()) + 1) == column
         found = self.search(queries, own.expand(len(queries), -1), 1, exact)
         return (
             np.array([one.similarities[0] for one in found], dtype=np.float32),
@@ -146,9 +146,9 @@ class Index:
     ) -> list[Found]:
         """Find for each query its `k` best rows among the columns that it is allowed.
 
-        `queries` is fp32 [n, dims] on the device, L2-normalised; `allowed` is bool [n, columns].
-        `most` bounds the rows that are computed anew for a query, where so many are about as good
-        as the k-th: then `unseen` says how good a row may be that was left out.
+        `queries` is fp32 [n, dims] on the device, L2-normalised; `allowed` is bool [n, columns]
+        on the CPU. `most` bounds the rows that are computed anew for a query, where so many are
+        about as good as the k-th: then `unseen` says how good a row may be that was left out.
         """
         found: list[Found] = []
         for begin in range(0, len(queries), QUERIES_AT_ONCE):
@@ -233,7 +233,7 @@ class Index:
         if not self._matrices:
             nothing = np.empty(0, dtype=np.int64)
             return nothing, nothing, np.empty(0, dtype=np.float32), nothing
-        scores, _ = self._scores(projected, floors.to(self.device) < torch.inf)
+        scores, _ = self._scores(projected, floors < torch.inf)
         best = torch.cat(
             [
                 (part.float() - bars[columns]).amax(dim=1)
@@ -266,7 +266,7 @@ class Index:
     def _best_of_column(self, queries: Tensor, floors: Tensor, column: int, exact: Exact) -> Crowd:
         """The best row of a column for each query, if it reaches the floor."""
         own = (torch.arange(floors.shape[1]) == column) & (floors < torch.inf)
-        found = self.search(queries, own.to(self.device), 1, exact)
+        found = self.search(queries, own, 1, exact)
         best = [(at, int(one.numbers[0])) for at, one in enumerate(found) if len(one.numbers)]
         owners, numbers = np.array(best, dtype=np.int64).reshape(-1, 2).T
         return self._reaching(queries, floors, owners, numbers, exact)
@@ -291,7 +291,8 @@ class Index:
 
     def _scores(self, queries: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
         """Rounded cosines [rows, n], -inf where not allowed, and the best of each group of rows."""
-        own, which = torch.unique(allowed, dim=0, return_inverse=True)
+        own, which = _distinct(allowed)
+        own, which = own.to(self.device), which.to(self.device)
         # Mostly all queries are allowed the same, and one penalty a row will do.
         penalties = torch.zeros(own.shape, dtype=self.dtype, device=self.device)
         penalties = penalties.masked_fill_(~own, -torch.inf).T
@@ -356,6 +357,14 @@ class Index:
 def _products(own: Tensor, rows: Tensor) -> npt.NDArray[np.float32]:
     products: npt.NDArray[np.float32] = (own * rows).sum(1).clamp(-1, 1).float().cpu().numpy()
     return products
+
+
+def _distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The different rows of bool [n, k] on the CPU, and for each row which of them it is."""
+    packed = np.ascontiguousarray(np.packbits(rows.numpy(), axis=1))
+    keys = packed.view([("", np.void, packed.shape[1])])[:, 0]
+    _, first, which = np.unique(keys, return_index=True, return_inverse=True)
+    return rows[torch.from_numpy(first)], torch.from_numpy(which)
 
 
 def _cells(

@@ -43,6 +43,11 @@ class Matrix:
         return len(self._index)
 
     @property
+    def changes(self) -> int:
+        """A number that is another one when rows have moved, or other best rows were found."""
+        return self._changes
+
+    @property
     def dims(self) -> int:
         """Of a descriptor."""
         return self._index.dims
@@ -94,7 +99,7 @@ class Matrix:
 
         Where very many are about as good as the k-th, some may be left out: see `Index.search`.
         """
-        columns = torch.from_numpy(allowed).to(self._index.device)
+        columns = torch.from_numpy(allowed)
         most = max(_LEAST, _TIMES * k)
         return self._index.search(queries, columns, k, self.copy.read_rows, most)
 
@@ -110,6 +115,12 @@ class Matrix:
         """How similar each probe of the calibration is to the best row of each of these columns."""
         self.look(columns)
         return self._probes.best(columns) if self._probes is not None else {}
+
+    def prepared_best(self, columns: Sequence[int]) -> Mapping[int, Best]:
+        """`best` under the calibration that was prepared; nothing where none was."""
+        if self._prepared is None or self._prepared.probes is None:
+            return {}
+        return self._prepared.probes.best(columns)
 
     def look(self, columns: Sequence[int] | None = None) -> None:
         """Look for the best rows of probes that have lost theirs, in these columns or all.

@@ -86,6 +86,8 @@ class Mirror:
         self._copies = LocalCopies(folder, model.sha256[:16])
         self._turns = _Turns()
         self._set: KeptHotSet | None = None
+        self.on_prepared: Callable[[Against], object] | None = None
+        """Is called with what decisions will soon go by, by the thread that makes the changes."""
 
     @property
     def head(self) -> Head | None:
@@ -125,6 +127,8 @@ class Mirror:
 
     def swap(self, fresh: KeptHotSet) -> None:
         """Search this hot set from now on."""
+        if self.on_prepared is not None:
+            self.on_prepared(fresh.against())
         with self._turns.change():
             old, self._set = self._set, fresh
         if old is not None:
@@ -172,6 +176,7 @@ class Mirror:
         coming = deque(entries)
         while coming:
             self._loaded().prepare(coming[0], self._clock(), self._turns.change)
+            self._foresee(coming[0])
             with self._turns.change():
                 until = time.monotonic() + _TURN_SECONDS
                 while True:
@@ -182,6 +187,14 @@ class Mirror:
                         break
             if coming:
                 self._turns.let_search()
+
+    def _foresee(self, entry: Entry) -> None:
+        if self.on_prepared is None:
+            return
+        with self._turns.change():
+            foreseen = self._loaded().foresee(entry)
+        if foreseen is not None:
+            self.on_prepared(foreseen)
 
     def expire(self) -> None:
         """Hide the rows of references that have expired. A search does so too, but unprepared."""

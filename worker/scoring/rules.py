@@ -7,7 +7,7 @@ rule changes as references come and go.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -124,6 +124,9 @@ class Applied:
     rules: Mapping[str, Rule]
     masked: Masked | None = None
     digests: Digests | None = None
+    _by_tenant: "list[_ByTenant]" = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
 
     def offsets(self, queries: torch.Tensor) -> list[float]:
         """What to take off each query's similarities, float32 [n, d]."""
@@ -155,9 +158,11 @@ class Applied:
             return 0.0
         return MILLION * self.masked.false_matches_of(rows, threshold, looks, copies)
 
-    def thresholds(self, tenant: str | None) -> dict[str, float]:
+    def thresholds(self, tenant: str | None) -> Mapping[str, float]:
         """Thresholds of the enabled banks that this tenant's uploads are compared with."""
-        return _thresholds(self.rules, self.against.banks, tenant)
+        if not self._by_tenant:
+            self._by_tenant.append(_ByTenant.of(self.against.banks, self.rules))
+        return self._by_tenant[0].of_tenant(tenant)
 
     def thresholds_digest(self, tenant: str | None) -> str:
         """Return the digest of these thresholds. Not thread-safe."""
@@ -177,11 +182,42 @@ class Applied:
                 found[name] = min(bars)
         return found
 
-    @property
-    def lowest_threshold(self) -> float:
-        """No hit below it can match; infinite where no bank has a rule that can be applied."""
-        rules = self.rules.values()
-        return min((one.threshold for one in rules if one.threshold is not None), default=math.inf)
+    def lowest_threshold(self, tenant: str | None) -> float:
+        """No hit of this tenant's uploads below it can match; infinite where no bank has a rule."""
+        return min(self.thresholds(tenant).values(), default=math.inf)
+
+
+@dataclass(frozen=True, slots=True)
+class _ByTenant:
+    """Thresholds by bank: of all enabled banks, of those for all tenants, of each tenant's own."""
+
+    enabled: Mapping[str, float]
+    for_all: Mapping[str, float]
+    own: Mapping[str, Mapping[str, float]]
+
+    @classmethod
+    def of(cls, banks: Mapping[str, Bank], rules: Mapping[str, Rule]) -> Self:
+        """Sort the banks that have a threshold."""
+        enabled: dict[str, float] = {}
+        for_all: dict[str, float] = {}
+        own: dict[str, dict[str, float]] = {}
+        for name, rule in rules.items():
+            bank = banks[name]
+            if rule.threshold is None or not bank.enabled:
+                continue
+            enabled[name] = rule.threshold
+            if bank.tenants is None:
+                for_all[name] = rule.threshold
+            for tenant in bank.tenants or ():
+                own.setdefault(tenant, {})[name] = rule.threshold
+        return cls(enabled, for_all, own)
+
+    def of_tenant(self, tenant: str | None) -> Mapping[str, float]:
+        """As `Bank.screens`."""
+        if tenant is None:
+            return self.enabled
+        own = self.own.get(tenant)
+        return {**self.for_all, **own} if own else self.for_all
 
 
 @dataclass(slots=True)
@@ -194,54 +230,79 @@ class _Known:
     rule: Rule
 
     def is_of(self, bank: Bank, masked: Masked | None, best: Best | None) -> bool:
-        return self.bank == bank and self.masked is masked and self.best is best
+        same = self.bank is bank or self.bank == bank
+        return same and self.masked is masked and self.best is best
+
+
+type _MaskedOf = tuple[Calibration, frozenset[str], Masked]
+"""A calibration, copies of references, and the calibration without them."""
 
 
 @dataclass(slots=True)
 class Rules:
     """Makes the rules of one replica. `looks` are what is described of each upload.
 
-    What has not changed since the last time is not made anew. Not thread-safe.
+    What has not changed since the last time is not made anew. `of` is for one thread.
     """
 
     looks: Sequence[str]
     device: torch.device | str = "cpu"
-    _masked: tuple[Calibration, frozenset[str], Masked] | None = None
+    _masked: _MaskedOf | None = None
     _known: dict[str, _Known] = field(default_factory=dict)
     _digests: Digests | None = None
+    _applied: Applied | None = None
+    _spare: dict[str, _Known] = field(default_factory=dict)  # by `prepare`, replaced as a whole
+    _spare_masked: _MaskedOf | None = None
 
     def of(self, against: Against) -> Applied:
-        """The rules of a hot set as it is."""
+        """The rules of a hot set as it is; the same object for the same `against`."""
+        if self._applied is not None and self._applied.against is against:
+            return self._applied
+        known, masked = self._made(against)
+        old = self._known
+        if old.keys() != known.keys() or any(old[name] is not one for name, one in known.items()):
+            _tell(old, known)
+            self._digests = None
+        self._known, self._masked = known, masked or self._masked
+        rules = {name: one.rule for name, one in known.items()}
+        self._digests = self._digests or Digests(rules, against.banks)
+        self._applied = Applied(against, rules, masked[2] if masked else None, self._digests)
+        return self._applied
+
+    def prepare(self, against: Against) -> None:
+        """Make the rules of a hot set that `of` will be asked for soon. For any one other thread.
+
+        After a new calibration or a reload all rules are made anew, which takes milliseconds each.
+        """
+        known, masked = self._made(against)
+        self._spare_masked = masked or self._spare_masked
+        self._spare = known
+
+    def _made(self, against: Against) -> "tuple[dict[str, _Known], _MaskedOf | None]":
+        """What is known of each bank, and the calibration; what has not changed is taken over."""
         masked = self._mask(against)
+        own = masked[2] if masked else None
         known: dict[str, _Known] = {}
         for name, bank in against.banks.items():
             best = against.best.get(name)
             old = self._known.get(name)
-            if old is None or not old.is_of(bank, masked, best):
-                old = _Known(bank, masked, best, rule_of(bank, masked, best, self.looks))
+            if old is None or not old.is_of(bank, own, best):
+                old = self._spare.get(name)
+            if old is None or not old.is_of(bank, own, best):
+                old = _Known(bank, own, best, rule_of(bank, own, best, self.looks))
             known[name] = old
-        if any(self._known.get(name) is not one for name, one in known.items()) or (
-            len(known) != len(self._known)
-        ):
-            _tell(self._known, known)
-            self._digests = None
-        self._known = known
-        rules = {name: one.rule for name, one in known.items()}
-        if self._digests is None:
-            self._digests = Digests(rules, against.banks)
-        return Applied(against, rules, masked, self._digests)
+        return known, masked
 
-    def _mask(self, against: Against) -> Masked | None:
+    def _mask(self, against: Against) -> "_MaskedOf | None":
         calibration = against.calibration
         if calibration is None:
             return None
         if not isinstance(calibration, Calibration):
             raise TypeError("the mirror was not given scoring's calibrations")
-        old = self._masked
-        if old is None or old[0] is not calibration or old[1] != against.copies:
-            masked = calibration.without(against.copies, self.device)
-            self._masked = old = (calibration, against.copies, masked)
-        return old[2]
+        for old in (self._masked, self._spare_masked):
+            if old is not None and old[0] is calibration and old[1] == against.copies:
+                return old
+        return calibration, against.copies, calibration.without(against.copies, self.device)
 
 
 def rule_of(
@@ -297,10 +358,13 @@ def _thresholds(
 def _tell(before: Mapping[str, _Known], now: Mapping[str, _Known]) -> None:
     for name in before.keys() - now.keys():
         metrics.BANK_THRESHOLD.remove(name)
-    for name, one in now.items():
-        rule = one.rule
+    changed = [name for name, one in now.items() if before.get(name) is not one]
+    for name in changed:
+        rule = now[name].rule
         metrics.BANK_THRESHOLD.labels(name).set(
             math.inf if rule.threshold is None else rule.threshold
         )
+    if not changed and len(now) == len(before):
+        return
     states = [one.rule.state for one in now.values() if one.bank.enabled]
     metrics.BANKS_WITHOUT_RULE.set(sum(state in WITHOUT_RULE for state in states))

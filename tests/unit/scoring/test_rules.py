@@ -5,9 +5,18 @@ import numpy as np
 import pytest
 import torch
 
-from tests.fixtures.hot_set import MODEL, bank, calibration, descriptors, reference, snapshot
+from tests.fixtures.hot_set import (
+    MODEL,
+    bank,
+    calibration,
+    descriptors,
+    put,
+    put_bank,
+    reference,
+    snapshot,
+)
 from worker.hotset.mirror import Mirror
-from worker.hotset.types import Entry, ReferenceRemoved
+from worker.hotset.types import CalibrationPut, Change, Entry, ReferenceRemoved
 from worker.records import Version
 from worker.scoring.calibration import Benign
 from worker.scoring.rules import MILLION, Rule, Rules, rule_of
@@ -146,8 +155,8 @@ def test_the_lowest_threshold_and_those_of_a_tenant():
     assert applied.thresholds("t1") == {"a": 0.4, "b": 0.6}
     assert applied.thresholds("t2") == {"b": 0.6}
     assert applied.thresholds(None) == {"a": 0.4, "b": 0.6}
-    assert applied.lowest_threshold == 0.2
-    assert Rules(["plain"]).of(against(d=bank("d", threshold=None))).lowest_threshold == inf
+    assert applied.lowest_threshold(None) == 0.4
+    assert Rules(["plain"]).of(against(d=bank("d", threshold=None))).lowest_threshold(None) == inf
 
 
 def test_thresholds_and_banks_without_a_rule_are_metrics():
@@ -186,3 +195,67 @@ def test_a_calibration_of_which_all_images_are_copies_tells_nothing():
     assert (rule.state, rule.threshold) == ("not_supported", None)
     queries = torch.from_numpy(descriptors(3).rows).float()
     assert WITH_DIGESTS.without(names).offsets(queries).tolist() == [0.0, 0.0]
+
+
+def test_rules_are_made_before_the_hot_set_is_searched(monkeypatch):
+    """At the load, and before another calibration or another copy changes all of them."""
+    names = [f"b{number}" for number in range(5)]
+    policies = {name: budget(200_000, name=name, tenants=(name,)) for name in names}
+    one, other = calibration(1, null=100), calibration(2, null=100)
+    mirror = Mirror(MODEL, "cpu")
+    rules = Rules(["plain"])
+    mirror.on_prepared = rules.prepare
+    described = [(reference(f"r{n}", bank=name), descriptors(n)) for n, name in enumerate(names)]
+    mirror.load(snapshot(policies.values(), described, calibration=one))
+    made: list[str] = []
+
+    def counted(policy, *arguments):
+        made.append(policy.name)
+        return rule_of(policy, *arguments)
+
+    monkeypatch.setattr("worker.scoring.rules.rule_of", counted)
+    first = rules.of(mirror.against())
+    assert made == []
+    assert {rule.state for rule in first.rules.values()} == {"budget"}
+    assert rules.of(mirror.against()) is first
+
+    def after(seq, *changes: Change, own=()):
+        mirror.apply(Entry(Version(5, seq), f"m{seq}", f"m{seq - 1}", 0.0, list(changes)))
+        before, applied = list(made), rules.of(mirror.against())
+        assert made == [*before, *own]
+        return applied
+
+    second = after(2, CalibrationPut(MODEL.sha256, other.id, other))
+    assert sorted(made) == names
+    assert second.masked is not None
+    assert second.masked.calibration is other
+    made.clear()
+    copied = put(reference("r0", bank="b0", copies=("f" * 64,)))
+    assert after(3, copied).against.copies == {"f" * 64}
+    assert sorted(made) == names
+    made.clear()
+    # The bank that loses its reference has other best scores: one rule more.
+    assert after(4, ReferenceRemoved("r0"), own=["b0"]).against.copies == frozenset()
+    made.clear()
+    renamed = put_bank(policies["b1"].model_copy(update={"label": "x"}))
+    mirror.apply(Entry(Version(5, 5), "m5", "m4", 0.0, [renamed]))
+    rules.of(mirror.against())
+    assert made == ["b1"]
+
+
+def test_thresholds_of_tenants_are_those_of_the_banks_that_screen_them():
+    rng = np.random.default_rng(5)
+    banks = {
+        f"b{number}": bank(
+            f"b{number}",
+            threshold=float(rng.random()) or 0.5,
+            enabled=bool(rng.random() < 0.8),
+            tenants=None if rng.random() < 0.3 else tuple(f"t{n}" for n in range(1 + number % 4)),
+        )
+        for number in range(40)
+    }
+    applied = Rules(["plain"]).of(against(calibrated=False, **banks))
+    for tenant in (None, "t0", "t1", "t2", "t3", "t9"):
+        expected = {name: one.threshold for name, one in banks.items() if one.screens(tenant)}
+        assert applied.thresholds(tenant) == expected
+        assert applied.lowest_threshold(tenant) == min(applied.thresholds(tenant).values())
