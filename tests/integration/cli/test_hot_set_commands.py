@@ -202,7 +202,7 @@ def test_the_life_of_a_reference(run, told, photos, store):
 
 def test_a_linked_picture_is_fetched(run, photos, monkeypatch):
     monkeypatch.setenv("COPYSIEVE_FETCH__ALLOWED_SCHEMES", "http")
-    monkeypatch.setenv("COPYSIEVE_FETCH__ALLOW_PRIVATE_ADDRESSES", "true")
+    monkeypatch.setenv("COPYSIEVE_FETCH__ALLOW_LOOPBACK_ADDRESSES", "true")
     run("banks", "set", "known-bad", "--threshold", "0.5")
     server = Server()
     server.answers["/coffee"] = answer((photos / "coffee.jpg").read_bytes())
