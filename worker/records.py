@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from worker.events import CANARY_PREFIX, Background, Colors, Crop
+from worker.events import Background, Colors, Crop
 
 _VERSION = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
 
@@ -65,7 +65,9 @@ class Record:
 class Upload:
     """One image someone posted: exactly one of `image_url`, `image_base64` and `image` is set.
 
-    `sha256` is the digest that the image has to have, in lower-case hex; None: any.
+    `sha256` is the digest that the image has to have, in lower-case hex; None: any. `is_canary`:
+    a replica of this namespace published it, which the signature proves; the id alone proves
+    nothing.
     """
 
     position: Position
@@ -78,11 +80,7 @@ class Upload:
     uploaded_at: datetime | None = None
     sha256: str | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def is_canary(self) -> bool:
-        """Whether the worker itself published it; admission lets in no other with such an id."""
-        return self.upload_id.startswith(CANARY_PREFIX)
+    is_canary: bool = False
 
 
 @dataclass(frozen=True, slots=True)

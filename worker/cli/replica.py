@@ -94,7 +94,7 @@ class Replica:
             self._mirror,
             self._sightings,
             on_failure=self._died,
-            genuine=self._canaries.is_genuine,
+            signer_of=self._canaries.signer_of,
         )
         consumer = UploadConsumer(
             settings, ledger, pipeline.admit, pipeline.load, restart, self._held_back
