@@ -77,11 +77,11 @@ class Pipeline:
         mirror: Mirror,
         sightings: Sightings,
         on_failure: Callable[[str, BaseException], None],
-        genuine: admission.Genuine = admission.nobodys,
+        signer_of: admission.SignerOf = admission.unsigned,
     ) -> None:
         """`sightings` takes what was matched, to count it, and knows what is in flood.
 
-        `on_failure` is told which stage died of what; `genuine` tells our own canaries.
+        `on_failure` is told which stage died of what; `signer_of` says whose a canary is.
         """
         self._limits = settings.limits
         self._ledger = ledger
@@ -89,7 +89,7 @@ class Pipeline:
         self._embedder = embedder
         self._mirror = mirror
         self._on_failure = on_failure
-        self._genuine = genuine
+        self._signer_of = signer_of
         self._rules = Rules(tuple(boxes(settings.views)), embedder.device)
         mirror.on_prepared = self._rules.prepare
         self._results = Results(settings, embedder.model, embedder.precision, sightings)
@@ -162,7 +162,7 @@ class Pipeline:
         while (record := self._arrived.get()) is not None:
             metrics.QUEUE.labels("admit").set(self._arrived.qsize())
             try:
-                upload = admission.read(record, self._limits.record_bytes, self._genuine)
+                upload = admission.read(record, self._limits.record_bytes, self._signer_of)
             except BadEvent as error:
                 self._end_as_dead_letter(record, error)
                 continue

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.errors import DeadLetterReason
-from worker.events import CANARY_PREFIX, Background, Colors, Crop
+from worker.events import Background, Colors, Crop
 
 _VERSION = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
 
@@ -108,7 +108,9 @@ class Record:
 class Upload:
     """One image someone posted: one of `image_url` and `image` is set, until the image is decoded.
 
-    `sha256` is the digest that the image has to have, in lower-case hex; None: any.
+    `sha256` is the digest that the image has to have, in lower-case hex; None: any. `is_canary`:
+    a replica of this namespace published it, which the signature proves; the id alone proves
+    nothing.
     """
 
     origin: Origin
@@ -119,6 +121,7 @@ class Upload:
     uploaded_at: datetime | None = None
     sha256: str | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
+    is_canary: bool = False
 
     @property
     def position(self) -> Position:
@@ -139,11 +142,6 @@ class Upload:
     def without_image(self) -> "Upload":
         """What its result needs of it."""
         return replace(self, image=None)
-
-    @property
-    def is_canary(self) -> bool:
-        """Whether the worker itself published it; admission lets in no other with such an id."""
-        return self.upload_id.startswith(CANARY_PREFIX)
 
 
 @dataclass(frozen=True, slots=True)

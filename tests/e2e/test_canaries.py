@@ -8,9 +8,12 @@ import time
 import pytest
 import skimage.data
 from PIL import Image
+from pydantic import SecretStr
 
 from tests.fixtures.processes import picture
+from worker.hotset.store import open_store
 from worker.hotset.types import Bank
+from worker.settings import Redis
 
 pytestmark = [pytest.mark.kafka, pytest.mark.redis, pytest.mark.processes]
 
@@ -141,7 +144,7 @@ def test_users_cannot_pass_for_canaries_nor_match_them(planted):
     planted.stream.produce(
         [
             raw("canary:none", bad),
-            raw("canary:wrong", bad, ("copysieve-canary", b"0" * 64)),
+            raw("canary:wrong", bad, ("copysieve-canary", signature[1][:17] + b"0" * 64)),
             raw("canary:copied", bad, signature),
             raw(f"{PREFIX}{'0' * 32}", value, signature),
             (first.encode(), value, other_headers),
@@ -175,6 +178,26 @@ def test_a_replica_without_canaries_screens_those_of_others(planted):
     assert off.metric('copysieve_uploads_total{outcome="canary"}') > 0
     assert reasons(planted) == {}
     assert off.metric("copysieve_canary_lease_held") == 0
+
+
+def test_another_namespace_screens_canaries_as_uploads(planted, valkey):
+    """Two namespaces on one topic: neither makes dead letters of the other's canaries."""
+    theirs = open_store(Redis(url=SecretStr(valkey.url), namespace="theirs"))
+    theirs.set_bank(planted.bank)
+    theirs.close()
+    other = planted.start(
+        COPYSIEVE_REDIS__NAMESPACE="theirs",
+        COPYSIEVE_KAFKA__GROUP_ID=f"{planted.stream.settings.kafka.group_id}-2",
+    )
+    other.wait_for("partition_assigned")
+    worker = planted.start(**planted.canaries)
+    eventually(lambda: recognised(worker) >= 4)
+    eventually(lambda: len(planted.verdicts()) >= 4)
+    assert reasons(planted) == {}
+    assert {v["outcome"] for v in planted.verdicts() if v["upload_id"].startswith(PREFIX)} == {
+        "no_match"
+    }
+    assert sum(missed(worker, reason) for reason in ("not_matched", "unscreened", "lost")) == 0
 
 
 def test_sabotage_is_seen(planted):

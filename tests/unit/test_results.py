@@ -126,7 +126,7 @@ def test_only_no_match_can_be_left_out():
 
 
 def test_a_canary_has_one_event_on_the_shadow_topic_whatever_came_of_it():
-    ours = upload("canary:1")
+    ours = upload("canary:1", is_canary=True)
     error = Unscreenable(UnscreenedReason.UNDECODABLE, "no picture")
     counted = ("copysieve_matches_total", {"bank": "bad", "mode": "enforce"})
     before = [REGISTRY.get_sample_value(*one) for one in (counted, TOP_SCORES)]
@@ -173,7 +173,7 @@ def test_canaries_and_what_is_not_enforced_count_for_no_flood():
     block, shadow = (one.model_copy(update=limited) for one in (BLOCK, SHADOW))
     sightings = Sightings()
     made = results(sightings)
-    made.screened(screened(hit(block, 0.9), of=upload("canary:1")))
+    made.screened(screened(hit(block, 0.9), of=upload("canary:1", is_canary=True)))
     made.screened(screened(hit(shadow, 0.9)))
     made.screened(screened(hit(block, 0.7), hit(ALLOW, 0.8, "ok")))
     assert sightings.take() == ({}, 2)
@@ -183,7 +183,7 @@ def test_drift_is_told_of_what_is_comparable_with_the_calibrations_images(monkey
     told = []
     monkeypatch.setattr(Drift, "note", lambda _self, image, *_: told.append(image))
     made = results()
-    made.screened(screened(hit(BLOCK, 0.9), of=upload("canary:1")))
+    made.screened(screened(hit(BLOCK, 0.9), of=upload("canary:1", is_canary=True)))
     made.screened(
         screened(hit(BLOCK, 0.9), looks=(Look(Rendition(), "plain"), Look(Rendition(3), "plain")))
     )

@@ -29,7 +29,7 @@ from worker.hotset.duty import Duty
 from worker.hotset.layout import Unusable
 from worker.hotset.types import Reference
 from worker.settings import Settings
-from worker.stream.admission import CANARY_HEADER
+from worker.stream.admission import CANARY_HEADER, Signer
 from worker.stream.tools import Tail, UploadProducer
 from worker.telemetry import log, metrics
 
@@ -86,9 +86,9 @@ class CanaryPublisher:
         self._thread = threading.Thread(target=self._run, name="canary", daemon=True)
         metrics.CANARIES_PER_MINUTE.set(settings.canaries.per_minute)
 
-    def is_genuine(self, upload_id: str, value: bytes, signature: bytes) -> bool:
-        """Whether a replica published this canary."""
-        return self._seal.is_genuine(upload_id, value, signature)
+    def signer_of(self, upload_id: str, value: bytes, signature: bytes) -> Signer:
+        """Who published this canary."""
+        return self._seal.signer_of(upload_id, value, signature)
 
     def start(self, should_stop: Callable[[], bool]) -> bool:
         """Read the key, waiting for Redis if it is away, and start the thread; False: told to stop.

@@ -22,7 +22,7 @@ from worker.stream.consumer import UploadConsumer
 from worker.stream.ledger import Ledger
 from worker.stream.membership import UNSTABLE_SLACK_SECONDS
 from worker.stream.publisher import Publisher
-from worker.telemetry import log
+from worker.telemetry import log, metrics
 from worker.telemetry.health import HealthServer
 
 LAST_SECONDS = 8.0
@@ -67,6 +67,7 @@ class Replica:
         share_interpreter()
         health = HealthServer(self._settings.http, self._live, self._ready)
         logger.info("started", http_port=health.port, model=self._embedder.model.name)
+        metrics.READY.set_function(lambda: self._ready() is None)
         self._embedder.warm(self._settings.batch.max_size)
         self._warm = True
         self._sync.start()
@@ -93,7 +94,7 @@ class Replica:
             self._mirror,
             self._sightings,
             on_failure=self._died,
-            genuine=self._canaries.is_genuine,
+            signer_of=self._canaries.signer_of,
         )
         consumer = UploadConsumer(
             settings, ledger, pipeline.admit, pipeline.load, restart, self._held_back

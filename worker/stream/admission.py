@@ -9,7 +9,9 @@ import binascii
 import json
 from codecs import BOM_UTF8
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
+from enum import Enum, auto
 from typing import Any, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
@@ -27,20 +29,34 @@ _LONG = 1024
 _OTHER_BYTES = 1024 * 1024
 """How much of an event may be something else than its image."""
 
-type Genuine = Callable[[str, bytes, bytes], bool]
-"""Whether upload id and value of a canary were signed so by a replica."""
+
+class Signer(Enum):
+    """Who signed a canary, by its signature."""
+
+    OURS = auto()
+    """A replica of this namespace."""
+    ANOTHER = auto()
+    """Its key is none of ours: a replica of another namespace that screens the same topic."""
+    NOBODY = auto()
+    """Not signed, or signed in our name by somebody without the key."""
 
 
-def nobodys(_upload_id: str, _value: bytes, _signature: bytes) -> bool:
-    """Where no canaries are published, none is genuine."""
-    return False
+type SignerOf = Callable[[str, bytes, bytes], Signer]
+"""Who signed upload id and value of a canary so."""
 
 
-def read(record: Record, record_bytes: int, genuine: Genuine = nobodys) -> Upload:
+def unsigned(_upload_id: str, _value: bytes, _signature: bytes) -> Signer:
+    """Where no key is known, no signature counts."""
+    return Signer.NOBODY
+
+
+def read(record: Record, record_bytes: int, signer_of: SignerOf = unsigned) -> Upload:
     """Read one record.
 
     Raises BadEvent for what is no upload event, or above `record_bytes`, and for a canary's id
-    that is not `genuine`: an upload that gets no verdict must not be anybody's to publish.
+    that NOBODY signed: an upload that gets no verdict must not be anybody's to publish. What
+    ANOTHER namespace signed is an ordinary upload here: whether its signature is genuine cannot be
+    known, so it is screened, matched and gets a verdict like all others.
     """
     if isinstance(record.value, Unreadable):
         raise BadEvent(record.value.reason, record.value.detail)
@@ -61,13 +77,15 @@ def read(record: Record, record_bytes: int, genuine: Genuine = nobodys) -> Uploa
         )
     else:
         upload = _json(record)
-    signature = headers.get(CANARY_HEADER, b"")
-    if upload.is_canary and not genuine(upload.upload_id, record.value, signature):
+    if not upload.upload_id.startswith(CANARY_PREFIX):
+        return upload
+    signer = signer_of(upload.upload_id, record.value, headers.get(CANARY_HEADER, b""))
+    if signer is Signer.NOBODY:
         raise BadEvent(
             DeadLetterReason.RESERVED_ID,
             f"upload ids that begin with {CANARY_PREFIX} are the worker's own",
         )
-    return upload
+    return replace(upload, is_canary=signer is Signer.OURS)
 
 
 def verify_digest(upload: Upload, sha256: str) -> None:

@@ -91,6 +91,7 @@ class Result:
     value: bytes
     timestamp: datetime
     arrived_at: datetime
+    headers: Headers = ()
 
 
 class Tail:
@@ -136,7 +137,8 @@ class Tail:
             arrived_at = datetime.now(UTC)
             for record in records:
                 timestamp = client.moment(record.timestamp)
-                yield Result(record.topic, record.key, record.value, timestamp, arrived_at)
+                headers = tuple(record.headers)
+                yield Result(record.topic, record.key, record.value, timestamp, arrived_at, headers)
 
     def close(self) -> None:
         """Leave."""

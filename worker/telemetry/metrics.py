@@ -8,6 +8,8 @@ _SCORES = tuple(round(-0.2 + 0.1 * step, 1) for step in range(13))
 
 BUILD = Info("copysieve_build", "Version of the worker and name of its model")
 
+READY = Gauge("copysieve_ready", "1 while the model is warm and there is a hot set to search")
+
 # -- stream --
 RECORDS = Counter("copysieve_records_total", "Records taken from the input topic")
 RECORD_BYTES = Counter("copysieve_record_bytes_total", "Bytes of keys and values taken")

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from worker.canary.seal import Seal
 from worker.errors import StoreError
+from worker.stream.admission import Signer
 
 KEY, OTHER, THIRD = bytes(32), bytes([1]) * 32, bytes([2]) * 32
 
@@ -20,7 +21,8 @@ def sealed(*keys):
 
 def test_it_is_the_hmac_that_the_documentation_tells():
     message = (8).to_bytes(8, "big") + b"canary:1" + b"value"
-    expected = hmac.new(KEY, message, hashlib.sha256).hexdigest().encode()
+    key_id = hmac.new(KEY, b"copysieve canary key id", hashlib.sha256).hexdigest()[:16]
+    expected = f"{key_id}:{hmac.new(KEY, message, hashlib.sha256).hexdigest()}".encode()
     assert sealed(KEY).sign("canary:1", b"value") == expected
 
 
@@ -28,29 +30,31 @@ def test_it_is_the_hmac_that_the_documentation_tells():
 def test_only_what_was_signed_is_genuine(upload_id, value, other_id, other_value):
     signature = sealed(KEY).sign(upload_id, value)
     replica = sealed(KEY)
-    assert replica.is_genuine(upload_id, value, signature)
+    assert replica.signer_of(upload_id, value, signature) is Signer.OURS
     same = (other_id, other_value) == (upload_id, value)
-    assert replica.is_genuine(other_id, other_value, signature) == same
-    assert not sealed(OTHER).is_genuine(upload_id, value, signature)
+    expected = Signer.OURS if same else Signer.NOBODY
+    assert replica.signer_of(other_id, other_value, signature) is expected
+    assert sealed(OTHER).signer_of(upload_id, value, signature) is Signer.ANOTHER
 
 
 @pytest.mark.parametrize(
-    "signature", [b"", b"0" * 64, b"\xff" * 64, "é".encode() * 32, b"0" * 10_000]
+    "signature",
+    [b"", b"0" * 64, b"\xff" * 81, b"0" * 16 + b":", b"0" * 10_000, b"0" * 16 + b":" + b"g" * 64],
 )
 def test_what_is_no_signature_is_not_genuine(signature):
-    assert not sealed(KEY).is_genuine("canary:1", b"value", signature)
+    assert sealed(KEY).signer_of("canary:1", b"value", signature) is Signer.NOBODY
     upper = sealed(KEY).sign("canary:1", b"value").upper()
-    assert not sealed(KEY).is_genuine("canary:1", b"value", upper)
+    assert sealed(KEY).signer_of("canary:1", b"value", upper) is Signer.NOBODY
 
 
 def test_bytes_cannot_move_between_id_and_value():
     signature = sealed(KEY).sign("canary:1", b"23")
-    assert not sealed(KEY).is_genuine("canary:12", b"3", signature)
+    assert sealed(KEY).signer_of("canary:12", b"3", signature) is Signer.NOBODY
 
 
 def test_without_a_key_nothing_is_signed_and_nothing_genuine():
-    nothing = hmac.new(b"", (8).to_bytes(8, "big") + b"canary:1v", "sha256").hexdigest().encode()
-    assert not Seal().is_genuine("canary:1", b"v", nothing)
+    for signature in (b"", sealed(b"").sign("canary:1", b"v"), sealed(KEY).sign("canary:1", b"v")):
+        assert Seal().signer_of("canary:1", b"v", signature) is Signer.NOBODY
     with pytest.raises(StoreError, match="no key"):
         Seal().sign("canary:1", b"v")
 
@@ -61,7 +65,7 @@ def test_the_last_key_but_one_is_still_good():
     assert not seal.learn(KEY)
     old = seal.sign("canary:1", b"v")
     assert seal.learn(OTHER)
-    assert seal.is_genuine("canary:1", b"v", old)
+    assert seal.signer_of("canary:1", b"v", old) is Signer.OURS
     assert seal.sign("canary:1", b"v") == sealed(OTHER).sign("canary:1", b"v")
     seal.learn(THIRD)
-    assert not seal.is_genuine("canary:1", b"v", old)
+    assert seal.signer_of("canary:1", b"v", old) is Signer.ANOTHER

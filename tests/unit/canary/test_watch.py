@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -69,6 +70,16 @@ def test_anything_else_is_missed(watch, changes, came, missed):
     watch.take(came)
     assert changes() == {missed: 1}
     assert not len(watch)
+
+
+def test_what_another_namespace_finds_in_it_is_no_result(watch, changes):
+    """It screens our canaries as uploads, perhaps to the same topics."""
+    theirs = result("canary:1", "ref-2")
+    watch.take(replace(theirs, headers=(("ce_type", b"copysieve.shadow.v1"),)))
+    assert changes() == {}
+    ours = result("canary:1", "ref-1")
+    watch.take(replace(ours, headers=(("ce_type", b"copysieve.canary.v1"),)))
+    assert changes() == {"recognised": 1}
 
 
 def test_each_canary_counts_once(watch, changes):

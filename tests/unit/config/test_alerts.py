@@ -12,6 +12,7 @@ from prometheus_client import REGISTRY
 from worker.telemetry import metrics
 
 ALERTS = Path(__file__).parents[3] / "config" / "alerts" / "copysieve.yaml"
+RUNBOOK = ALERTS.parents[2] / "docs" / "runbook.md"
 SCENARIOS = Path(__file__).parent / "alerts.test.yaml"
 
 promtool = pytest.mark.skipif(
@@ -31,6 +32,17 @@ def test_their_metrics_exist() -> None:
     used = set(re.findall(r"copysieve_\w+", " ".join(rule["expr"] for rule in rules)))
     assert used
     assert used <= exported
+
+
+def test_each_leads_to_its_section_of_the_runbook() -> None:
+    alerts = yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]
+    sections = dict(section.split("\n", 1) for section in RUNBOOK.read_text().split("\n## ")[1:])
+    assert list(sections) == [rule["alert"] for rule in alerts]
+    for rule in alerts:
+        first = next(iter(rule["annotations"].items()))
+        assert first == ("runbook_url", f"docs/runbook.md#{rule['alert'].lower()}")
+        for part in ("It means", "Users see", "Look at", "Do"):
+            assert f"- **{part}:** " in sections[rule["alert"]], rule["alert"]
 
 
 @promtool

@@ -287,21 +287,24 @@ def test_a_canarys_id_is_for_canaries_alone(value, headers, key):
     """The same records are uploads to a replica that takes their signature for its own."""
     asked = []
 
-    def genuine(upload_id, signed, signature):
+    def signer_of(upload_id, signed, signature):
         asked.append((upload_id, signed, signature))
-        return signature == b"ours"
+        known = {b"ours": admission.Signer.OURS, b"theirs": admission.Signer.ANOTHER}
+        return known.get(signature, admission.Signer.NOBODY)
 
     assert refused(value, headers, key).reason == "reserved_id"
     assert refused(value, [*headers, ("copysieve-canary", b"ours")], key).reason == "reserved_id"
     for signature, header in ((b"", []), (b"x", [("copysieve-canary", b"x")])):
         with pytest.raises(BadEvent) as caught:
-            admission.read(record(value, [*headers, *header], key), MIB, genuine)
+            admission.read(record(value, [*headers, *header], key), MIB, signer_of)
         assert caught.value.reason == "reserved_id"
         assert asked[-1][1:] == (value, signature)
     signed = record(value, [*headers, ("Copysieve-Canary", b"ours")], key)
-    upload = admission.read(signed, MIB, genuine)
+    upload = admission.read(signed, MIB, signer_of)
     assert upload.is_canary
     assert upload.upload_id == asked[-1][0]
+    theirs = record(value, [*headers, ("copysieve-canary", b"theirs")], key)
+    assert not admission.read(theirs, MIB, signer_of).is_canary
 
 
 def test_other_ids_need_no_signature():
