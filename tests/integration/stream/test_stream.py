@@ -12,7 +12,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.producer.transaction_manager import TransactionalRequestResult
 
-from tests.fixtures.stream import make_stream
+from tests.fixtures.stream import make_stream, metadata_of
 from worker.embedded.kafka import kafka_broker as own_broker
 from worker.stream import committer as committers
 from worker.stream import consumer as consumers
@@ -21,7 +21,7 @@ from worker.stream import publisher as publishers
 from worker.stream.admin import Admin, require_topics
 from worker.stream.consumer import UploadConsumer
 from worker.stream.held import Held
-from worker.stream.ledger import Ledger, decode_runs
+from worker.stream.ledger import Ledger
 from worker.stream.publisher import TRANSACTION_TIMEOUT_SECONDS, Delivery, Outgoing, Publisher
 from worker.telemetry import metrics
 
@@ -129,9 +129,7 @@ def test_one_slow_record_holds_only_the_watermark_and_the_next_owner_skips_the_r
 
     commits = stream.committed()
     beyond = sum(
-        stop - start
-        for commit in commits.values()
-        for start, stop in decode_runs(commit.offset, commit.metadata)
+        stop - start for commit in commits.values() for start, stop in metadata_of(commit).runs
     )
     assert sum(commit.offset for commit in commits.values()) + beyond == 198
 

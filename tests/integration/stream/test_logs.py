@@ -1,0 +1,88 @@
+"""Commits that meet another log than theirs: mirrored, truncated, made anew; on a real Kafka."""
+
+import shutil
+
+import pytest
+from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+
+from tests.fixtures.stream import make_stream, metadata_of
+from tests.integration.stream.test_stream import Echo, eventually, numbered, seen
+from worker.embedded.kafka import kafka_broker as own_broker
+
+pytestmark = pytest.mark.kafka
+
+
+@pytest.fixture(params=["at_least_once", "exactly_once"])
+def stream(kafka_broker, request):
+    return make_stream(kafka_broker, partitions=1, kafka={"delivery": request.param})
+
+
+def commit(stream, offset, metadata):
+    """Commit for the group from outside, as MirrorMaker does."""
+    consumer = KafkaConsumer(
+        bootstrap_servers=[stream.broker.bootstrap_servers],
+        group_id=stream.settings.kafka.group_id,
+        enable_auto_commit=False,
+    )
+    try:
+        at = TopicPartition(stream.topics.uploads, 0)
+        consumer.assign([at])
+        consumer.commit({at: OffsetAndMetadata(offset, metadata, -1)})
+    finally:
+        consumer.close()
+
+
+def finish_all_but(stream, held):
+    """Run a replica that leaves these unfinished; returns the commit's offset and metadata."""
+    replica = Echo(stream.settings, hold=lambda value: int(value) in held)
+    eventually(lambda: len(seen(stream)) + len(replica.held) >= 20)
+    replica.stop(abandon=True)
+    return stream.committed()[0]
+
+
+def test_metadata_beside_a_translated_offset_skips_nothing(stream):
+    stream.produce(numbered(20))
+    left = finish_all_but(stream, {5, 12})
+    assert left.offset == 5
+    commit(stream, 11, left.metadata)  # as after MirrorMaker: 12 would be taken for finished
+    second = Echo(stream.replica())
+    eventually(lambda: 12 in seen(stream))
+    second.stop()
+    assert set(seen(stream)) == set(range(20)) - {5}
+
+
+def test_metadata_of_another_cluster_skips_nothing(stream):
+    stream.produce(numbered(20))
+    left = finish_all_but(stream, {5})
+    bound = metadata_of(left)
+    commit(stream, left.offset, left.metadata.replace(bound.log.cluster, "another"))
+    second = Echo(stream.replica())
+    eventually(lambda: sum(seen(stream).values()) == 5 + 14 + 15)
+    second.stop()
+
+
+def test_offsets_that_a_broker_gave_away_again_are_screened():
+    """As after an unclean election: the log's end is lost, and other records come there."""
+    with own_broker() as broker:
+        stream = make_stream(broker, partitions=1)
+        stream.produce(numbered(10))
+        broker.restart()
+        (log,) = broker._data.glob(f"{stream.topics.uploads}-0")
+        broker.kill()
+        shutil.copytree(log, log.parent.parent / "copy")
+        broker.restart()
+        stream.produce(numbered(10, start=10))
+        left = finish_all_but(stream, {7})
+        assert (left.offset, metadata_of(left).runs) == (7, [(8, 20)])
+        broker.restart()
+        broker.kill()
+        shutil.rmtree(log)
+        shutil.copytree(log.parent.parent / "copy", log)
+        (log.parent / "recovery-point-offset-checkpoint").unlink()
+        (log.parent / "replication-offset-checkpoint").unlink()
+        broker.restart()
+        stream.produce(numbered(20, start=100))
+        second = Echo(stream.replica())
+        wanted = set(range(20)) | set(range(100, 120))
+        eventually(lambda: set(seen(stream)) == wanted)
+        second.stop()
