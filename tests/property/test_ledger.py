@@ -335,3 +335,11 @@ def test_what_metadata_is_bound_to_survives_it(case, epoch, cluster):
     text = encode(bound)
     assert decode(text) == bound
     assert len(text.removesuffix(encode_runs(watermark, found))) <= METADATA_BYTES - RUNS_BYTES
+
+
+def test_what_an_earlier_owner_finished_is_not_counted_as_unfinished():
+    ledger = Ledger()
+    ledger.assign(TP, Start(3, ((4, 12), (13, 20))))
+    assert ledger.unfinished(TP, 3, 8) == 1
+    assert ledger.unfinished(TP, 10, 30) == 11
+    assert ledger.unfinished(TP, 8, 3) == 0

@@ -229,8 +229,8 @@ class UploadConsumer:
             at = TopicPartition(*partition)
             with client.tolerating("gap_not_known"):
                 begins = self._consumer.beginning_offsets([at], timeout_ms=ADOPT_MS)[at]
-                if begins > expected:
-                    resume.tell_loss(at, min(begins, following) - expected)
+                gone = min(begins, following)
+                resume.tell_loss(at, self._ledger.unfinished(partition, expected, gone))
 
     def _take(self, partition: Partition, records: list[Any]) -> None:
         epoch = self._ledger.epoch(partition)

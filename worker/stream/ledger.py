@@ -234,6 +234,16 @@ class Ledger:
         with self._lock:
             return self._assignments[partition].end
 
+    def unfinished(self, partition: Partition, start: int, stop: int) -> int:
+        """How many offsets from `start`, not taken yet, to `stop` no earlier owner had finished.
+
+        Raises KeyError while the partition is not assigned.
+        """
+        with self._lock:
+            runs = self._assignments[partition].inherited
+            clipped = ((max(first, start), min(last, stop)) for first, last in runs)
+            return max(0, stop - start) - sum(max(0, last - first) for first, last in clipped)
+
     def log(self, partition: Partition) -> Log | None:
         """The log that the partition was begun in, or None while it is not assigned."""
         with self._lock:

@@ -25,9 +25,8 @@ def begin(consumer: KafkaConsumer, at: TopicPartition) -> Start:
         return Start(begins, log=log)
     committed = Commit(found.offset, found.metadata or "", found.leader_epoch)
     start = trusted(committed, begins, log, lambda epoch: logs.epoch_end(consumer, at, epoch))
-    if start.offset < begins:
-        tell_loss(at, begins - start.offset)
-        start = Start(begins, log=log, committed=committed)
+    start, lost = clipped(start, begins)
+    tell_loss(at, lost)
     return start
 
 
@@ -60,7 +59,21 @@ def trusted(committed: Commit, begins: int, log: Log, epoch_end: EpochEnd) -> St
     return Start(min(committed.offset, end), kept, log, last, committed)
 
 
+def clipped(start: Start, begins: int) -> tuple[Start, int]:
+    """Begin no lower than the log does; and how many unfinished offsets retention took.
+
+    What is finished above stays so, or its results would come a second time.
+    """
+    if start.offset >= begins:
+        return start, 0
+    gone = sum(min(stop, begins) - first for first, stop in start.runs if first < begins)
+    runs = tuple((max(first, begins), stop) for first, stop in start.runs if stop > begins)
+    return start._replace(offset=begins, runs=runs), begins - start.offset - gone
+
+
 def tell_loss(at: TopicPartition, lost: int) -> None:
     """Retention takes what nobody screened in time: that is an alarm, and cannot be undone."""
+    if lost <= 0:
+        return
     metrics.RECORDS_LOST.inc(lost)
     logger.error("records_lost_to_retention", partition=at.partition, records=lost)

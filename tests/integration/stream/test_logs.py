@@ -1,6 +1,7 @@
 """Commits that meet another log than theirs: mirrored, truncated, made anew; on a real Kafka."""
 
 import shutil
+from collections import Counter
 
 import pytest
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
@@ -8,6 +9,8 @@ from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from tests.fixtures.stream import make_stream, metadata_of
 from tests.integration.stream.test_stream import Echo, eventually, numbered, seen
 from worker.embedded.kafka import kafka_broker as own_broker
+from worker.stream.admin import Admin
+from worker.telemetry import metrics
 
 pytestmark = pytest.mark.kafka
 
@@ -49,6 +52,20 @@ def test_metadata_beside_a_translated_offset_skips_nothing(stream):
     eventually(lambda: 12 in seen(stream))
     second.stop()
     assert set(seen(stream)) == set(range(20)) - {5}
+
+
+def test_what_was_finished_stays_so_where_retention_took_the_watermark(stream):
+    stream.produce(numbered(20))
+    assert finish_all_but(stream, {3, 12}).offset == 3
+    before = metrics.RECORDS_LOST._value.get()
+    with Admin(stream.settings.kafka, stream.settings.kafka.bootstrap_servers) as admin:
+        admin._client.delete_records({TopicPartition(stream.topics.uploads, 0): 8})
+    stream.produce(numbered(5, start=20))
+    second = Echo(stream.replica())
+    eventually(lambda: {12, 24} <= set(seen(stream)))
+    second.stop()
+    assert seen(stream) == Counter(set(range(25)) - {3})
+    assert metrics.RECORDS_LOST._value.get() - before == 1
 
 
 def test_metadata_of_another_cluster_skips_nothing(stream):
