@@ -26,6 +26,7 @@ FATAL: tuple[type[Exception], ...] = (
     kafka_errors.InvalidTopicError,
     kafka_errors.KafkaConfigurationError,
     kafka_errors.MessageSizeTooLargeError,
+    kafka_errors.OffsetMetadataTooLargeError,
     kafka_errors.ProducerFencedError,
     kafka_errors.RecordListTooLargeError,
     kafka_errors.UnsupportedVersionError,

@@ -9,7 +9,8 @@ from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from tests.fixtures.stream import make_stream, metadata_of
 from tests.integration.stream.test_stream import Echo, eventually, numbered, seen
 from worker.embedded.kafka import kafka_broker as own_broker
-from worker.stream.admin import Admin
+from worker.errors import StreamError
+from worker.stream.admin import Admin, require_topics
 from worker.telemetry import metrics
 
 pytestmark = pytest.mark.kafka
@@ -103,3 +104,19 @@ def test_offsets_that_a_broker_gave_away_again_are_screened():
         wanted = set(range(20)) | set(range(100, 120))
         eventually(lambda: set(seen(stream)) == wanted)
         second.stop()
+
+
+def test_brokers_that_keep_too_little_metadata_are_refused():
+    with own_broker() as broker:
+        with broker._properties.open("a", encoding="utf-8") as properties:
+            properties.write("\noffset.metadata.max.bytes=40\n")
+        broker.restart()
+        stream = make_stream(broker, partitions=1)
+        with pytest.raises(StreamError, match=r"keep 40 bytes .* raise their offset\.metadata"):
+            require_topics(stream.settings)
+        stream.produce(numbered(5))
+        replica = Echo(stream.settings)  # as where the brokers' settings may not be read
+        eventually(lambda: replica.errors)
+        assert "OffsetMetadataTooLarge" in type(replica.errors[0]).__name__
+        replica.errors.clear()
+        replica.stop(abandon=True)
