@@ -20,7 +20,7 @@ from worker.hotset.mirror import Mirror
 from worker.pipeline import Pipeline
 from worker.records import Position, Record
 from worker.settings import ModelSettings, Settings
-from worker.stream.ledger import Ledger, Partition
+from worker.stream.ledger import Ledger, Partition, Start
 from worker.stream.publisher import Publisher
 
 MIB = 1024 * 1024
@@ -65,7 +65,7 @@ def test_an_image_goes_when_it_is_decoded_however_long_its_result_waits(form):
     mirror.load(snapshot([bank("known-bad")], []))
     ledger, publisher, failures = Ledger(), WaitingPublisher(), []
     partition = Partition("image.uploads", 0)
-    epoch = ledger.assign(partition, 0)
+    epoch = ledger.assign(partition, Start(0))
     pipeline = Pipeline(
         settings,
         ledger,

@@ -17,16 +17,31 @@ from hypothesis.stateful import (
 )
 
 from worker.records import Position
-from worker.stream.ledger import (
+from worker.stream.ledger import Commit, Ledger, Partition, Start
+from worker.stream.metadata import (
     METADATA_BYTES,
-    Commit,
-    Ledger,
-    Partition,
+    RUNS_BYTES,
+    Log,
+    Metadata,
+    decode,
     decode_runs,
+    encode,
     encode_runs,
 )
 
 TP = Partition("uploads", 0)
+LOG = Log("cluster", "topic-id")
+
+
+def runs_of(commit):
+    """What the metadata of a commit tells, bound to its offset."""
+    found = decode(commit.metadata)
+    assert found is None or found.watermark == commit.offset
+    return found.runs if found else []
+
+
+def start_at(commit):
+    return Start(commit.offset, tuple(runs_of(commit)), LOG)
 
 
 @dataclass
@@ -67,7 +82,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def reassign(self, which):
         self.owners = [self.replicas[which]]
         start = self.committed or Commit(0, "", -1)
-        self.owner.epoch = self.owner.ledger.assign(TP, start.offset, start.metadata)
+        self.owner.epoch = self.owner.ledger.assign(TP, start_at(start))
         self.owner.cursor = start.offset
 
     @precondition(owned)
@@ -116,7 +131,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if self.committed is None:
             return set()
         done = set(range(self.committed.offset))
-        for start, stop in decode_runs(self.committed.offset, self.committed.metadata):
+        for start, stop in runs_of(self.committed):
             done.update(range(start, stop))
         return done
 
@@ -228,14 +243,14 @@ def test_what_is_wide_and_torn_is_told_as_bits(watermark, finished, gap):
         for start in range(watermark + gap, watermark + 18_000, finished + gap)
     ]
     text = encode_runs(watermark, found)
-    assert len(text) <= METADATA_BYTES
+    assert len(text) <= RUNS_BYTES
     assert decode_runs(watermark, text) == found
 
 
 def test_what_does_not_fit_counts_as_not_finished():
     found = [(start, start + 1) for start in range(1, 50_000, 2)]
     text = encode_runs(0, found)
-    assert len(text) <= METADATA_BYTES
+    assert len(text) <= RUNS_BYTES
     kept = decode_runs(0, text)
     assert 9_000 < len(kept) < len(found)
     assert kept == found[: len(kept)]
@@ -246,7 +261,7 @@ def test_what_does_not_fit_counts_as_not_finished():
 def test_a_partition_that_is_not_full_always_fits(share, handed_over, seed):
     """Whatever finishes in whatever order, whoever owns it: exactly once depends on it."""
     ledger, chance = Ledger(), Random(seed)
-    epoch, offset, waiting = ledger.assign(TP, 0), 0, []
+    epoch, offset, waiting = ledger.assign(TP, Start(0)), 0, []
     acknowledged: set[int] = set()
     for _ in range(60):
         if TP not in ledger.full():
@@ -264,19 +279,19 @@ def test_a_partition_that_is_not_full_always_fits(share, handed_over, seed):
         commit = ledger.commits(changed=False)[TP]
         assert len(commit.metadata) <= METADATA_BYTES
         told = set(range(commit.offset))
-        for start, stop in decode_runs(commit.offset, commit.metadata):
+        for start, stop in runs_of(commit):
             told.update(range(start, stop))
         assert told == acknowledged
         if chance.random() < handed_over:
             ledger = Ledger()
-            epoch, offset = ledger.assign(TP, commit.offset, commit.metadata), commit.offset
+            epoch, offset = ledger.assign(TP, start_at(commit)), commit.offset
             waiting = []
 
 
 def test_of_what_was_given_up_a_transaction_commits_nothing():
     """Kafka may have committed it after all, and further than the ledger knows."""
     ledger = Ledger()
-    epoch = ledger.assign(TP, 0)
+    epoch = ledger.assign(TP, Start(0))
     first, second = (Position(*TP, offset, epoch) for offset in (3, 5))  # a gap before each
     assert ledger.take(first)
     assert ledger.take(second)
@@ -289,7 +304,7 @@ def test_of_what_was_given_up_a_transaction_commits_nothing():
 
 def test_who_inherits_a_full_partition_goes_on():
     ledger = Ledger()
-    epoch, offset = ledger.assign(TP, 0), 0
+    epoch, offset = ledger.assign(TP, Start(0)), 0
     while TP not in ledger.full():
         position = Position(*TP, offset, epoch)
         ledger.take(position)
@@ -299,7 +314,7 @@ def test_who_inherits_a_full_partition_goes_on():
         offset += 1
     commit = ledger.commits()[TP]
     heir = Ledger()
-    epoch = heir.assign(TP, commit.offset, commit.metadata)
+    epoch = heir.assign(TP, start_at(commit))
     assert TP not in heir.full()
     left = [n for n in range(offset) if heir.take(Position(*TP, n, epoch))]
     assert left == list(range(0, offset, 100))
@@ -310,3 +325,21 @@ def test_who_inherits_a_full_partition_goes_on():
 )
 def test_foreign_metadata_is_no_error(text):
     assert all(start <= stop for start, stop in decode_runs(7, text))
+    assert decode(text) is None
+
+
+@given(runs(), st.integers(-1, 2**31 - 1), st.text())
+def test_what_metadata_is_bound_to_survives_it(case, epoch, cluster):
+    watermark, found = case
+    bound = Metadata(Log.of(cluster, "AbCdEfGhIjKlMnOpQrStUv"), watermark, epoch, found)
+    text = encode(bound)
+    assert decode(text) == bound
+    assert len(text.removesuffix(encode_runs(watermark, found))) <= METADATA_BYTES - RUNS_BYTES
+
+
+def test_what_an_earlier_owner_finished_is_not_counted_as_unfinished():
+    ledger = Ledger()
+    ledger.assign(TP, Start(3, ((4, 12), (13, 20))))
+    assert ledger.unfinished(TP, 3, 8) == 1
+    assert ledger.unfinished(TP, 10, 30) == 11
+    assert ledger.unfinished(TP, 8, 3) == 0

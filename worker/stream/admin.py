@@ -10,10 +10,12 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from worker.errors import StreamError
 from worker.settings import Kafka, Settings
 from worker.stream import client
+from worker.stream.metadata import METADATA_BYTES
 from worker.stream.publisher import RESULT_BYTES
 
 _LIMIT = "max.message.bytes"
 _POLICY = "cleanup.policy"
+_METADATA_LIMIT = "offset.metadata.max.bytes"
 
 
 class TopicSettings(NamedTuple):
@@ -62,6 +64,19 @@ class Admin:
             for name, config in by_name.items()
         }
 
+    def metadata_limit(self) -> int | None:
+        """The lowest `offset.metadata.max.bytes` of all brokers; None where none may be read."""
+        try:
+            brokers = [str(one["broker_id"]) for one in self._client.describe_cluster()["brokers"]]
+            wanted = {_METADATA_LIMIT: None}
+            resources = [ConfigResource(ConfigResourceType.BROKER, one, wanted) for one in brokers]
+            described = self._client.describe_configs(resources, config_filter="all")
+        except kafka_errors.KafkaError:
+            return None
+        by_id: dict[str, Any] = described.get("broker", {})
+        limits = [int(config[_METADATA_LIMIT]["value"]) for config in by_id.values()]
+        return min(limits, default=None)
+
     def create(self, names: Iterable[str], partitions: int, config: dict[str, str]) -> None:
         """Create the topics that are not there. Replication is the cluster's default."""
         missing = set(names) - self.topics()
@@ -75,14 +90,15 @@ class Admin:
 def require_topics(settings: Settings) -> list[str]:
     """Check the topics before any upload is taken; returns warnings.
 
-    Raises StreamError for a cluster that does not answer, a topic that is missing, and an output
-    topic that is compacted or too small for a result. A group on a missing topic would look stable,
-    and empty, for ever.
+    Raises StreamError for a cluster that does not answer, a topic that is missing, an output topic
+    that is compacted or too small for a result, and brokers that would refuse the metadata of
+    commits. A group on a missing topic would look stable, and empty, for ever.
     """
     kafka, topics = settings.kafka, settings.kafka.topics
     outputs = [topics.matches, topics.shadow, topics.verdicts, topics.dead_letters]
     with Admin(kafka, kafka.bootstrap_servers) as admin:
         _require(admin, [topics.uploads], kafka.bootstrap_servers)
+        _require_metadata(admin)
         uploads = admin.settings([topics.uploads]).get(topics.uploads)
     with Admin(kafka, client.output_servers(kafka)) as admin:
         _require(admin, outputs, client.output_servers(kafka))
@@ -113,6 +129,15 @@ def _require_room_for_results(outputs: dict[str, TopicSettings]) -> None:
                 f"topic {name} is compacted: Kafka would remove results that share a key and refuse"
                 " dead letters that have none; set its cleanup.policy to delete"
             )
+
+
+def _require_metadata(admin: Admin) -> None:
+    limit = admin.metadata_limit()
+    if limit is not None and limit < METADATA_BYTES:
+        raise StreamError(
+            f"the brokers keep {limit} bytes of metadata with a commit, copysieve writes up to"
+            f" {METADATA_BYTES}: raise their {_METADATA_LIMIT}"
+        )
 
 
 def _require(admin: Admin, names: list[str], servers: tuple[str, ...]) -> None:

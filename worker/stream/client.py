@@ -24,6 +24,7 @@ FATAL: tuple[type[Exception], ...] = (
     kafka_errors.InconsistentGroupProtocolError,
     kafka_errors.InvalidTopicError,
     kafka_errors.KafkaConfigurationError,
+    kafka_errors.OffsetMetadataTooLargeError,
     kafka_errors.ProducerFencedError,
     kafka_errors.UnsupportedVersionError,
 )

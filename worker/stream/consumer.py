@@ -19,11 +19,12 @@ from kafka import errors as kafka_errors
 
 from worker.records import Position, Record
 from worker.settings import Settings
-from worker.stream import client, unpacking
+from worker.stream import client, resume, unpacking
 from worker.stream.committer import Committer
 from worker.stream.held import Load
-from worker.stream.ledger import Ledger, Partition
+from worker.stream.ledger import Ledger, Partition, Start
 from worker.stream.membership import Assignor, Membership
+from worker.stream.metadata import Log
 from worker.telemetry import log, metrics
 
 POLL_MS = 100
@@ -193,8 +194,7 @@ class UploadConsumer:
         new = [p for p in assigned if self._ledger.epoch(_partition(p)) is None]
         for at in sorted(new, key=lambda p: self._unknown_at.get(p, 0.0)):
             try:
-                committed = self._consumer.committed(at, metadata=True, timeout_ms=ADOPT_MS)
-                begins = self._consumer.beginning_offsets([at], timeout_ms=ADOPT_MS)[at]
+                start = resume.begin(self._consumer, at)
             except client.FATAL:
                 raise
             except kafka_errors.KafkaError as error:
@@ -206,16 +206,13 @@ class UploadConsumer:
                 )
                 self._seek_back(polled)
                 return
-            start, metadata = begins, ""
-            if committed is not None and committed.offset >= begins:
-                start, metadata = committed.offset, committed.metadata or ""
-            elif committed is not None:
-                self._tell_loss(at, begins - committed.offset)
-            self._consumer.seek(at, start)
+            self._consumer.seek(at, start.offset)
             polled.pop(at, None)
             self._unknown_at.pop(at, None)
-            epoch = self._ledger.assign(_partition(at), start, metadata)
-            logger.info("partition_assigned", partition=at.partition, offset=start, epoch=epoch)
+            epoch = self._ledger.assign(_partition(at), start)
+            logger.info(
+                "partition_assigned", partition=at.partition, offset=start.offset, epoch=epoch
+            )
 
     def _seek_back(self, polled: dict[TopicPartition, list[Any]]) -> None:
         """Give back what was polled of partitions that have no epoch yet."""
@@ -232,13 +229,8 @@ class UploadConsumer:
             at = TopicPartition(*partition)
             with client.tolerating("gap_not_known"):
                 begins = self._consumer.beginning_offsets([at], timeout_ms=ADOPT_MS)[at]
-                if begins > expected:
-                    self._tell_loss(at, min(begins, following) - expected)
-
-    def _tell_loss(self, at: TopicPartition, lost: int) -> None:
-        """Retention takes what nobody screened in time: that is an alarm, and cannot be undone."""
-        metrics.RECORDS_LOST.inc(lost)
-        logger.error("records_lost_to_retention", partition=at.partition, records=lost)
+                gone = min(begins, following)
+                resume.tell_loss(at, self._ledger.unfinished(partition, expected, gone))
 
     def _take(self, partition: Partition, records: list[Any]) -> None:
         epoch = self._ledger.epoch(partition)
@@ -250,7 +242,8 @@ class UploadConsumer:
             if raw.offset < self._ledger.expected(partition):
                 # Kafka went back, after data loss or a reset of the offsets: all of it is new work.
                 logger.error("offset_went_back", partition=partition.number, offset=raw.offset)
-                epoch = self._ledger.assign(partition, raw.offset)
+                began = self._ledger.log(partition) or Log()
+                epoch = self._ledger.assign(partition, Start(raw.offset, log=began))
             position = Position(partition.topic, partition.number, raw.offset, epoch)
             if not self._ledger.take(position, _leader_epoch(raw)):
                 metrics.SKIPPED.inc()

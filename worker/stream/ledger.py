@@ -12,26 +12,26 @@ Every assignment of a partition has an epoch of its own, and what carries an old
 that is the only fence against an old owner, for Kafka checks member and generation, not ownership.
 """
 
-import base64
-import re
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from worker.records import Position
+from worker.stream.metadata import (
+    BITMAP_OFFSETS,
+    NO_LEADER_EPOCH,
+    Log,
+    Metadata,
+    Run,
+    encode,
+)
 
-METADATA_BYTES = 3 * 1024
-"""Kafka keeps 4,096 bytes of metadata with a commit; the rest is room for other people's tools."""
-
-_RUNS, _BITS = "r1:", "b1:"
-_BITMAP_OFFSETS = (METADATA_BYTES - len(_BITS)) // 4 * 3 * 8
 _TAKEN, _TAKEN_WIDE = 1_000, 100
-_WIDE_SPAN = _BITMAP_OFFSETS - 2 * _TAKEN
+_WIDE_SPAN = BITMAP_OFFSETS - 2 * _TAKEN
 _FULL_RUNS = 150
 """With what an owner takes beyond it, and its heir once more, at most 350 runs: as text, those of
 100,000 offsets each still fit."""
-_NO_LEADER_EPOCH = -1
 
 
 class Partition(NamedTuple):
@@ -49,8 +49,15 @@ class Commit(NamedTuple):
     leader_epoch: int
 
 
-type Run = tuple[int, int]
-"""Finished offsets `start <= offset < stop`."""
+class Start(NamedTuple):
+    """Where a partition is begun: the first offset to take, and what is finished beyond it."""
+
+    offset: int
+    runs: tuple[Run, ...] = ()
+    log: Log = Log()
+    leader_epoch: int = NO_LEADER_EPOCH
+    committed: Commit | None = None
+    """What Kafka has, where that may differ; None: nothing that has to be replaced."""
 
 
 @dataclass(slots=True)
@@ -58,10 +65,12 @@ class _Assignment:
     epoch: int
     end: int
     inherited: list[Run]
-    committed: Commit
+    log: Log
+    leader_epoch: int
+    """The highest of what was taken, or was finished by an earlier owner."""
+    committed: tuple[int, str] | None = None
     in_flight: dict[int, bool] = field(default_factory=dict)
     """Offsets taken and not finished, ascending, and whether each was released."""
-    leader_epoch: int = _NO_LEADER_EPOCH
     revoking: bool = False
 
     @property
@@ -100,7 +109,8 @@ class _Assignment:
         """What to commit; `finishing`: as if these offsets were finished as well."""
         left = [offset for offset in self.in_flight if offset not in finishing]
         watermark = left[0] if left else self.end
-        metadata = encode_runs(watermark, list(self.finished_runs(left)))
+        runs = list(self.finished_runs(left))
+        metadata = encode(Metadata(self.log, watermark, self.leader_epoch, runs))
         return Commit(watermark, metadata, self.leader_epoch)
 
 
@@ -118,24 +128,23 @@ class Ledger:
         with self._lock:
             return sum(len(assignment.in_flight) for assignment in self._assignments.values())
 
-    def assign(self, partition: Partition, offset: int, metadata: str = "") -> int:
-        """Begin a new epoch of a partition at a committed offset, and return it.
-
-        What was in flight of the partition is dropped. Metadata that cannot be read is taken as
-        empty: then some finished records are screened again, with the same verdict ids.
-        """
+    def assign(self, partition: Partition, start: Start) -> int:
+        """Begin a new epoch of a partition, and return it. What was in flight of it is dropped."""
         with self._lock:
             self._forget(partition)
             self._epochs += 1
-            self._assignments[partition] = _Assignment(
+            assignment = _Assignment(
                 epoch=self._epochs,
-                end=offset,
-                inherited=decode_runs(offset, metadata),
-                committed=Commit(offset, metadata, _NO_LEADER_EPOCH),
+                end=start.offset,
+                inherited=list(start.runs),
+                log=start.log,
+                leader_epoch=start.leader_epoch,
             )
+            assignment.committed = (start.committed or assignment.commit())[:2]
+            self._assignments[partition] = assignment
             return self._epochs
 
-    def take(self, position: Position, leader_epoch: int = _NO_LEADER_EPOCH) -> bool:
+    def take(self, position: Position, leader_epoch: int = NO_LEADER_EPOCH) -> bool:
         """Account for a delivered record. False: finished by an earlier owner, skip it.
 
         Raises ValueError for a record that is not above the last one taken, or of another epoch.
@@ -147,7 +156,7 @@ class Ledger:
             if position.offset < assignment.end:
                 raise ValueError(f"{position} is below {assignment.end}, the next one expected")
             assignment.end = position.offset + 1
-            assignment.leader_epoch = leader_epoch
+            assignment.leader_epoch = max(assignment.leader_epoch, leader_epoch)
             runs = assignment.inherited
             while runs and runs[0][1] <= position.offset:
                 del runs[0]
@@ -225,6 +234,22 @@ class Ledger:
         with self._lock:
             return self._assignments[partition].end
 
+    def unfinished(self, partition: Partition, start: int, stop: int) -> int:
+        """How many offsets from `start`, not taken yet, to `stop` no earlier owner had finished.
+
+        Raises KeyError while the partition is not assigned.
+        """
+        with self._lock:
+            runs = self._assignments[partition].inherited
+            clipped = ((max(first, start), min(last, stop)) for first, last in runs)
+            return max(0, stop - start) - sum(max(0, last - first) for first, last in clipped)
+
+    def log(self, partition: Partition) -> Log | None:
+        """The log that the partition was begun in, or None while it is not assigned."""
+        with self._lock:
+            assignment = self._assignments.get(partition)
+            return assignment.log if assignment else None
+
     def assigned(self) -> list[Partition]:
         """The partitions with a current epoch."""
         with self._lock:
@@ -275,7 +300,7 @@ class Ledger:
         with self._lock:
             for partition, commit in commits.items():
                 if partition in self._assignments:
-                    self._assignments[partition].committed = commit
+                    self._assignments[partition].committed = commit[:2]
 
     def _due(
         self,
@@ -289,7 +314,7 @@ class Ledger:
             if (assignment := self._assignments.get(partition)) is None:
                 continue
             commit = assignment.commit(finishing.get(partition, ()))
-            if not changed or commit[:2] != assignment.committed[:2]:
+            if not changed or commit[:2] != assignment.committed:
                 due[partition] = commit
         return due
 
@@ -302,56 +327,3 @@ class Ledger:
     def _forget(self, partition: Partition) -> int:
         assignment = self._assignments.pop(partition, None)
         return len(assignment.in_flight) if assignment else 0
-
-
-def encode_runs(watermark: int, runs: Sequence[Run]) -> str:
-    """Runs of finished offsets as text of `METADATA_BYTES` at most.
-
-    `r1:3,5,1,2`: from the watermark 3 offsets not finished, 5 finished, 1 not, 2 finished. Where
-    that is too long, `b1:` and a bit for each offset from the watermark, base64. What fits in
-    neither is left out and counts as not finished: a partition that is `full` takes no more, so
-    only a gap of thousands of offsets that Kafka never delivers leads there.
-    """
-    text, cursor = _RUNS, watermark
-    for start, stop in runs:
-        text += f"{start - cursor},{stop - start},"
-        cursor = stop
-    if text == _RUNS:
-        return ""
-    if len(text) > METADATA_BYTES:
-        text = _BITS + _bitmap(watermark, runs)
-    return text.rstrip(",")
-
-
-def decode_runs(watermark: int, text: str) -> list[Run]:
-    """The inverse of `encode_runs`; an empty list for anything else, of another tool's, say."""
-    if text.startswith(_BITS):
-        return _runs(watermark, text.removeprefix(_BITS))
-    lengths = text.removeprefix(_RUNS).split(",")
-    numbers = all(n.isascii() and n.isdecimal() for n in lengths)
-    if not text.startswith(_RUNS) or len(lengths) % 2 or not numbers:
-        return []
-    runs, cursor = [], watermark
-    for gap, length in zip(lengths[::2], lengths[1::2], strict=True):
-        start = cursor + int(gap)
-        cursor = start + int(length)
-        runs.append((start, cursor))
-    return runs
-
-
-def _bitmap(watermark: int, runs: Sequence[Run]) -> str:
-    bits = 0
-    for start, stop in runs:
-        first, last = start - watermark, min(stop - watermark, _BITMAP_OFFSETS)
-        if first < last:
-            bits |= ((1 << (last - first)) - 1) << first
-    return base64.b64encode(bits.to_bytes((bits.bit_length() + 7) // 8, "little")).decode()
-
-
-def _runs(watermark: int, bitmap: str) -> list[Run]:
-    try:
-        bits = int.from_bytes(base64.b64decode(bitmap, validate=True), "little")
-    except ValueError:
-        return []
-    ones = re.finditer("1+", f"{bits:b}"[::-1])
-    return [(watermark + run.start(), watermark + run.end()) for run in ones]

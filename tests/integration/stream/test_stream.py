@@ -11,14 +11,13 @@ from kafka import errors as kafka_errors
 from kafka.producer.transaction_manager import TransactionalRequestResult
 
 from tests.fixtures.echo import Echo, eventually, numbered, seen
-from tests.fixtures.stream import make_stream
+from tests.fixtures.stream import make_stream, metadata_of
 from worker.embedded.kafka import kafka_broker as own_broker
 from worker.stream import committer as committers
 from worker.stream import consumer as consumers
 from worker.stream import membership as memberships
 from worker.stream import publisher as publishers
 from worker.stream.admin import Admin, require_topics
-from worker.stream.ledger import decode_runs
 from worker.stream.publisher import TRANSACTION_TIMEOUT_SECONDS
 from worker.telemetry import metrics
 
@@ -47,9 +46,7 @@ def test_one_slow_record_holds_only_the_watermark_and_the_next_owner_skips_the_r
 
     commits = stream.committed()
     beyond = sum(
-        stop - start
-        for commit in commits.values()
-        for start, stop in decode_runs(commit.offset, commit.metadata)
+        stop - start for commit in commits.values() for start, stop in metadata_of(commit).runs
     )
     assert sum(commit.offset for commit in commits.values()) + beyond == 198
 
