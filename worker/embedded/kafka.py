@@ -143,7 +143,7 @@ class Broker:
 
     version = VERSION
 
-    def __init__(self, home: Path, jars: Path) -> None:
+    def __init__(self, home: Path, jars: Path, more: str = "") -> None:
         self._home = home
         self._java = (
             str(JAVA),
@@ -160,7 +160,7 @@ class Broker:
         port, controller = _free_port(), _free_port()
         self.bootstrap_servers = f"127.0.0.1:{port}"
         self._properties.write_text(
-            PROPERTIES.format(port=port, controller=controller, data=self._data),
+            (PROPERTIES + more).format(port=port, controller=controller, data=self._data),
             encoding="utf-8",
         )
 
@@ -252,18 +252,22 @@ class Broker:
 
 @contextmanager
 def kafka_broker(
-    folder: Path | None = None, *, progress: Progress = lambda _done, _total: None
+    folder: Path | None = None,
+    *,
+    progress: Progress = lambda _done, _total: None,
+    more: str = "",
 ) -> Iterator[Broker]:
     """Run a Kafka whose data live in a new folder inside `folder` (the system's by default).
 
     Serves clients when the block is entered. Afterwards the process and the new folder are gone,
-    whatever happened; if this process is killed, the broker goes too.
+    whatever happened; if this process is killed, the broker goes too. `more` are lines of its
+    properties that come after ours, with `{port}` and `{controller}` filled in.
 
     Raises StreamError, with the end of Kafka's log in its one line, when it does not start.
     """
     jars = jars_folder(progress=progress)
     with tempfile.TemporaryDirectory(prefix="kafka-", dir=folder) as home:
-        broker = Broker(Path(home), jars)
+        broker = Broker(Path(home), jars, more)
         try:
             broker.start()
             yield broker

@@ -9,7 +9,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 
 from worker.errors import StreamError
 from worker.settings import Kafka, Settings
-from worker.stream import client
+from worker.stream import client, probe
 from worker.stream.metadata import METADATA_BYTES
 from worker.stream.publisher import RESULT_BYTES
 
@@ -30,10 +30,11 @@ class Admin:
 
     def __init__(self, settings: Kafka, servers: tuple[str, ...]) -> None:
         self._servers = servers
+        probe.require_login(settings, servers)
         try:
             self._client = KafkaAdminClient(**client.connection(settings, servers))
         except (*client.FATAL, kafka_errors.KafkaError) as error:
-            client.unreachable(servers, error)
+            client.unreachable(servers, probe.why_not(settings, servers) or error)
 
     def __enter__(self) -> Self:
         return self

@@ -131,10 +131,10 @@ def output_servers(settings: Kafka) -> tuple[str, ...]:
     return settings.output.bootstrap_servers or settings.bootstrap_servers
 
 
-def unreachable(servers: tuple[str, ...], error: Exception) -> NoReturn:
+def unreachable(servers: tuple[str, ...], why: Exception | str) -> NoReturn:
     """Raise the one line for a cluster that does not answer."""
-    reason = " ".join(str(error).split()) or type(error).__name__
-    raise StreamError(f"Kafka at {','.join(servers)} cannot be used: {reason}") from error
+    reason = " ".join(str(why).split()) or type(why).__name__
+    raise StreamError(f"Kafka at {','.join(servers)} cannot be used: {reason}") from None
 
 
 def reader(settings: Kafka, servers: tuple[str, ...], **config: Any) -> KafkaConsumer:
