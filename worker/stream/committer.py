@@ -55,7 +55,6 @@ class Committer:
             metrics.COMMITS.labels("lost").inc()
         self._due = now + COMMIT_SECONDS
         self._sent = None
-        self._tell_lag()
         if not self._transactional and (commits := self._ledger.commits()):
             self._sent = now
             self._offsets = client.offsets(commits)
@@ -102,15 +101,6 @@ class Committer:
                 # Lost membership or a broker away: the group, or the next commit, sorts it out.
                 metrics.COMMITS.labels("failed").inc()
                 logger.warning("commit_failed", error=type(error).__name__)
-
-    def _tell_lag(self) -> None:
-        for partition, (watermark, end) in self._ledger.watermarks().items():
-            label = str(partition.number)
-            metrics.WATERMARK.labels(label).set(watermark)
-            metrics.SPAN.labels(label).set(end - watermark)
-            high = self._consumer.highwater(TopicPartition(*partition))
-            if high is not None:
-                metrics.LAG.labels(label).set(max(0, high - watermark))
 
 
 def _commits(offsets: dict[TopicPartition, OffsetAndMetadata]) -> dict[Partition, Commit]:

@@ -14,26 +14,26 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, TopicPartition
+from kafka import AsyncConsumerRebalanceListener, TopicPartition
 from kafka import errors as kafka_errors
 
 from worker.records import Position, Record
 from worker.settings import Settings
-from worker.stream import client, resume, unpacking
+from worker.stream import client, resume
 from worker.stream.committer import Committer
 from worker.stream.held import Load
+from worker.stream.lag import Lag
 from worker.stream.ledger import Ledger, Partition, Start
-from worker.stream.membership import Assignor, Membership
+from worker.stream.membership import FETCH_SHARE, Membership, connect
 from worker.stream.metadata import Log
 from worker.telemetry import log, metrics
 
 POLL_MS = 100
 JOIN_POLL_MS = 1_000
 ADOPT_MS = 1_000
+ADOPT_SECONDS = 5.0
+"""So long new partitions are begun in one turn; far below what a group waits for a poll."""
 REVOKE_SECONDS = 5.0
-FETCH_SHARE = 0.25
-"""Of `limits.in_flight_bytes`, what is left to the client's own buffers. A broker has one fetch
-there and one on its way, each of a sixteenth of that: enough for eight brokers."""
 RESUME_SHARE = 0.75
 """Taking resumes when what is in flight is below this share of its limit."""
 
@@ -71,10 +71,11 @@ class UploadConsumer:
         self._stable = False
         self._broken: Exception | None = None
         self._polled = time.monotonic()
-        self._consumer = _connect(settings)
+        self._consumer = connect(settings)
         self._membership = Membership(
             self._consumer, settings.kafka.max_poll_interval_ms / 1000, self._broker_answers
         )
+        self._lag = Lag(self._consumer, ledger)
         self._committer = Committer(
             self._consumer,
             ledger,
@@ -128,6 +129,7 @@ class UploadConsumer:
             self._take(_partition(at), records)
         self._advance()
         self._committer.turn()
+        self._lag.turn()
         self._watch()
 
     def _draining(self) -> bool:
@@ -192,6 +194,7 @@ class UploadConsumer:
         assigned = self._consumer.assignment()
         metrics.ASSIGNED.set(len(assigned))
         new = [p for p in assigned if self._ledger.epoch(_partition(p)) is None]
+        until = time.monotonic() + ADOPT_SECONDS
         for at in sorted(new, key=lambda p: self._unknown_at.get(p, 0.0)):
             try:
                 start = resume.begin(self._consumer, at)
@@ -213,6 +216,9 @@ class UploadConsumer:
             logger.info(
                 "partition_assigned", partition=at.partition, offset=start.offset, epoch=epoch
             )
+            if time.monotonic() > until:  # with many, a member has to poll between
+                self._seek_back(polled)
+                return
 
     def _seek_back(self, polled: dict[TopicPartition, list[Any]]) -> None:
         """Give back what was polled of partitions that have no epoch yet."""
@@ -262,9 +268,10 @@ class UploadConsumer:
 
     def _advance(self) -> None:
         """Offsets of control records are never delivered: step over them when nothing is left."""
+        assigned = self._consumer.assignment()  # a new set at every call
         for partition, (watermark, end) in self._ledger.watermarks().items():
             at = TopicPartition(*partition)
-            if watermark == end and at in self._consumer.assignment():
+            if watermark == end and at in assigned:
                 with client.tolerating("position_not_known"):
                     position = self._consumer.position(at, timeout_ms=ADOPT_MS) or 0
                     self._look_into_gap(partition, position)
@@ -373,34 +380,6 @@ class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         except Exception as error:
             self._owner.broken_by(error)
             raise
-
-
-def _connect(settings: Settings) -> KafkaConsumer:
-    kafka = settings.kafka
-    fetch_bytes = int(FETCH_SHARE * settings.limits.in_flight_bytes) // 16
-    assignor = Assignor()
-    try:
-        consumer = KafkaConsumer(
-            **client.connection(kafka, kafka.bootstrap_servers),
-            client_id=settings.replica.name,
-            group_id=kafka.group_id,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
-            allow_auto_create_topics=False,
-            partition_assignment_strategy=[assignor],
-            session_timeout_ms=kafka.session_timeout_ms,
-            heartbeat_interval_ms=min(3_000, kafka.session_timeout_ms // 3),
-            max_poll_interval_ms=kafka.max_poll_interval_ms,
-            fetch_max_bytes=fetch_bytes,
-            max_partition_fetch_bytes=min(fetch_bytes, 4 * 1024 * 1024),
-            fetch_max_wait_ms=100,
-        )
-    except (*client.FATAL, kafka_errors.KafkaError) as error:
-        client.unreachable(kafka.bootstrap_servers, error)
-    unpacking.bound(consumer, settings.limits.record_bytes, fetch_bytes)
-    assignor.is_member = lambda: bool(consumer.group_metadata().member_id)
-    return consumer
 
 
 def _partition(at: TopicPartition) -> Partition:

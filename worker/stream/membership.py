@@ -5,15 +5,24 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from kafka import KafkaConsumer
+from kafka import errors as kafka_errors
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.structs import MemberState
 
 from worker.errors import StageDied
+from worker.settings import Settings
+from worker.stream import client, unpacking
 from worker.telemetry import metrics
 
 WEDGED_SECONDS = 5.0
 UNSTABLE_SLACK_SECONDS = 30.0
 """Beyond the longest legal rebalance, which takes `kafka.max_poll_interval_ms`."""
+
+FETCH_SHARE = 0.25
+"""Of `limits.in_flight_bytes`, what is left to the client's own buffers. A broker has one fetch
+there and one on its way, each of a sixteenth of that: enough for eight brokers."""
+METADATA_MS = 15_000
+"""New partitions are seen within two of these; the client's own default is five minutes."""
 
 type State = Literal["stable", "joining", "wedged"]
 
@@ -97,3 +106,33 @@ class Membership:
     def begin_anew(self) -> None:
         """It joins again: give it time."""
         self._sound_at = time.monotonic()
+
+
+def connect(settings: Settings) -> KafkaConsumer:
+    """The consumer of this replica's group. Raises StreamError where Kafka does not answer."""
+    kafka = settings.kafka
+    fetch_bytes = int(FETCH_SHARE * settings.limits.in_flight_bytes) // 16
+    assignor = Assignor()
+    try:
+        consumer = KafkaConsumer(
+            **client.connection(kafka, kafka.bootstrap_servers),
+            client_id=settings.replica.name,
+            group_id=kafka.group_id,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            allow_auto_create_topics=False,
+            partition_assignment_strategy=[assignor],
+            session_timeout_ms=kafka.session_timeout_ms,
+            heartbeat_interval_ms=min(3_000, kafka.session_timeout_ms // 3),
+            max_poll_interval_ms=kafka.max_poll_interval_ms,
+            fetch_max_bytes=fetch_bytes,
+            max_partition_fetch_bytes=min(fetch_bytes, 4 * 1024 * 1024),
+            fetch_max_wait_ms=100,
+            metadata_max_age_ms=METADATA_MS,
+        )
+    except (*client.FATAL, kafka_errors.KafkaError) as error:
+        client.unreachable(kafka.bootstrap_servers, error)
+    unpacking.bound(consumer, settings.limits.record_bytes, fetch_bytes)
+    assignor.is_member = lambda: bool(consumer.group_metadata().member_id)
+    return consumer

@@ -16,7 +16,12 @@ RECORD_BYTES = Counter("copysieve_record_bytes_total", "Bytes of keys and values
 SKIPPED = Counter(
     "copysieve_records_skipped_total", "Records that an earlier owner had finished already"
 )
-LAG = Gauge("copysieve_lag_records", "High water mark less watermark", ["partition"])
+LAG = Gauge("copysieve_lag_records", "End of the log less watermark", ["partition"])
+FETCHED_ANEW = Counter(
+    "copysieve_partitions_fetched_anew_total",
+    "Times that nothing came of a partition although there was more",
+    ["partition"],
+)
 WATERMARK = Gauge("copysieve_watermark_offset", "All below is finished", ["partition"])
 SPAN = Gauge("copysieve_span_records", "Offsets between watermark and last taken", ["partition"])
 ASSIGNED = Gauge("copysieve_partitions_assigned", "Partitions this replica owns")

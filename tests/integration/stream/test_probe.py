@@ -139,5 +139,5 @@ def test_where_one_server_takes_the_login_no_other_is_a_mistake(secured):
 def test_no_broker_is_waited_for_and_then_named():
     settings = Kafka(bootstrap_servers=("127.0.0.1:1",), start_timeout_seconds=1)
     probe.require_login(settings, settings.bootstrap_servers)
-    with pytest.raises(StreamError, match="127.0.0.1:1 cannot be used: Connection refused"):
+    with pytest.raises(StreamError, match=r"127\.0\.0\.1:1 cannot be used: Connection refused"):
         Admin(settings, settings.bootstrap_servers)
