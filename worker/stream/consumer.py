@@ -26,6 +26,7 @@ from worker.stream.lag import Lag
 from worker.stream.ledger import Ledger, Partition, Start
 from worker.stream.membership import FETCH_SHARE, Membership, connect
 from worker.stream.metadata import Log
+from worker.stream.topic_watch import TopicWatch
 from worker.telemetry import log, metrics
 
 POLL_MS = 100
@@ -76,6 +77,8 @@ class UploadConsumer:
             self._consumer, settings.kafka.max_poll_interval_ms / 1000, self._broker_answers
         )
         self._lag = Lag(self._consumer, ledger)
+        self._topic = TopicWatch(self._consumer, ledger, settings.kafka.topics.uploads)
+        self._replaced = False
         self._committer = Committer(
             self._consumer,
             ledger,
@@ -130,6 +133,7 @@ class UploadConsumer:
         self._advance()
         self._committer.turn()
         self._lag.turn()
+        self._begin_a_new_topic()
         self._watch()
 
     def _draining(self) -> bool:
@@ -145,6 +149,7 @@ class UploadConsumer:
         limits, load = self._settings.limits, self._load()
         share = 1.0 if self._paused_for is None else RESUME_SHARE
         why = "stopping" if self._stopping.is_set() else self._held_back()
+        why = why or ("topic_made_anew" if self._replaced else None)
         if why is None and load.records >= share * limits.in_flight_records:
             why = "records"
         if why is None and load.bytes >= share * (1 - FETCH_SHARE) * limits.in_flight_bytes:
@@ -248,7 +253,7 @@ class UploadConsumer:
             if raw.offset < self._ledger.expected(partition):
                 # Kafka went back, after data loss or a reset of the offsets: all of it is new work.
                 logger.error("offset_went_back", partition=partition.number, offset=raw.offset)
-                began = self._ledger.log(partition) or Log()
+                began = self._topic.identity() or self._ledger.log(partition) or Log()
                 epoch = self._ledger.assign(partition, Start(raw.offset, log=began))
             position = Position(partition.topic, partition.number, raw.offset, epoch)
             if not self._ledger.take(position, _leader_epoch(raw)):
@@ -276,6 +281,14 @@ class UploadConsumer:
                     position = self._consumer.position(at, timeout_ms=ADOPT_MS) or 0
                     self._look_into_gap(partition, position)
                     self._ledger.advance(partition, position)
+
+    def _begin_a_new_topic(self) -> None:
+        """Finish what was taken of a topic that was deleted, then begin the one in its place."""
+        self._replaced = self._topic.turn()
+        if self._replaced and not self._ledger.in_flight and not self._stopping.is_set():
+            logger.error("topic_made_anew")
+            self._drop(self._ledger.assigned())
+            self._topic.begun_anew()
 
     def _begin_again(self) -> None:
         """Results were not delivered: new epochs at what is committed."""

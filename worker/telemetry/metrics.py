@@ -17,6 +17,7 @@ SKIPPED = Counter(
     "copysieve_records_skipped_total", "Records that an earlier owner had finished already"
 )
 LAG = Gauge("copysieve_lag_records", "End of the log less watermark", ["partition"])
+TOPIC_MISSING = Gauge("copysieve_uploads_topic_missing", "1 while there is no uploads topic")
 FETCHED_ANEW = Counter(
     "copysieve_partitions_fetched_anew_total",
     "Times that nothing came of a partition although there was more",
