@@ -56,6 +56,8 @@ def refuse_useless(applied: "Applied", name: str) -> None:
     Judged by the calibration's null images: without one nothing is known.
     """
     rule, masked = applied.rules[name], applied.masked
+    if math.isinf(enforced_threshold(applied.against.banks[name], rule)):
+        return  # what is off, or in shadow, does no harm
     if masked is None or rule.threshold is None or not rule.is_enforced:
         return
     copies = 1 - masked.null_offsets[masked.in_null, 0]

@@ -10,6 +10,7 @@ from worker.cli.mirroring import current_calibration, rules_for
 from worker.descriptor.embedders import Embedder
 from worker.errors import StoreError
 from worker.hotset import layout
+from worker.hotset.policies import Lost
 from worker.hotset.store import Store
 from worker.hotset.types import Bank, BankPut, CalibrationPut, Change, Entry, Head
 from worker.records import Version
@@ -132,9 +133,9 @@ def _load(store: Store, embedder: Embedder, head: Head) -> "Mirror":
     try:
         mirror.load(reader.snapshot(head))
     except layout.Unusable as error:
-        if error.what != "calibration":
+        if not isinstance(error, Lost) and error.what != "calibration":
             raise
-        mirror.load(reader.snapshot(head, calibrated=False))
+        mirror.load(reader.snapshot(head, calibrated=error.what != "calibration", whole=False))
     return mirror
 
 

@@ -299,7 +299,7 @@ def changed(name: str, old: Bank | None, given: Mapping[str, Any], calibration: 
         bank = Bank(**fields | dict(given))
     except ValidationError as error:
         raise typer.BadParameter(first_problem(error)) from None
-    if problem := bank.threshold_problem:
+    if problem := bank.refusal(old):
         raise typer.BadParameter(problem)
     return bank
 

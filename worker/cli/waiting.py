@@ -112,7 +112,10 @@ def wait_for(store: Store, version: Version, timeout: float) -> Waited:
         seconds = time.monotonic() - began
         if not late or seconds > timeout:
             applied = [beat.name for beat in beats if beat.identity not in late]
-            unusable = {beat.name: beat.unusable for beat in beats if beat.unusable}
+            unusable: dict[str, int] = {}
+            for beat in beats:  # several processes may have one name
+                if beat.unusable:
+                    unusable[beat.name] = max(beat.unusable, unusable.get(beat.name, 0))
             names = sorted(map(name_of, late))
             return Waited(version, seconds, applied, names, unusable, models_of(beats))
         time.sleep(POLL_SECONDS)

@@ -104,7 +104,7 @@ class Columns:
 
     def floors(self, banks: Mapping[str, float]) -> npt.NDArray[np.float64]:
         """What each column has by its bank, float64 [columns]; infinite for the other banks."""
-        floors = np.full(_column(len(self.banks), 0), np.inf)
+        floors = np.full(self._count(), np.inf)
         for name, floor in banks.items():
             floors[_column(self.banks[name], 0) :][:_KINDS] = floor
         return floors
@@ -113,15 +113,18 @@ class Columns:
         self, screens: "Screens", tenants: Sequence[str | None], canaries: Sequence[bool]
     ) -> npt.NDArray[np.bool_]:
         """Which columns each query is compared with, [n, columns]."""
-        count = _column(1 + max(self.banks.values(), default=-1), 0)
         rows: dict[tuple[str | None, bool], int] = {}
         numbers = [rows.setdefault(who, len(rows)) for who in zip(tenants, canaries, strict=True)]
-        allowed = np.zeros((len(rows), count), dtype=bool)
+        allowed = np.zeros((len(rows), self._count()), dtype=bool)
         for (tenant, canary), number in rows.items():
             first = _column(screens.codes(tenant), 0)
             for kind in (_ENFORCED, _SHADOW, *([_CANARY] if canary else [])):
                 allowed[number, first + kind] = True
         return allowed[numbers]
+
+    def _count(self) -> int:
+        """How many columns there are; numbers of banks may have gaps."""
+        return int(_column(1 + max(self.banks.values(), default=-1), 0))
 
     def screens(self, banks: Mapping[str, Bank]) -> "Screens":
         """Which of these banks each tenant's uploads are compared with."""

@@ -161,7 +161,8 @@ class HotSet(Searching):
             return None
         copies = self._copies(without=gone) | fresh
         if put is None:
-            return self._made_against(banks, copies) if copies != self._copies() else None
+            known = all(name in self._columns.banks for name in banks)
+            return self._made_against(banks, copies) if known and copies != self._copies() else None
         codes = {self._columns.enforced(name): name for name in banks if name in self.banks}
         best = self.matrix.prepared_best(list(codes))
         best_of = {codes[column]: found for column, found in best.items()}

@@ -1,13 +1,14 @@
 """What one atomic step of a change compares and writes: planned here, made by `commits.py`."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 
 from worker.errors import StoreError
 from worker.hotset import layout
 from worker.hotset.commits import Step
 from worker.hotset.contents import Contents
-from worker.hotset.layout import bucket_of
+from worker.hotset.layout import Unusable, bucket_of
 from worker.hotset.types import (
     MOST_BANKS,
     Bank,
@@ -104,7 +105,11 @@ class Planning(Contents):
                 self._put(step, new, raw)
 
     def _put_bank(self, step: Step, bank: Bank, old: bytes | None) -> None:
-        if problem := bank.threshold_problem:
+        before = None
+        if old:
+            with suppress(Unusable):  # a bank that cannot be read is mended by writing it
+                before = layout.read_bank(bank.name, old)
+        if problem := bank.refusal(before):
             raise StoreError(f"bank {bank.name}: {problem}")
         row = layout.write_bank(bank)
         if not old:

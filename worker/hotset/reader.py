@@ -74,18 +74,20 @@ class Reader:
             raise
 
     @as_store_errors
-    def snapshot(self, head: Head, *, calibrated: bool = True) -> Snapshot:
+    def snapshot(self, head: Head, *, calibrated: bool = True, whole: bool = True) -> Snapshot:
         """Read all there is. `head` was read before: what changed since may be in it or not.
 
-        The calibration is left out unless `calibrated`. The references are read while they are
-        asked for. Raises Unusable for a bank or calibration that cannot be read, or is lost:
-        without them references would be missing, or judged, quietly. Raises StoreError where the
-        hot set was emptied meanwhile.
+        The calibration is left out unless `calibrated`. Unless `whole`, banks that were lost are no
+        error: for looking ahead while they are put back, never for serving. The references are read
+        while they are asked for. Raises Unusable for a bank or calibration that cannot be read, or
+        is lost: without them references would be missing, or judged, quietly. Raises StoreError
+        where the hot set was emptied meanwhile.
         """
         policies = Policies.read(self._client, self._keys)
         if policies is None:
             raise StoreError("the hot set was emptied while it was read")
-        policies.require_banks()
+        if whole:
+            policies.require_banks()
         banks = [
             BankPut(layout.read_bank(layout.text(name), raw), raw)
             for name, raw in policies.banks.items()

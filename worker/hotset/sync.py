@@ -24,6 +24,7 @@ from worker.hotset.comparing import Difference, Known, difference
 from worker.hotset.hot_set import HotSet
 from worker.hotset.layout import Unusable
 from worker.hotset.mirror import Mirror
+from worker.hotset.policies import Lost
 from worker.hotset.reader import BrokenHistory, Reader
 from worker.hotset.types import Accepted, Entry, Head, Heartbeat, State, Tally
 from worker.records import Version
@@ -242,7 +243,8 @@ class HotSetSync:
             self._rest()
             return
         except Unusable as error:
-            self._refused = head
+            # What was lost may be put back without a write that the head tells of.
+            self._refused = None if isinstance(error, Lost) else head
             self._keep(str(error))
             return
         if why := self._objection(fresh, latest[-1]):

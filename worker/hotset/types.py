@@ -51,7 +51,7 @@ MOST_TENANTS = 1000
 """Tenants that a bank names."""
 Tenants = Annotated[
     tuple[Identifier, ...],
-    Field(min_length=1, max_length=MOST_TENANTS),
+    Field(min_length=1),
     AfterValidator(_distinct),
 ]
 Views = Annotated[tuple[View, ...], Field(min_length=1), AfterValidator(_distinct)]
@@ -117,6 +117,18 @@ class Bank(Strict):
             return None
         effect = "nearly every picture matches" if self.threshold <= 0 else "no copy matches"
         return f"threshold {self.threshold:g}: {effect}; give {limits}"
+
+    def refusal(self, old: "Bank | None") -> str | None:
+        """Why nobody may write this in place of `old`; None: it may be written.
+
+        What `old` has already is no reason: a bank must not be in the way of being turned off.
+        """
+        rule = (self.threshold, self.calibration)
+        if (old is None or rule != (old.threshold, old.calibration)) and self.threshold_problem:
+            return self.threshold_problem
+        if len(self.tenants or ()) > MOST_TENANTS and (old is None or old.tenants != self.tenants):
+            return f"{len(self.tenants or ()):,} tenants, {MOST_TENANTS:,} at most"
+        return None
 
     @model_validator(mode="after")
     def _one_rule(self) -> Self:
@@ -206,20 +218,20 @@ class Heartbeat(Strict):
     """
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
-    process: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+    process: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")] | None = None
     state: State
     version: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,20}-[0-9]{1,20}$")] | None
     digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$")] | None
     references: Annotated[int, Field(ge=0)]
     rows: Annotated[int, Field(ge=0)]
-    unusable: Annotated[int, Field(ge=0)]
+    unusable: Annotated[int, Field(ge=0)] = 0
     model: Sha256
     at: AwareDatetime
 
     @property
     def identity(self) -> str:
-        """Name and process: what its key in Redis is called by."""
-        return f"{self.name}:{self.process}"
+        """What its key in Redis is called by: name and process, which earlier versions lack."""
+        return f"{self.name}:{self.process}" if self.process else self.name
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,7 @@ class Admin:
                 int(config[_LIMIT]["value"]), "compact" in config[_POLICY]["value"].split(",")
             )
             for name, config in by_name.items()
+            if _LIMIT in config and _POLICY in config  # without the right to read them: neither
         }
 
     def metadata_limit(self) -> int | None:
@@ -75,8 +76,8 @@ class Admin:
         except kafka_errors.KafkaError:
             return None
         by_id: dict[str, Any] = described.get("broker", {})
-        limits = [int(config[_METADATA_LIMIT]["value"]) for config in by_id.values()]
-        return min(limits, default=None)
+        values = (config.get(_METADATA_LIMIT, {}).get("value") for config in by_id.values())
+        return min((int(value) for value in values if value), default=None)
 
     def create(self, names: Iterable[str], partitions: int, config: dict[str, str]) -> None:
         """Create the topics that are not there. Replication is the cluster's default."""

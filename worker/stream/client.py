@@ -134,7 +134,8 @@ def output_servers(settings: Kafka) -> tuple[str, ...]:
 def unreachable(servers: tuple[str, ...], why: Exception | str) -> NoReturn:
     """Raise the one line for a cluster that does not answer."""
     reason = " ".join(str(why).split()) or type(why).__name__
-    raise StreamError(f"Kafka at {','.join(servers)} cannot be used: {reason}") from None
+    cause = why if isinstance(why, Exception) else None
+    raise StreamError(f"Kafka at {','.join(servers)} cannot be used: {reason}") from cause
 
 
 def reader(settings: Kafka, servers: tuple[str, ...], **config: Any) -> KafkaConsumer:

@@ -287,6 +287,7 @@ class UploadConsumer:
         self._replaced = self._topic.turn()
         if self._replaced and not self._ledger.in_flight and not self._stopping.is_set():
             logger.error("topic_made_anew")
+            self._committer.finish()
             self._drop(self._ledger.assigned())
             self._topic.begun_anew()
 

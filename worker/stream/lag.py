@@ -5,7 +5,6 @@ not fetch, which is when lag matters.
 """
 
 import time
-from collections.abc import Collection
 
 from kafka import KafkaConsumer, TopicPartition
 
@@ -17,6 +16,10 @@ TELL_SECONDS = 5.0
 STUCK_SECONDS = 30.0
 """A partition of which so long nothing came, though there is more, is fetched anew."""
 ANSWER_MS = 1_000
+_LATEST = -1
+
+type _Standing = tuple[int, float]
+"""An offset, and since when the client stands there."""
 
 logger = log.get(__name__)
 
@@ -28,7 +31,7 @@ class Lag:
         self._consumer = consumer
         self._ledger = ledger
         self._due = 0.0
-        self._standing: dict[Partition, tuple[int, float]] = {}
+        self._standing: dict[Partition, _Standing] = {}
 
     def turn(self) -> None:
         """Ask for the ends of all partitions from time to time, of paused ones too."""
@@ -41,31 +44,35 @@ class Lag:
         if now < self._due or not watermarks:
             return
         self._due = now + TELL_SECONDS
-        with client.tolerating("lag_not_known"):
-            ends = self._consumer.end_offsets(
-                [TopicPartition(*partition) for partition in watermarks], timeout_ms=ANSWER_MS
-            )
-            paused = self._consumer.paused()
-            for at, end in ends.items():
-                partition = Partition(at.topic, at.partition)
-                behind = max(0, end - watermarks[partition][0])
-                metrics.LAG.labels(str(at.partition)).set(behind)
-                self._look(partition, end, now, paused)
-        self._standing = {p: known for p, known in self._standing.items() if p in watermarks}
+        standing, self._standing = self._standing, {}
+        with client.tolerating("lag_not_known"):  # then all are looked at as if for the first time
+            asked = {TopicPartition(*partition): _LATEST for partition in watermarks}
+            # `end_offsets` raises KeyError where one partition of several has no leader.
+            told = self._consumer._fetcher.offsets_by_times(asked, ANSWER_MS)  # noqa: SLF001
+            for at, end in told.items():
+                if end is not None:
+                    partition = Partition(at.topic, at.partition)
+                    behind = max(0, end.offset - watermarks[partition][0])
+                    metrics.LAG.labels(str(at.partition)).set(behind)
+                    known = self._look(at, end.offset, now, standing.get(partition))
+                    if known is not None:
+                        self._standing[partition] = known
 
     def _look(
-        self, partition: Partition, end: int, now: float, paused: Collection[TopicPartition]
-    ) -> None:
+        self, at: TopicPartition, end: int, now: float, before: _Standing | None
+    ) -> _Standing | None:
         """Clients are known to leave a partition out of their fetches, without an error."""
-        at, expected = TopicPartition(*partition), self._ledger.expected(partition)
-        before, since = self._standing.get(partition, (-1, now))
-        if at in paused or expected >= end or expected != before:
-            self._standing[partition] = expected, now
-            return
-        if now - since >= STUCK_SECONDS:
-            self._standing[partition] = expected, now
-            metrics.FETCHED_ANEW.labels(str(partition.number)).inc()
-            logger.error("partition_fetched_anew", partition=partition.number, offset=expected)
-            self._consumer.pause(at)  # drops what the client holds of it
-            self._consumer.seek(at, expected)
-            self._consumer.resume(at)
+        state = self._consumer._subscription.assignment.get(at)  # noqa: SLF001 - its own position
+        if state is None or state.paused or state.position is None or state.position.offset >= end:
+            return None
+        position = state.position
+        if before is None or before[0] != position.offset:
+            return position.offset, now
+        if now - before[1] < STUCK_SECONDS:
+            return before
+        metrics.FETCHED_ANEW.labels(str(at.partition)).inc()
+        logger.error("partition_fetched_anew", partition=at.partition, offset=position.offset)
+        self._consumer.pause(at)  # drops what the client holds of it
+        state.seek(position)  # with its leader epoch, which `consumer.seek` would forget
+        self._consumer.resume(at)
+        return position.offset, now

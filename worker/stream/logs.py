@@ -24,7 +24,11 @@ def identity(consumer: KafkaConsumer, topic: str) -> Log:
     (told,) = answer.topics
     if told.error_code:
         raise kafka_errors.for_code(told.error_code)(topic)
-    topic_id = base64.urlsafe_b64encode(told.topic_id.bytes).decode() if told.topic_id else ""
+    topic_id = (
+        base64.urlsafe_b64encode(told.topic_id.bytes).decode()
+        if told.topic_id and told.topic_id.int
+        else ""
+    )
     return Log.of(answer.cluster_id or "", topic_id.rstrip("="))
 
 

@@ -21,6 +21,8 @@ UNSTABLE_SLACK_SECONDS = 30.0
 FETCH_SHARE = 0.25
 """Of `limits.in_flight_bytes`, what is left to the client's own buffers. A broker has one fetch
 there and one on its way, each of a sixteenth of that: enough for eight brokers."""
+LEAST_RECORD_BYTES = 16 * 1024 * 1024
+"""Batches expand to twice this at least: producers bound a batch by its compressed size."""
 METADATA_MS = 15_000
 """New partitions are seen within two of these; the client's own default is five minutes."""
 
@@ -133,6 +135,7 @@ def connect(settings: Settings) -> KafkaConsumer:
         )
     except (*client.FATAL, kafka_errors.KafkaError) as error:
         client.unreachable(kafka.bootstrap_servers, error)
-    unpacking.bound(consumer, settings.limits.record_bytes, fetch_bytes)
+    largest = max(settings.limits.record_bytes, LEAST_RECORD_BYTES)
+    unpacking.bound(consumer, largest, fetch_bytes)
     assignor.is_member = lambda: bool(consumer.group_metadata().member_id)
     return consumer

@@ -37,6 +37,10 @@ class Log(NamedTuple):
         """Make it of names as brokers tell them: what could not be read back is left out."""
         return cls(*(_UNWRITABLE.sub("", name)[:_NAME_BYTES] for name in (cluster, topic_id)))
 
+    def differs(self, other: "Log") -> bool:
+        """Whether it is another log, as far as both are known."""
+        return any(mine and its and mine != its for mine, its in zip(self, other, strict=True))
+
     def replaces(self, other: "Log") -> bool:
         """Whether this is the other's topic, deleted and made anew in the same cluster."""
         known = bool(self.topic_id and other.topic_id)

@@ -21,6 +21,7 @@ from worker.settings import Kafka, Ssl
 SECONDS = 5.0
 """For one server; a broker that is asked answers in milliseconds."""
 _ALL_SECONDS = 10.0
+_GUESSES, _AGAIN_SECONDS = 3, 1.0
 _EXCHANGED = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 """Mechanisms whose exchange needs nothing but the settings."""
 _TLS_ALERT = b"\x15\x03"
@@ -35,21 +36,37 @@ class _MistakeError(Exception):
     """An answer that will be the same until settings, or the broker's, are others."""
 
 
+class _GuessError(_MistakeError):
+    """The broker closed the connection where one mistake would make it do so."""
+
+
 def require_login(settings: Kafka, servers: tuple[str, ...]) -> None:
-    """Raise StreamError where a server refuses the login and none takes it; see `why_not`."""
-    if found := _first(settings, servers, _MistakeError):
-        raise StreamError(f"Kafka at {','.join(servers)} cannot be used: {found}")
+    """Raise StreamError where a server refuses the login and none takes it.
+
+    A closed connection may have other reasons than a mistake. It counts where all servers do so
+    again and again.
+    """
+    for _ in range(_GUESSES):
+        reasons = _reasons(settings, servers)
+        if sure := [one for one in reasons if type(one) is _MistakeError]:
+            raise _refusal(servers, sure[0])
+        if not reasons or not all(isinstance(one, _GuessError) for one in reasons):
+            return
+        time.sleep(_AGAIN_SECONDS)
+    raise _refusal(servers, reasons[0])
 
 
 def why_not(settings: Kafka, servers: tuple[str, ...]) -> str | None:
-    """Why none of these servers can be used; None: at least one can, or nothing is known."""
-    return _first(settings, servers, (_MistakeError, _AwayError))
+    """Why none of these servers can be used; None: at least one can."""
+    return next((str(one) for one in _reasons(settings, servers)), None)
 
 
-def _first(
-    settings: Kafka, servers: tuple[str, ...], counting: type[Exception] | tuple[Any, ...]
-) -> str | None:
-    """The first reason of these kinds; None where one server is fine."""
+def _refusal(servers: tuple[str, ...], reason: Exception) -> StreamError:
+    return StreamError(f"Kafka at {','.join(servers)} cannot be used: {reason}")
+
+
+def _reasons(settings: Kafka, servers: tuple[str, ...]) -> list[Exception]:
+    """Why each of these servers cannot be used; none where one can."""
     reasons: list[Exception] = []
     until = time.monotonic() + _ALL_SECONDS
     for server in servers:
@@ -60,8 +77,8 @@ def _first(
         except (_MistakeError, _AwayError) as error:
             reasons.append(error)
         else:
-            return None
-    return next((str(one) for one in reasons if isinstance(one, counting)), None)
+            return []
+    return reasons
 
 
 def _log_in(settings: Kafka, server: str, seconds: float) -> None:
@@ -117,7 +134,7 @@ def _wrapped(
     except TimeoutError:
         raise _AwayError("it does not answer") from None
     except OSError:
-        raise _MistakeError(
+        raise _GuessError(
             f"the port does not speak TLS, and kafka.security_protocol is {protocol}"
         ) from None
 
@@ -128,10 +145,8 @@ def _talk(broker: "_Conversation", settings: Kafka) -> None:
         broker.ask(ApiVersionsRequest(version=0))
     except _ClosedError as closed:
         if protocol.endswith("SSL"):
-            raise _MistakeError(
-                f"{closed}; it may want a certificate (kafka.ssl.certfile)"
-            ) from None
-        raise _MistakeError(
+            raise _GuessError(f"{closed}; it may want a certificate (kafka.ssl.certfile)") from None
+        raise _GuessError(
             f"{closed}; the port may speak TLS, and kafka.security_protocol is {protocol}"
         ) from None
     if protocol.startswith("SASL"):
@@ -140,7 +155,7 @@ def _talk(broker: "_Conversation", settings: Kafka) -> None:
     try:
         broker.ask(MetadataRequest(version=1, topics=[]))
     except _ClosedError as closed:
-        raise _MistakeError(
+        raise _GuessError(
             f"{closed}; it wants a login, and kafka.security_protocol is {protocol}"
         ) from None
 
@@ -151,7 +166,7 @@ def _authenticate(broker: "_Conversation", settings: Kafka) -> None:
     try:
         answer = broker.ask(SaslHandshakeRequest(version=1, mechanism=sasl.mechanism))
     except _ClosedError:
-        raise _MistakeError(without) from None
+        raise _GuessError(without) from None
     error = kafka_errors.for_code(answer.error_code)
     if error is kafka_errors.IllegalSaslStateError:
         raise _MistakeError(without)
@@ -172,7 +187,7 @@ def _authenticate(broker: "_Conversation", settings: Kafka) -> None:
         try:
             answer = broker.ask(SaslAuthenticateRequest(exchange.auth_bytes(), version=0))
         except _ClosedError:
-            raise _MistakeError(refused) from None
+            raise _GuessError(refused) from None
         if answer.error_code:
             raise _MistakeError(f"{refused}: {answer.error_message}")
         exchange.receive(answer.auth_bytes)

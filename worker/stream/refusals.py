@@ -67,7 +67,7 @@ class Refusals:
             if _at(delivery) in self._condemned:
                 raise StreamError(f"Kafka refuses even a minimal dead letter: {error}") from error
             self._condemn(delivery, kind, f"Kafka refused a {kind}: {error}")
-        self.alone = bool(self._noted)
+        self.alone = bool(self._noted) and not self.alone
         self._noted.clear()
 
     def settled(self, delivery: "Delivery") -> None:

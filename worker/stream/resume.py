@@ -39,7 +39,7 @@ def trusted(committed: Commit, begins: int, log: Log, epoch_end: EpochEnd) -> St
     if bound is not None and log.replaces(bound.log):
         logger.error("topic_made_anew", offset=begins, committed=committed.offset)
         return Start(begins, log=log, committed=committed)
-    if bound is None or bound.log != log or bound.watermark != committed.offset:
+    if bound is None or log.differs(bound.log) or bound.watermark != committed.offset:
         if committed.metadata:
             logger.warning("commit_metadata_of_another_log", offset=committed.offset)
         return Start(committed.offset, log=log, committed=committed)

@@ -36,7 +36,9 @@ class TopicWatch:
         """
         if (now := time.monotonic()) >= self._due:
             self._due = now + ASK_SECONDS
-            self.identity()
+            if (found := self.identity()) is not None:
+                begun = (self._ledger.log(partition) for partition in self._ledger.assigned())
+                self._replaced = any(one is not None and found.replaces(one) for one in begun)
         return self._replaced
 
     def begun_anew(self) -> None:
@@ -57,6 +59,4 @@ class TopicWatch:
             logger.warning("topic_not_known", error=type(error).__name__)
             return None
         metrics.TOPIC_MISSING.set(0)
-        begun = (self._ledger.log(partition) for partition in self._ledger.assigned())
-        self._replaced = any(one is not None and found.replaces(one) for one in begun)
         return found

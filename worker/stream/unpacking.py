@@ -61,6 +61,7 @@ class _Fetcher(Fetcher):  # type: ignore[misc]
     """Ends a poll at `poll_bytes`; what is left stays for the next one."""
 
     poll_bytes: int
+    _held_bytes = 0
 
     def _append(
         self,
@@ -69,10 +70,14 @@ class _Fetcher(Fetcher):  # type: ignore[misc]
         max_records: int,
         update_offsets: bool,  # noqa: FBT001 - the library's signature
     ) -> int:
-        part.room = self.poll_bytes - _size(itertools.chain.from_iterable(drained.values()))
+        if not drained:  # a poll begins
+            self._held_bytes = 0
+        part.room = self.poll_bytes - self._held_bytes
+        at = part.topic_partition if part else None
+        before = len(drained.get(at, ()))
         taken: int = super()._append(drained, part, max_records, update_offsets)
-        full = _size(itertools.chain.from_iterable(drained.values())) >= self.poll_bytes
-        return max_records if full else taken
+        self._held_bytes += _size(drained.get(at, [])[before:])
+        return max_records if self._held_bytes >= self.poll_bytes else taken
 
 
 class _Records(Fetcher.PartitionRecords):  # type: ignore[misc]

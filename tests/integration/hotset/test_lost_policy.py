@@ -101,9 +101,10 @@ def test_what_is_put_back_or_accepted_is_served(replicas, filled, raw):
     one_bank(raw)
     one = replicas()
     until(lambda: one.sync.state == "shrunk")
-    raw.hset(KEYS.banks, "other", row)
-    filled.set_enabled(["r2"], enabled=False)
+    raw.hset(KEYS.banks, "other", row)  # as a restore does it: nothing tells of it
     assert one.sync.wait_ready(PATIENCE, lambda: False)
+    version = filled.set_enabled(["r2"], enabled=False)
+    until(lambda: one.at(version))
     assert one.found() == both("r1")
     all_banks(raw)
     current_calibrations(raw)

@@ -40,7 +40,7 @@ def test_a_partition_that_the_client_leaves_out_is_fetched_anew(kafka_broker, mo
     eventually(lambda: len(replica.ledger.assigned()) == 2)
     consumer = replica.consumer._consumer
     left_out = TopicPartition(stream.topics.uploads, 1)
-    fetchable, seek = consumer._fetcher._fetchable_partitions, consumer.seek
+    fetchable, pause = consumer._fetcher._fetchable_partitions, consumer.pause
     broken = {left_out}
     monkeypatch.setattr(
         consumer._fetcher,
@@ -48,11 +48,11 @@ def test_a_partition_that_the_client_leaves_out_is_fetched_anew(kafka_broker, mo
         lambda *arguments: [one for one in fetchable(*arguments) if one not in broken],
     )
 
-    def mended_by_seek(at, offset):
-        broken.discard(at)
-        seek(at, offset)
+    def mended_by_pause(*partitions):
+        broken.difference_update(partitions)
+        pause(*partitions)
 
-    monkeypatch.setattr(consumer, "seek", mended_by_seek)
+    monkeypatch.setattr(consumer, "pause", mended_by_pause)
     before = metrics.FETCHED_ANEW.labels("1")._value.get()
     stream.produce(numbered(40))
     eventually(lambda: sum(seen(stream).values()) == 40)

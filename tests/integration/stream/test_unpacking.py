@@ -14,7 +14,7 @@ from tests.fixtures.echo import Echo, eventually, seen
 from tests.fixtures.stream import LARGE, make_stream
 from worker.errors import DeadLetterReason
 from worker.events import DeadLetter
-from worker.stream import client, unpacking
+from worker.stream import client, membership, unpacking
 from worker.stream.unpacking import OddName
 
 pytestmark = pytest.mark.kafka
@@ -23,8 +23,9 @@ MIB = 1024 * 1024
 
 
 @pytest.fixture
-def stream(kafka_broker):
+def stream(kafka_broker, monkeypatch):
     """One partition, so that records come in order, and limits a test can reach quickly."""
+    monkeypatch.setattr(membership, "LEAST_RECORD_BYTES", 0)
     limits = {"record_bytes": MIB, "in_flight_bytes": 64 * MIB}
     return make_stream(kafka_broker, partitions=1, limits=limits)
 

@@ -117,3 +117,18 @@ def test_every_list_of_views_has_a_number_of_its_own():
         query = torch.from_numpy(descriptors(number, lists[number]).rows[at : at + 1])
         hit = one.mirror.search(query.float(), [None], 1).hits[0][0]
         assert (hit.reference.reference_id, hit.view) == (f"r{number}", "plain")
+
+
+def test_a_crowd_is_searched_by_bank_where_numbers_have_gaps():
+    """As many columns as the highest number asks for, not as there are banks."""
+    numbers = columns.Columns()
+    for name in ("a", "b", "c"):
+        numbers.of_bank(name)
+    numbers.keep_only(["a", "c"], [])
+    banks = {name: bank(name) for name in ("a", "c")}
+    allowed = numbers.allowed(numbers.screens(banks), [None], [False])
+    floors = numbers.floors({"c": 0.5})
+    assert floors.shape == allowed.shape[1:]
+    assert floors[numbers.enforced("c")] == 0.5
+    assert np.isfinite(floors).sum() == 3
+    assert allowed[0, numbers.enforced("c")]

@@ -1,8 +1,10 @@
+from datetime import UTC, datetime
+
 import pytest
 from pydantic import ValidationError
 
 from tests.fixtures.hot_set import NOW, bank, reference
-from worker.hotset.types import Bank, Reference
+from worker.hotset.types import MOST_TENANTS, Bank, Heartbeat, Reference
 
 
 @pytest.mark.parametrize(
@@ -21,7 +23,6 @@ from worker.hotset.types import Bank, Reference
         ({"threshold": float("nan")}, "finite"),
         ({"max_false_matches_per_million": 0.0, "threshold": None}, "greater than 0"),
         ({"tenants": ()}, "at least 1"),
-        ({"tenants": tuple(f"t{n}" for n in range(1001))}, "at most 1000"),
         ({"views": ("plain", "plain")}, "repeat"),
         ({"views": ("sideways",)}, "plain"),
         ({"name": "Known Bad"}, "pattern"),
@@ -63,3 +64,19 @@ def test_both_are_the_same_after_json():
     one = reference(expires_at=NOW, pdq="0" * 64, note="seen twice")
     assert Bank.model_validate_json(allow.model_dump_json()) == allow
     assert Reference.model_validate_json(one.model_dump_json()) == one
+
+
+def test_what_a_bank_has_already_is_no_reason_to_refuse_it():
+    many = tuple(f"t{n}" for n in range(MOST_TENANTS + 1))
+    assert "1,001 tenants, 1,000 at most" in str(bank(tenants=many).refusal(None))
+    old = bank(threshold=0.999, tenants=many)  # as an earlier version let it be written
+    assert "no copy matches" in str(old.refusal(None))
+    off = old.model_copy(update={"enabled": False})
+    assert off.refusal(old) is None
+    assert "no copy matches" in str(off.model_copy(update={"threshold": 1.0}).refusal(old))
+
+
+def test_a_heartbeat_of_an_earlier_version_is_read():
+    told = {"name": "r", "state": "following", "version": "1-2", "digest": None, "references": 1}
+    beat = Heartbeat.model_validate(told | {"rows": 2, "model": "a" * 64, "at": datetime.now(UTC)})
+    assert (beat.identity, beat.unusable) == ("r", 0)
