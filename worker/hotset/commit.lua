@@ -26,7 +26,7 @@ for i = 1, writes do
     return nil
   end
 end
-redis.call('XLEN', audit) -- an error where it is no stream
+redis.call('XREVRANGE', audit, '+', '-', 'COUNT', 1) -- an error where it is no stream
 
 local counted = { 'seq' }
 for i = 0, tallies - 1 do

@@ -66,6 +66,7 @@ class Worker:
                 origin=Origin(Position("uploads", 0, number, 1), NOW, NOW, 1, 1, 0),
                 upload_id=f"{'canary:' if canary else ''}u{number}",
                 image=b"x",
+                is_canary=canary,
             )
             info = ImageInfo("JPEG", 640, 480, 1, 1000, f"{number:064x}", truncated=False)
             looks = (Look(Rendition(), "plain"),)
