@@ -121,14 +121,21 @@ class Bank(Strict):
     def refusal(self, old: "Bank | None") -> str | None:
         """Why nobody may write this in place of `old`; None: it may be written.
 
-        What `old` has already is no reason: a bank must not be in the way of being turned off.
+        What `old` does already is no reason: a bank must not be in the way of being turned off. In
+        shadow any threshold may be tried.
         """
-        rule = (self.threshold, self.calibration)
-        if (old is None or rule != (old.threshold, old.calibration)) and self.threshold_problem:
-            return self.threshold_problem
+        enforces = self.enabled and self.mode == "enforce"
+        is_new = old is None or self.enforcement != old.enforcement
+        if enforces and is_new and (problem := self.threshold_problem):
+            return problem
         if len(self.tenants or ()) > MOST_TENANTS and (old is None or old.tenants != self.tenants):
             return f"{len(self.tenants or ()):,} tenants, {MOST_TENANTS:,} at most"
         return None
+
+    @property
+    def enforcement(self) -> tuple[object, ...]:
+        """What its matches are enforced by, and whether they are."""
+        return self.threshold, self.calibration, self.enabled, self.mode
 
     @model_validator(mode="after")
     def _one_rule(self) -> Self:

@@ -73,10 +73,17 @@ def test_what_a_bank_has_already_is_no_reason_to_refuse_it():
     assert "no copy matches" in str(old.refusal(None))
     off = old.model_copy(update={"enabled": False})
     assert off.refusal(old) is None
-    assert "no copy matches" in str(off.model_copy(update={"threshold": 1.0}).refusal(old))
+    assert "no copy matches" in str(old.model_copy(update={"threshold": 1.0}).refusal(old))
 
 
 def test_a_heartbeat_of_an_earlier_version_is_read():
     told = {"name": "r", "state": "following", "version": "1-2", "digest": None, "references": 1}
     beat = Heartbeat.model_validate(told | {"rows": 2, "model": "a" * 64, "at": datetime.now(UTC)})
     assert (beat.identity, beat.unusable) == ("r", 0)
+
+
+def test_in_shadow_any_threshold_may_be_tried_until_it_is_enforced():
+    observed = bank(threshold=-1.0, mode="shadow")
+    assert observed.refusal(None) is None
+    enforced = observed.model_copy(update={"mode": "enforce"})
+    assert "nearly every picture" in str(enforced.refusal(observed))
