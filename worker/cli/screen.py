@@ -132,7 +132,7 @@ def _screen_files(
                 image = decoder.prepare(bytes_of(file, settings.limits), nullcontext)
                 descriptors = _describe(image.pixels, embedder, settings.batch.max_size)
             except Unscreenable as error:
-                told: dict[str, Any] = {
+                row: dict[str, Any] = {
                     "outcome": "unscreened",
                     "reason": error.reason.value,
                     "detail": str(error),
@@ -140,9 +140,9 @@ def _screen_files(
                 }
             else:
                 (compared,) = compare(mirror, rules, [descriptors], [tenant])
-                told = _told(compared.decision, image.looks)
-                told["image"] = image_stamp(image.info, image.looks).model_dump(mode="json")
-            screened.append({"file": str(file)} | told)
+                row = _row(compared.decision, image.looks)
+                row["image"] = image_stamp(image.info, image.looks).model_dump(mode="json")
+            screened.append({"file": str(file)} | row)
     if as_json:
         emit({"model": embedder.model.name, "hot_set": version, "files": screened})
     else:
@@ -165,7 +165,7 @@ def _describe(looks: Looks, embedder: "Embedder", size: int) -> "Tensor":
     return torch.cat(parts)
 
 
-def _told(decision: "Decision", looks: Sequence[Look]) -> dict[str, Any]:
+def _row(decision: "Decision", looks: Sequence[Look]) -> dict[str, Any]:
     best = decision.best_score
     return {
         "outcome": "match" if decision.enforced else "no_match",

@@ -71,25 +71,25 @@ def unpack(packed: bytes) -> dict[bytes, bytes]:
 
 
 def _write_change(change: Change) -> Mapping[str, bytes | str]:
-    told: dict[str, bytes | str]
+    fields: dict[str, bytes | str]
     match change:
         case ReferencePut(_, row, descriptors):
-            told = {"kind": "reference", "row": row}
+            fields = {"kind": "reference", "row": row}
             if descriptors is not None:
-                told["descriptors"] = write_descriptors(descriptors)
+                fields["descriptors"] = write_descriptors(descriptors)
         case ReferenceRemoved(reference_id):
-            told = {"kind": "removed", "id": reference_id}
+            fields = {"kind": "removed", "id": reference_id}
         case BankPut(_, row):
-            told = {"kind": "bank", "row": row}
+            fields = {"kind": "bank", "row": row}
         case BankRemoved(name):
-            told = {"kind": "bank_removed", "id": name}
+            fields = {"kind": "bank_removed", "id": name}
         case CalibrationPut(of, calibration):
-            told = {"kind": "calibration", "of": of}
+            fields = {"kind": "calibration", "of": of}
             if calibration is not None:
-                told["id"] = calibration
+                fields["id"] = calibration
         case Accepted():
-            told = {"kind": "accepted"}
-    return told
+            fields = {"kind": "accepted"}
+    return fields
 
 
 def read_entry(entry_id: bytes, raw: Mapping[bytes, bytes], model: Model) -> Entry:
@@ -119,34 +119,34 @@ def _read_changes(
     for number in map(b"%d:".__mod__, count()):
         if number + b"kind" not in parts:
             break
-        told = {
+        fields = {
             field: parts[number + field]
             for field in (b"kind", b"row", b"descriptors", b"id", b"of")
             if number + field in parts
         }
-        changes.append(_read_change(name, told, model if described else None))
+        changes.append(_read_change(name, fields, model if described else None))
     if str(len(changes)).encode() != raw[b"changes"]:
         raise Unusable("change", name, "changes")
     return changes
 
 
-def _read_change(name: str, told: Mapping[bytes, bytes], model: Model | None) -> Change:
+def _read_change(name: str, fields: Mapping[bytes, bytes], model: Model | None) -> Change:
     change: Change
-    match told[b"kind"]:
+    match fields[b"kind"]:
         case b"reference":
-            reference, descriptors = read_row(Reference, name, told[b"row"]), None
+            reference, descriptors = read_row(Reference, name, fields[b"row"]), None
             if model is not None:
-                descriptors = read_descriptors(name, told[b"descriptors"], model.dims)
-            change = ReferencePut(reference, told[b"row"], descriptors)
+                descriptors = read_descriptors(name, fields[b"descriptors"], model.dims)
+            change = ReferencePut(reference, fields[b"row"], descriptors)
         case b"removed":
-            change = ReferenceRemoved(text(told[b"id"]))
+            change = ReferenceRemoved(text(fields[b"id"]))
         case b"bank":
-            change = BankPut(read_row(Bank, name, told[b"row"]), told[b"row"])
+            change = BankPut(read_row(Bank, name, fields[b"row"]), fields[b"row"])
         case b"bank_removed":
-            change = BankRemoved(text(told[b"id"]))
+            change = BankRemoved(text(fields[b"id"]))
         case b"calibration":
-            current = read_calibration_id(told[b"id"]) if b"id" in told else None
-            change = CalibrationPut(text(told[b"of"]), current)
+            current = read_calibration_id(fields[b"id"]) if b"id" in fields else None
+            change = CalibrationPut(text(fields[b"of"]), current)
         case b"accepted":
             change = Accepted()
         case _:
